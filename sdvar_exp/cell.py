@@ -1,0 +1,125 @@
+"""A cell: the resolved semantic configuration of one decoder, without labels, seeds, device or logging.
+
+Plain frozen data, no torch. The cell id is a hash of it; factors that the strategy does not read are dropped first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.registry import Choice, choose, plain
+
+
+class Noise(Enum):
+    """`shared`: draft and target read one Gumbel stream; `independent`: each its own (DESIGN 2.2)."""
+
+    shared = "shared"
+    independent = "independent"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How logits become tokens: ÷ temperature, top-k, top-p, Gumbel-max. 0 switches top_k and top_p off."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    noise: Noise = Noise.shared
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"sampling.temperature must be > 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise UserError(f"sampling.top_k must be ≥ 0, got {self.top_k}")
+        if not 0 <= self.top_p <= 1:
+            raise UserError(f"sampling.top_p must lie in [0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder."""
+
+    name: str = "embedded"
+    vae: str = ""
+    draft: str = ""
+    target: str = ""
+    folder: str = ""
+    published: str = ""
+
+    def identity(self) -> dict[str, str]:
+        """What the cell id depends on: the files' names, not where they lie."""
+        return {"name": self.name, "vae": self.vae, "draft": self.draft, "target": self.target}
+
+
+def _default_schedule() -> Choice:
+    return choose("cfg_schedule", "linear")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of the decoder. `mask`, `acceptance`, `gamma` are None where the strategy reads none."""
+
+    strategy: Choice
+    cfg_schedule: Choice = field(default_factory=_default_schedule)
+    mask: Choice | None = None
+    acceptance: Choice | None = None
+    gamma: Choice | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"batch must be ≥ 1, got {self.batch}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Factors that the strategy reads, of mask, acceptance, gamma, noise."""
+        return tuple(self.strategy.entry.meta["reads"])
+
+    def normalised(self) -> Cell:
+        """The same cell without the factors that its strategy does not read, and under its canonical name."""
+        cell = replace(
+            self, mask=self.mask if "mask" in self.reads else None,
+            acceptance=self.acceptance if "acceptance" in self.reads else None,
+            gamma=self.gamma if "gamma" in self.reads else None,
+        )
+        if "noise" not in self.reads:
+            cell = replace(cell, sampling=replace(cell.sampling, noise=Noise.shared))
+        canonical = self.strategy.entry.meta.get("canonical")
+        return canonical(cell) if canonical else cell
+
+    def as_dict(self) -> dict[str, Any]:
+        """Semantic configuration as plain data, the input of the hash."""
+        out: dict[str, Any] = {"model": self.model.identity(), "strategy": self.strategy.as_dict()}
+        for name in ("mask", "acceptance", "gamma", "cfg_schedule"):
+            choice = getattr(self, name)
+            if choice is not None:
+                out[name] = choice.as_dict()
+        out["sampling"] = plain(self.sampling)
+        out["batch"] = self.batch
+        return out
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the canonical JSON of `normalised().as_dict()`."""
+        text = json.dumps(self.normalised().as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def baseline(self) -> Cell:
+        """The `sequential` cell that this one is compared with: same model, guidance and sampling, batch 1."""
+        return replace(self, strategy=choose("strategy", "sequential"), batch=1).normalised()
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """One image of a cell. `row` is 0 except in the drop-in functions, where it is the batch row."""
+
+    label: int
+    seed: int
+    row: int = 0

@@ -1,0 +1,74 @@
+"""The console command `sdvar-exp`: one file per verb, imported when it is asked for.
+
+Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sense, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sdvar_exp import __version__
+from sdvar_exp.errors import UserError
+
+VERBS = {
+    "run": "decode every cell of a command, or continue where it stopped",
+    "plan": "what `run` would do: cells, units, duplicates; runs nothing",
+    "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
+    "table": "the result table of a study",
+    "push": "send a study to W&B",
+}
+USAGE, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: that of the process) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else USAGE
+    verb, rest = words[0], words[1:]
+    if verb == "--version":
+        print(f"sdvar-exp {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"unknown command {verb!r}{_guess(verb)}")
+    result = import_module(f"sdvar_exp.cli.{verb}").main(rest)
+    sys.stdout.flush()
+    return int(result)
+
+
+def _guess(verb: str) -> str:
+    if "=" in verb or verb in ("-m", "--multirun"):
+        return f"; did you mean 'sdvar-exp run {verb} …'?"
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, VERBS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; commands are {', '.join(VERBS)}"
+
+
+def _help() -> str:
+    lines = ["usage: sdvar-exp COMMAND …", "", "Experiments in speculative decoding of visual autoregressive models.", ""]
+    lines.append("commands:")
+    lines += [f"  {verb:8} {text}" for verb, text in VERBS.items()]
+    lines += ["", "sdvar-exp COMMAND --help says more.", "",
+              "  sdvar-exp run experiment=demo",
+              "  sdvar-exp run strategy=sequential,parallel_v1 acceptance=exact 'labels=[0,3,8]' seeds=4"]
+    return "\n".join(lines)

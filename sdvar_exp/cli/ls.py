@@ -1,0 +1,89 @@
+"""`sdvar-exp ls`: what can be chosen, with one line each; `ls GROUP CHOICE` shows its parameters."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+
+from sdvar_exp import registry
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.config import folder
+from sdvar_exp.config.template import entry_yaml, parameters
+from sdvar_exp.errors import UserError
+
+ALIASES = {"strategies": "strategy", "masks": "mask", "rules": "acceptance", "rule": "acceptance",
+           "controllers": "gamma", "schedules": "cfg_schedule", "schedule": "cfg_schedule", "models": "model",
+           "experiments": "experiment"}
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="sdvar-exp ls", description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument("group", nargs="?", help=f"one of {', '.join(folder.GROUPS)}")
+    parser.add_argument("choice", nargs="?", help="one of its choices: show its yaml")
+    parser.add_argument("--config-dir", "-cd", help="a folder with groups of your own")
+    parser.add_argument("--plugin", action="append", default=[], help="a module that registers more entries")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    registry.discover(asked.plugin)
+    extra = folder.check_config_dir(asked.config_dir) if asked.config_dir else None
+    groups = [_group(asked.group)] if asked.group else list(folder.GROUPS)
+    if asked.choice:
+        print(_one(groups[0], asked.choice, extra))
+        return 0
+    options = [option for group in groups for option in folder.options(group, extra)]
+    if asked.json:
+        print(json.dumps([_as_dict(option) for option in options], indent=1, ensure_ascii=False))
+    else:
+        print(_listing(options))
+    return 0
+
+
+def _group(word: str) -> str:
+    group = ALIASES.get(word, word)
+    if group not in folder.GROUPS:
+        near = get_close_matches(word, [*folder.GROUPS, *ALIASES], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(folder.GROUPS)}"
+        raise UserError(f"unknown group {word!r}{hint}")
+    return group
+
+
+def _listing(options: list[folder.Option]) -> str:
+    width = max(len(option.name) for option in options) + 2
+    lines: list[str] = []
+    group = ""
+    for option in options:
+        if option.group != group:
+            lines += ["", option.group] if lines else [option.group]
+            group = option.group
+        code = _code(option)
+        lines.append(f"  {option.name:{width}}{option.doc}{'' if code is None else f' (sd_mask={code})'}")
+    return "\n".join(lines)
+
+
+def _code(option: folder.Option) -> int | None:
+    """The number of a mask in the SDVAR sources."""
+    if option.group != "mask" or option.name not in registry.names("mask"):
+        return None
+    return registry.get("mask", option.name).meta.get("code")
+
+
+def _as_dict(option: folder.Option) -> dict[str, object]:
+    out: dict[str, object] = {"group": option.group, "name": option.name, "doc": option.doc}
+    if option.group in registry.KINDS and option.name in registry.names(option.group):
+        out["parameters"] = parameters(option.group, option.name)
+    if _code(option) is not None:
+        out["code"] = _code(option)
+    return out
+
+
+def _one(group: str, choice: str, extra: Path | None) -> str:
+    path = folder.find(group, choice, extra)
+    if path is not None:
+        return path.read_text(encoding="utf-8").rstrip()
+    if group in registry.KINDS and choice in registry.names(group):
+        return entry_yaml(group, choice).rstrip()
+    names = folder.names(group, extra)
+    near = get_close_matches(choice, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+    raise UserError(f"unknown {group} {choice!r}; {hint}")

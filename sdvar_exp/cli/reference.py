@@ -1,0 +1,53 @@
+"""The reference table of everything that can be chosen by name, as Markdown, from the registry alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sdvar_exp import registry
+
+TITLES = {
+    "strategy": "Strategies", "mask": "Masks", "acceptance": "Acceptance rules", "gamma": "γ controllers",
+    "cfg_schedule": "Guidance schedules",
+}
+
+
+def parameters(entry: registry.Entry) -> str:
+    """`name=default` of every parameter."""
+    shown = []
+    for f in dataclasses.fields(entry.params):
+        value = registry.plain(f.default if f.default is not dataclasses.MISSING else None)
+        text = "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
+        shown.append(f"`{f.name}={text.lower() if isinstance(value, bool) else text}`")
+    return " ".join(shown) or "–"
+
+
+def remarks(entry: registry.Entry) -> str:
+    """What the entry declares: its code in the SDVAR sources, what it promises, what it reads."""
+    meta, out = entry.meta, list[str]()
+    if "code" in meta:
+        out.append(f"`sd_mask={meta['code']}`")
+    if meta.get("trained") is False:
+        out.append("out of distribution")
+    if meta.get("lossless") in ("tokens", "distribution"):
+        out.append(f"lossless ({meta['lossless']})")
+    elif entry.kind == "acceptance":
+        out.append("lossy")
+    if entry.kind == "strategy":
+        out.append("reads " + (", ".join(meta["reads"]) or "guidance and sampling only"))
+    return "; ".join(out) or "–"
+
+
+def render() -> str:
+    """The whole page."""
+    lines = ["# Reference", "", "Written by `python scripts/reference.py` from the registry; do not edit. Formulas and sources "
+             "are in the docstrings; `sdvar-exp ls KIND NAME` prints the yaml.", ""]
+    for kind in registry.KINDS:
+        lines += [f"## {TITLES[kind]} (`{kind}=…`)", "", "| name | parameters | what it does | remarks |", "|---|---|---|---|"]
+        for name in registry.names(kind):
+            entry = registry.get(kind, name)
+            if entry.function.__module__.startswith("sdvar_exp."):
+                doc = entry.doc.replace("|", "\\|")
+                lines.append(f"| `{name}` | {parameters(entry)} | {doc} | {remarks(entry)} |")
+        lines.append("")
+    return "\n".join(lines)

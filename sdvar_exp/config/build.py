@@ -1,0 +1,111 @@
+"""From a command line to a `Plan`: expand, compose and check everything, then collapse duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sdvar_exp.config.cells import FACTORS, Job, Work, default_cell, jobs, reason
+from sdvar_exp.config.command import load_entries, read_command
+from sdvar_exp.config.composing import Composer, Tree, plain, started
+from sdvar_exp.config.errors import ConfigErrors
+from sdvar_exp.config.names import short_name
+from sdvar_exp.config.overrides import Item, Known, expand_all
+from sdvar_exp.config.study import parse_labels, parse_seeds, results_dir, settings_of, study_name, union
+from sdvar_exp.plan import Plan, PlannedCell
+
+UNITED = ("labels", "seeds")
+
+
+def compose(argv: Sequence[str]) -> Plan:
+    """Everything that a command asks for.
+
+    Raises:
+        ConfigErrors: with every mistake of the command, one line each.
+    """
+    command = read_command(argv)
+    load_entries(command)
+    with started():
+        work = Work(Known(command.extra), Composer(command.extra))
+        axes = expand_all(command.overrides, work.known, work.errors)
+        if "hydra.searchpath" in axes:
+            work.composer.searchpath = tuple(axes.pop("hydra.searchpath")[0].value)
+        _refuse_study_sweeps(axes, work.errors)
+        return _plan(axes, work, tuple(argv))
+
+
+def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> Plan:
+    study_items = {key: items[0] for key, items in axes.items() if not items[0].of_cell}
+    cell_axes = {key: items for key, items in axes.items() if items[0].of_cell}
+    master = work.composer.job(study_items, work.errors)
+    if master is None:
+        raise ConfigErrors(work.errors)
+    context = {key: item for key, item in study_items.items() if item.is_group}
+    made = jobs(master, cell_axes, context, work)
+    labels = _labels(axes, master, work)
+    seeds = _seeds(axes, master, work)
+    settings = settings_of(master, work.errors)
+    name = work.attempt("", study_name, master)
+    where = work.attempt(Path(), results_dir, master.cfg)
+    if work.errors:
+        raise ConfigErrors(work.errors)
+    experiment = context.get("experiment")
+    cells = _collapse(made, (experiment.text,) if experiment and experiment.value else (), work)
+    _note_unread(cell_axes, made, work.notices)
+    return Plan(name, where, cells, labels, seeds, settings, argv, tuple(work.notices))
+
+
+def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:
+    for key, items in axes.items():
+        if len(items) > 1 and not items[0].of_cell and key not in UNITED:
+            values = ",".join(item.text.partition("=")[2] for item in items)
+            errors.append(f"{key}={values}: {key} belongs to the whole study and cannot be swept; "
+                          "give one command per value")
+
+
+def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
+    """Union over a sweep of `labels`, checked against the classes of every model in the plan."""
+    values = [item.value for item in axes["labels"]] if "labels" in axes else [plain(master.cfg, "labels")]
+    if "all" in values and len(set(work.models.values())) > 1:
+        work.errors.append(f"labels=all differs between {', '.join(work.models)}; list the labels")
+    return union(work.attempt((), parse_labels, value, classes, model)
+                 for model, classes in work.models.items() for value in values)
+
+
+def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
+    """Union over a sweep of `seeds`."""
+    values = [item.value for item in axes["seeds"]] if "seeds" in axes else [plain(master.cfg, "seeds")]
+    if len(values) > 1 and all(isinstance(v, int) for v in values):
+        listed = ",".join(str(v) for v in values)
+        work.notices.append(f"seeds={listed}: n means the seeds 0 … n-1; for just these write seeds=[{listed}]")
+    return union(work.attempt((), parse_seeds, value) for value in values)
+
+
+def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple[PlannedCell, ...]:
+    """One planned cell per cell id, in order of first appearance, with a notice if some fell together."""
+    cells: dict[str, PlannedCell] = {}
+    reasons: dict[str, None] = {}
+    default = default_cell(work)
+    for job in made:
+        cell = job.cell.normalised()
+        key = cell.id
+        if key in cells:
+            reasons.setdefault(reason(job, cell))
+        else:
+            name = short_name(cell, default)
+            if any(name == other.name for other in cells.values()):
+                name = f"{name} #{key[:4]}"
+            cells[key] = PlannedCell(cell, name, prefix + job.texts)
+    if reasons:
+        work.notices.append(f"{len(made)} combinations give {len(cells)} cells, "
+                            f"{len(made) - len(cells)} duplicates collapsed: {'; '.join(reasons)}")
+    return tuple(cells.values())
+
+
+def _note_unread(cell_axes: Mapping[str, list[Item]], made: Sequence[Job], notices: list[str]) -> None:
+    """Factors given on the command line that no cell of the plan reads."""
+    for key, items in cell_axes.items():
+        factor = key.split(".")[0]
+        if factor in FACTORS and len(items) == 1 and not any(factor in job.cell.reads for job in made):
+            who = ", ".join(dict.fromkeys(job.cell.strategy.name for job in made))
+            notices.append(f"{items[0].text} has no effect: {who} reads no {factor}")

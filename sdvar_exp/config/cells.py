@@ -1,0 +1,141 @@
+"""Every combination of cell-level overrides, composed, checked and turned into a `Cell`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from sdvar_exp import registry
+from sdvar_exp.cell import Cell, ModelSpec, Sampling
+from sdvar_exp.config.composing import Composer, Tree, plain, shown
+from sdvar_exp.config.overrides import Item, Known, expand_all, product
+from sdvar_exp.config.schema import to_choice, values_of
+from sdvar_exp.errors import UserError
+
+FACTORS = ("mask", "acceptance", "gamma")
+LARGE = 24  # combinations from which on trees are assembled instead of composed one by one
+T = TypeVar("T")
+
+
+@dataclass
+class Job:
+    """One combination, checked."""
+
+    items: Mapping[str, Item]
+    cell: Cell
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(item.text for item in self.items.values())
+
+
+@dataclass
+class Work:
+    """State of one `compose` call: what is known, what was found wrong, what is worth saying.
+
+    models: number of classes of every model that was composed.
+    """
+
+    known: Known
+    composer: Composer
+    models: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def attempt(self, otherwise: T, make: Callable[..., T], *args: Any) -> T:
+        """`make(*args)`, or `otherwise` after noting the user's mistake."""
+        try:
+            return make(*args)
+        except UserError as error:
+            self.errors.append(str(error))
+            return otherwise
+
+
+def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str, Item], work: Work) -> list[Job]:
+    """`hydra.sweeper.params` × items of `cells` × the command line; what stands later here beats what stands before."""
+    texts = [f"{key}={value}" for key, value in master.params.items()]
+    swept = _cell_level(expand_all(texts, work.known, work.errors), work.errors)
+    combinations = [c for item in _listed(master, work) for c in product({**swept, **item, **cell_axes})]
+    work.composer.large = len(combinations) > LARGE
+    made = [_job(combination, context, work) for combination in combinations]
+    return [job for job in made if job is not None]
+
+
+def _listed(master: Tree, work: Work) -> list[dict[str, list[Item]]]:
+    """The root key `cells`, expanded; one empty item where there is none."""
+    value = plain(master.cfg, "cells")
+    if value is None:
+        return [{}]
+    rows = value if isinstance(value, list) else []
+    if not rows or not all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows):
+        work.errors.append(f"cells must be a list of lists of overrides, not {shown(value)}")
+        return []
+    return [_cell_level(expand_all(row, work.known, work.errors), work.errors) for row in rows]
+
+
+def _cell_level(axes: Mapping[str, list[Item]], errors: list[str]) -> dict[str, list[Item]]:
+    for key, items in axes.items():
+        if not items[0].of_cell:
+            errors.append(f"{key} belongs to the whole study: it cannot stand in cells or hydra.sweeper.params")
+    return {key: items for key, items in axes.items() if items[0].of_cell}
+
+
+def _job(items: Mapping[str, Item], context: Mapping[str, Item], work: Work) -> Job | None:
+    before = len(work.errors)
+    tree = work.composer.job({**context, **items}, work.errors)
+    if tree is None:
+        return None
+    stages, classes = (work.attempt(0, plain, tree.cfg.model, key) for key in ("stages", "classes"))
+    if classes:
+        work.models[str(tree.cfg.model.name)] = classes
+    cell = to_cell(tree.cfg, work)
+    if cell is not None and len(work.errors) == before and not work.known.bad:
+        work.attempt(None, check_cell, cell, stages)
+    return Job(items, cell) if cell is not None and len(work.errors) == before else None
+
+
+def check_cell(cell: Cell, stages: int) -> None:
+    """Run the checks that the chosen entries declare for a pyramid of `stages` stages."""
+    for kind in ("strategy", *(f for f in FACTORS if f in cell.reads), "cfg_schedule"):
+        choice = getattr(cell, kind)
+        test = choice.entry.meta.get("check") if choice is not None else None
+        if test is not None:
+            test(cell, stages)
+
+
+def to_cell(cfg: DictConfig, work: Work) -> Cell | None:
+    """A composed tree as a `Cell`; every mistake in its parts is reported."""
+    before = len(work.errors)
+    choices = {kind: work.attempt(None, to_choice, kind, cfg[kind]) for kind in registry.KINDS}
+    sampling = work.attempt(None, lambda: Sampling(**values_of(Sampling, cfg.sampling)))
+    model = {f.name: work.attempt("", plain, cfg.model, f.name) for f in dataclasses.fields(ModelSpec)}
+    if len(work.errors) > before:
+        return None
+    parts: dict[str, Any] = {**choices, "sampling": sampling, "model": ModelSpec(**model)}
+    return work.attempt(None, lambda: Cell(batch=plain(cfg, "batch"), **parts))
+
+
+def default_cell(work: Work) -> Cell:
+    """What a command without overrides means: the measure of short names."""
+    cell = to_cell(work.composer.base(()).cfg, work)
+    if cell is None:
+        raise UserError(f"conf/config.yaml does not compose: {work.errors[-1]}")
+    return cell
+
+
+def reason(job: Job, kept: Cell) -> str:
+    """Why a combination is the same cell as one before."""
+    if kept.strategy.name != job.cell.strategy.name:
+        return f"{job.cell.strategy.name} with these settings is {kept.strategy.name}"
+    varied = {key.split(".")[0] for key in job.items}
+    unread = [f for f in FACTORS if f not in kept.reads and f in varied]
+    return f"{kept.strategy.name} reads no {listed(unread)}" if unread else "some are listed twice"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

@@ -1,0 +1,80 @@
+"""A command line split into options and overrides, and the entries that it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from sdvar_exp import registry
+from sdvar_exp.config import folder
+from sdvar_exp.config.errors import did_you_mean
+from sdvar_exp.config.overrides import parse
+from sdvar_exp.config.schema import store_schemas
+from sdvar_exp.errors import UserError
+
+FLAGS = ("--multirun", "--run", "--config-dir", "--cfg", "--info", "--help", "--resolve", "--package", "--json")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Overrides of a command line, and the user's `--config-dir`."""
+
+    overrides: tuple[str, ...] = ()
+    extra: Path | None = None
+
+
+def read_command(argv: Sequence[str]) -> Command:
+    """Split Hydra's own flags from the overrides. `-m` and `-r` are accepted: sweeps are expanded in any case."""
+    overrides: list[str] = []
+    extra: Path | None = None
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        flag, _, value = token.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            if not value and not rest:
+                raise UserError(f"{flag} needs a folder")
+            extra = folder.check_config_dir(value or rest.pop(0))
+        elif token in ("-m", "--multirun", "-r", "--run"):
+            continue
+        elif token.startswith("-"):
+            raise UserError(f"unknown option {token}{did_you_mean(flag, FLAGS)}")
+        else:
+            overrides.append(token)
+    return Command(tuple(overrides), extra)
+
+
+def load_entries(command: Command) -> None:
+    """Import all entries, those of the plugins of the command line and of its experiment included; store schemas."""
+    plugins: list[str] = []
+    unread: list[str] = []  # what cannot be parsed is reported by the caller
+    for override in parse(command.overrides, unread):
+        if override.is_sweep_override():
+            continue
+        if override.key_or_group == "plugins":
+            value = override.value()
+            plugins += [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        elif override.key_or_group == "experiment":
+            plugins += _plugins_of(str(override.value()), command.extra)
+    if plugins and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    registry.discover(plugins)
+    store_schemas(command.extra)
+
+
+def _plugins_of(experiment: str, extra: Path | None) -> list[str]:
+    """`plugins:` of an experiment file, read before anything can be composed with what they register."""
+    path = folder.find("experiment", experiment, extra)
+    if path is None:
+        return []
+    try:
+        content = OmegaConf.load(path)
+    except Exception:  # whatever is wrong with the file is reported when it is composed
+        return []
+    listed = content.get("plugins") if isinstance(content, DictConfig) else None
+    return [str(v) for v in listed] if isinstance(listed, ListConfig) else []

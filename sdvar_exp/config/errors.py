@@ -1,0 +1,68 @@
+"""One line per mistake: what is wrong and, where it can be guessed, what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from sdvar_exp.errors import UserError
+
+LIMIT = 40
+
+
+class ConfigErrors(UserError):
+    """Several mistakes in one command, one line each."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = list(dict.fromkeys(lines))
+        shown = self.lines[:LIMIT]
+        if len(self.lines) > LIMIT:
+            shown.append(f"… and {len(self.lines) - LIMIT} more")
+        super().__init__("\n".join(shown))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `word`, if one does."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing if no name is near."""
+    name = nearest(word, known)
+    return f"; did you mean {name!r}?" if name else ""
+
+
+def choices_text(names: Iterable[str]) -> str:
+    """`choose one of a, b, c`."""
+    return f"choose one of {', '.join(names)}"
+
+
+def one_line(text: object) -> str:
+    """Any message on one line, without the pointers to Hydra's own documentation."""
+    words = re.sub(r"See https://hydra\.cc\S*( for \w+)?", "", str(text))
+    return " ".join(words.split())
+
+
+def explain(error: BaseException) -> str:
+    """What Hydra or OmegaConf says about a composition, as one line."""
+    text = str(error)
+    if not text.strip() and error.__cause__ is not None:
+        text = str(error.__cause__)
+    source = re.search(r"In '([^']+)'", text)
+    where = f"conf {source[1]}: " if source and source[1] != "config" else ""
+    key = re.search(r"full_key: (\S+)", text)
+    if key and (unknown := re.search(r"Key '([^']+)' (?:not in|is not in) '?([^'\n]+)", text)):
+        if unknown[2].strip() in ("struct", "Root"):
+            return f"{where}unknown key {key[1]!r}"
+        return f"{where}unknown key {key[1]!r}: the chosen {key[1].split('.')[0]} has no parameter {unknown[1]!r}"
+    if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        group, _, name = missing[1].rpartition("/")
+        options = [line.strip() for line in text.split(":\n", 1)[-1].splitlines() if line.startswith("\t")]
+        options = options or list(getattr(error, "options", None) or ())
+        return f"{where}unknown {group or 'config'} {name!r}{did_you_mean(name, options)}"
+    value = re.search(r"(Invalid value .*|Value .*)", text)
+    if key and value:
+        return f"{where}{key[1]}: {value[1]}"
+    return one_line(text) or type(error).__name__

@@ -1,0 +1,106 @@
+"""Where the yaml files lie and what they offer. Imports neither Hydra nor torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdvar_exp import registry
+from sdvar_exp.errors import UserError
+
+CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy")
+STUDY_GROUPS = ("tracking", "engine", "experiment", "debug")
+GROUPS = CELL_GROUPS + STUDY_GROUPS
+
+
+@dataclass(frozen=True)
+class Option:
+    """One choice of a group and its one-line description."""
+
+    group: str
+    name: str
+    doc: str
+
+
+def conf_folder() -> Path:
+    """The packaged `conf/` if there is one (a wheel), else that of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"no conf/config.yaml in {package} or {package.parent}; reinstall sdvar_exp")
+
+
+def header(path: Path) -> str:
+    """First comment line of a yaml file that is not a Hydra directive."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return ""
+        text = line.lstrip("# ").strip()
+        if text and not text.startswith("@package"):
+            return text
+    return ""
+
+
+def options(group: str, extra: Path | None = None) -> list[Option]:
+    """All choices of a group: yaml files of both folders, then registered entries that have none."""
+    found: dict[str, Option] = {}
+    for folder in (conf_folder(), extra):
+        if folder is None:
+            continue
+        for path in sorted((folder / group).glob("*.yaml")):
+            found.setdefault(path.stem, Option(group, path.stem, header(path)))
+    if group in registry.KINDS:
+        for name in registry.names(group):
+            doc = registry.get(group, name).doc
+            found[name] = Option(group, name, doc or (found[name].doc if name in found else ""))
+    return [found[name] for name in sorted(found)]
+
+
+def names(group: str, extra: Path | None = None) -> list[str]:
+    """Names of all choices of a group."""
+    return [option.name for option in options(group, extra)]
+
+
+@dataclass(frozen=True)
+class RootKey:
+    """A key of conf/config.yaml that is no group, its default and what it means."""
+
+    name: str
+    default: str
+    doc: str
+
+
+def root_keys() -> list[RootKey]:
+    """Root keys as conf/config.yaml lists them, nested ones in full; the comments are their documentation."""
+    out, parent = [], ""
+    lines = (conf_folder() / "config.yaml").read_text(encoding="utf-8").splitlines()
+    for line in lines[next(i for i, text in enumerate(lines) if text.startswith("labels:")):]:
+        found = re.match(r"( *)(\w+):\s*([^#]*?)\s*(?:#\s*(.*))?$", line)
+        if not found or found[2] == "hydra":
+            if line.startswith("hydra:"):
+                break
+            continue
+        indent, name, default, doc = found.groups()
+        if default:
+            out.append(RootKey(f"{parent}.{name}" if indent else name, default, doc or ""))
+        else:
+            parent = name
+    return out
+
+
+def find(group: str, name: str, extra: Path | None = None) -> Path | None:
+    """The yaml of a choice, the packaged one first as Hydra has it; None for an entry without a yaml."""
+    for folder in (conf_folder(), extra):
+        if folder is not None and (path := folder / group / f"{name}.yaml").is_file():
+            return path
+    return None
+
+
+def check_config_dir(path: str) -> Path:
+    """The absolute folder of a `--config-dir`."""
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {path}: no such folder")
+    return folder

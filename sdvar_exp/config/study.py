@@ -1,0 +1,104 @@
+"""What belongs to the study as a whole: labels, seeds, settings and the folder's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sdvar_exp.config.composing import Tree, plain, shown
+from sdvar_exp.errors import UserError, require
+from sdvar_exp.plan import Settings, Timing
+
+SEED_LIMIT = 2**32
+MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
+
+
+def is_int(value: Any) -> bool:
+    """An integer, and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def parse_labels(value: Any, classes: int, model: str) -> tuple[int, ...]:
+    """`3`, `[0,3]` or `all` as a tuple within 0 … classes-1."""
+    if value == "all":
+        return tuple(range(classes))
+    listed = value if isinstance(value, list) else [value]
+    good = bool(listed) and all(is_int(v) for v in listed)
+    require(good, f"labels must be a class, a list of classes or all, got {shown(value)}")
+    for label in listed:
+        require(0 <= label < classes, f"label {label} is out of range: {model} has the classes 0 … {classes - 1}")
+    return tuple(dict.fromkeys(listed))
+
+
+def parse_seeds(value: Any) -> tuple[int, ...]:
+    """`n` as 0 … n-1, a list as it is."""
+    if is_int(value):
+        require(value >= 1, f"seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got {value}; one seed: seeds=[0]")
+        require(value <= MOST_SEEDS,
+                f"seeds=n means n seeds and takes n ≤ {MOST_SEEDS}, got {value}; one seed: seeds=[{value}]")
+        return tuple(range(value))
+    good = isinstance(value, list) and bool(value) and all(is_int(v) for v in value)
+    require(good, f"seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got {shown(value)}")
+    for seed in value:
+        require(0 <= seed < SEED_LIMIT, f"a seed must lie in 0 … 2³²-1, got {seed}")
+    return tuple(dict.fromkeys(value))
+
+
+def parse_images(value: Any) -> str | int:
+    """`all`, `none` or a count."""
+    good = value in ("all", "none") or (is_int(value) and value >= 0)
+    require(good, f"images must be all, none or a number ≥ 0, got {shown(value)}")
+    return "none" if value == 0 else value  # type: ignore[no-any-return]
+
+
+def settings_of(tree: Tree, errors: list[str]) -> Settings:
+    """Settings of a composed tree; mistakes go to `errors`."""
+    cfg = tree.cfg
+    device, timing, threads = plain(cfg, "device"), plain(cfg, "timing"), plain(cfg, "threads")
+    if not DEVICE.fullmatch(device):
+        errors.append(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if timing["units"] < 0:
+        errors.append(f"timing.units must be ≥ 0, got {timing['units']}")
+    if timing["repeats"] < 1:
+        errors.append(f"timing.repeats must be ≥ 1, got {timing['repeats']}")
+    if threads < 0:
+        errors.append(f"threads must be ≥ 0, got {threads}")
+    images: str | int = "all"
+    try:
+        images = parse_images(plain(cfg, "images"))
+    except UserError as error:
+        errors.append(str(error))
+    return Settings(
+        device=device, dtype=plain(cfg, "dtype"), threads=threads, images=images,
+        timing=Timing(timing["units"], timing["repeats"]), tracking=plain(cfg.tracking, "mode"),
+        project=plain(cfg.tracking, "project"), entity=plain(cfg.tracking, "entity"),
+        base_url=plain(cfg.tracking, "base_url"),
+        engine=plain(cfg.engine, "name"), plugins=tuple(plain(cfg, "plugins")),
+        allow_mixed=plain(cfg, "allow_mixed"), debug=tree.choices.get("debug") or "none",
+    )
+
+
+def study_name(tree: Tree) -> str:
+    """The `study` key, else the experiment's name, else `default`."""
+    name = plain(tree.cfg, "study") or (tree.choices.get("experiment") or "default").replace("/", "-")
+    require(bool(STUDY_NAME.fullmatch(name)),
+            f"study must be a folder name of letters, digits and . _ + = -, got {name!r}")
+    return str(name)
+
+
+def results_dir(cfg: DictConfig) -> Path:
+    """Where studies lie."""
+    text = plain(cfg, "results_dir")
+    require(bool(text.strip()), "results_dir must not be empty")
+    return Path(text).expanduser()
+
+
+def union(lists: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """All values in order of first appearance."""
+    return tuple(dict.fromkeys(v for values in lists for v in values))

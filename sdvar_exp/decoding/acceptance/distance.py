@@ -1,0 +1,44 @@
+"""Rules that bound a distance between the two models' distributions at a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdvar_exp.errors import require
+from sdvar_exp.registry import register
+
+if TYPE_CHECKING:
+    from sdvar_exp.decoding.evidence import StageView, Verdict
+
+
+@dataclass(frozen=True)
+class Bound:
+    """tau: largest accepted mean over the stage's tokens; by_stage: τ_k per stage instead (the last holds for later ones)."""
+
+    tau: float = 0.5
+    by_stage: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_stage", tuple(self.by_stage))
+        require(all(t >= 0 for t in (self.tau, *self.by_stage)), f"acceptance.tau must be ≥ 0, got {self.tau}")
+
+    def at(self, stage: int) -> float:
+        """τ_k of a stage."""
+        return self.by_stage[min(stage, len(self.by_stage) - 1)] if self.by_stage else self.tau
+
+
+@register("acceptance", "kl", Bound)
+def kl(rule: Bound, view: StageView) -> Verdict:
+    """Mean over tokens of KL(p‖q) in nats, before top-k/top-p, ≤ τ_k. Lossy."""
+    from sdvar_exp.decoding.evidence import by_bound
+
+    return by_bound(view, view.kl_Bl.mean(dim=1), rule.at(view.stage))
+
+
+@register("acceptance", "tv", Bound)
+def tv(rule: Bound, view: StageView) -> Verdict:
+    """Mean over tokens of the total variation of processed p and q ≤ τ_k. Lossy."""
+    from sdvar_exp.decoding.evidence import by_bound
+
+    return by_bound(view, view.tv_Bl.mean(dim=1), rule.at(view.stage))

@@ -1,0 +1,18 @@
+"""Exact match with the target's sample under the shared noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdvar_exp.registry import Empty, register
+
+if TYPE_CHECKING:
+    from sdvar_exp.decoding.evidence import StageView, Verdict
+
+
+@register("acceptance", "exact", lossless="tokens", commits_target=True)
+def exact(_: Empty, view: StageView) -> Verdict:
+    """Every token equals the target's sample. Lossless, token for token, under `correct` and `block_causal`."""
+    from sdvar_exp.decoding.evidence import by_share
+
+    return by_share(view, view.draft_tokens_Bl == view.target_tokens_Bl, 1.0)

@@ -1,0 +1,36 @@
+"""Tokens that the target finds likely enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdvar_exp.errors import require
+from sdvar_exp.registry import register
+
+if TYPE_CHECKING:
+    from sdvar_exp.decoding.evidence import StageView, Verdict
+
+
+@dataclass(frozen=True)
+class TopK:
+    """k: size of the target's top list (0: none); theta: or a probability above this; tau: share that must hold."""
+
+    k: int = 10
+    theta: float = 1.0
+    tau: float = 0.9
+
+    def __post_init__(self) -> None:
+        require(self.k >= 0, f"acceptance.k must be ≥ 0, got {self.k}")
+        require(0 <= self.theta <= 1, f"acceptance.theta must lie in [0, 1], got {self.theta}")
+        require(0 <= self.tau <= 1, f"acceptance.tau must lie in [0, 1], got {self.tau}")
+
+
+@register("acceptance", "top_k", TopK)
+def top_k(rule: TopK, view: StageView) -> Verdict:
+    """Share of tokens among the target's k most probable codes or with p > θ (processed p) ≥ τ. Lossy."""
+    from sdvar_exp.decoding.evidence import by_share
+
+    p = view.probability(view.draft_tokens_Bl, view.p)
+    better = (view.p > p[..., None]).sum(dim=-1)
+    return by_share(view, ((better < rule.k) & (p > 0)) | (p > rule.theta), rule.tau)

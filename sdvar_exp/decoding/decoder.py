@@ -1,0 +1,264 @@
+"""The state of one decode and its verbs: propose, verify, judge, commit (DESIGN 2.1).
+
+Knows the committed stages, both models' sessions and the noise. Strategies are written in these verbs. f̂ is never updated
+in place: `f_hats[k]` is f̂ after stage k, proposals carry their own continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+
+from sdvar_exp.cell import Cell, Noise, Unit
+from sdvar_exp.decoding import gamma as controllers
+from sdvar_exp.decoding.clock import Clock
+from sdvar_exp.decoding.evidence import StageView, Verdict
+from sdvar_exp.decoding.guidance import weights
+from sdvar_exp.decoding.noise import NoiseBook, Stream
+from sdvar_exp.decoding.records import Round
+from sdvar_exp.decoding.sampling import gumbel_argmax, process
+from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.speculate import Loop, Stale, repairs
+from sdvar_exp.models.pair import Pair
+from sdvar_exp.registry import Choice, plain
+
+
+@dataclass
+class Proposal:
+    """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand)."""
+
+    first: int
+    tokens: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+    f_hats: list[torch.Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A stage's view, the rule's verdict, and whether it passed in every image of the batch."""
+
+    view: StageView
+    verdict: Verdict
+    passed: bool
+
+
+class Decoder:
+    """One decode of B units in lockstep. Public names are the verbs that strategies use."""
+
+    def __init__(self, pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook, clock: Clock | None = None):
+        self.pair, self.cell, self.noise = pair, cell, noise
+        self.pyramid = pair.pyramid
+        self.stages = self.pyramid.stages
+        self.quantize = pair.vae.quantize
+        self.labels_B = torch.tensor([u.label for u in units], device=noise.device)
+        self.weights = weights(cell.cfg_schedule, self.stages)
+        self.tokens: list[torch.Tensor] = []
+        self.f_hats: list[torch.Tensor] = []
+        self.rounds: list[Round] = []
+        self.judged: dict[int, Judged] = {}
+        self.sampled: dict[int, torch.Tensor] = {}
+        self.drafted: dict[int, torch.Tensor] = {}
+        self.wasted_tokens = self.forced_commits = self.verify_calls = self.committed_by_verify = 0
+        self._verified_rows = 0  # fed by the last verify, per guidance half
+        self._clock = clock
+        independent = cell.sampling.noise is Noise.independent
+        self._stream = {"target": Stream.target, "draft": Stream.draft if independent else Stream.target}
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> int:
+        """Number of committed stages, n."""
+        return len(self.tokens)
+
+    @property
+    def done(self) -> bool:
+        return self.committed == self.stages
+
+    @cached_property
+    def target(self) -> ModelSession:
+        return ModelSession(self.pair.target, self.quantize.next_input, self.labels_B, self.weights)
+
+    @cached_property
+    def draft(self) -> ModelSession:
+        return ModelSession(self.pair.draft, self.quantize.next_input, self.labels_B, self.proposal_weights, self.weights)
+
+    @cached_property
+    def proposal_weights(self) -> tuple[float, ...]:
+        """Guidance of proposals: the cell's schedule, none, or the same schedule at another strength (`draft_cfg`)."""
+        wanted = getattr(self.cell.strategy.params, "draft_cfg", "same")
+        if wanted == "same":
+            return self.weights
+        schedule = self.cell.cfg_schedule
+        if wanted == "off" or "cfg" not in plain(schedule.params):
+            return tuple(0.0 for _ in self.weights)
+        params = type(schedule.params)(**{**plain(schedule.params), "cfg": wanted})
+        return weights(Choice("cfg_schedule", schedule.name, params), self.stages)
+
+    # --- verbs -------------------------------------------------------------------------------------------------------
+
+    def sample_alone(self, role: str, mask: Choice | None = None) -> None:
+        """Commit the next stage as sampled by one model; stages that its cache lacks are fed in the same forward."""
+        k = self.committed
+        with self._time("draft" if role == "draft" else "verify"):
+            session = self.draft if role == "draft" else self.target
+            session.use(self.weights)
+            logits = session.logits(self.f_hats, k + 1, want=k, mask=mask)[0]
+            tokens = self._sample(logits, role, k)
+        if role == "target":
+            self.sampled[k] = logits
+        self._append(tokens)
+
+    def next_gamma(self, until: int, largest: int) -> tuple[int, str]:
+        """γ of the next round and the controller's reason."""
+        assert self.cell.gamma is not None
+        context = controllers.GammaContext(self.committed, until, self.pyramid, tuple(self.rounds))
+        gamma, reason = controllers.next_gamma(self.cell.gamma, context)
+        return min(gamma, largest), reason
+
+    def propose(self, count: int) -> Proposal:
+        """Draft the next `count` stages one after another."""
+        proposal = Proposal(self.committed)
+        for k in range(self.committed, self.committed + count):
+            self._extend(proposal, k)
+            with self._time("draft"):
+                self.draft.use(self.proposal_weights)
+                logits = self.draft.logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
+                proposal.tokens.append(self._sample(logits, "draft", k))
+                proposal.logits.append(logits)
+        return proposal
+
+    def verify(self, proposal: Proposal, extra: bool) -> list[torch.Tensor]:
+        """One target forward over the proposed stages (and the one behind them if `extra`): guided logits per stage."""
+        stop = proposal.first + len(proposal) + int(extra)
+        self._extend(proposal, stop - 1)
+        self.verify_calls += 1
+        with self._time("verify"):
+            f_hats = self.f_hats + proposal.f_hats
+            self._verified_rows = self.pyramid.count(self.target.stage, stop)
+            return self.target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
+
+    def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool) -> list[Judged]:
+        """Verdicts of the acceptance rule, stage by stage, up to the first failure (or on all)."""
+        rule, out = self.cell.acceptance, list[Judged]()
+        assert rule is not None
+        with self._time("accept"):
+            for i, tokens in enumerate(proposal.tokens):
+                k = proposal.first + i
+                before = [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens))
+                view = StageView(
+                    k, tokens, proposal.logits[i], logits[i], self.cell.sampling, self.noise,
+                    partial(self._contribution, k), before, self.quantize.embedding.weight,
+                )
+                verdict = rule.entry.function(rule.params, view)
+                out.append(Judged(view, verdict, bool(verdict.passed_B.all())))
+                if not out[-1].passed and not all_of_them:
+                    break
+        return out
+
+    @staticmethod
+    def leading_passes(verdicts: Sequence[Judged]) -> int:
+        """How many stages passed, in every image, before the first that did not."""
+        return next((i for i, v in enumerate(verdicts) if not v.passed), len(verdicts))
+
+    def commit(
+        self, proposal: Proposal, verdicts: Sequence[Judged], count: int, extra_logits: torch.Tensor | None
+    ) -> None:
+        """Commit the first `count` proposed stages as judged, then the target's sample of a bonus stage; roll back the rest."""
+        replaced: int | None = None
+        for i in range(count):
+            k, judged = proposal.first + i, verdicts[i]
+            tokens, kept = self._settled(judged)
+            if not kept and replaced is None:
+                replaced = k
+            if replaced is None:
+                self._extend(proposal, k + 1)
+            self._append(tokens, proposal.f_hats[i] if replaced is None else None)
+            self.judged[k] = judged
+            self.drafted[k] = proposal.tokens[i]
+        if extra_logits is not None:
+            k = self.committed
+            self.sampled[k] = extra_logits
+            with self._time("accept"):
+                tokens = self._sample(extra_logits, "target", k)
+            self._append(tokens)
+        self._roll_back(replaced)
+
+    def commit_drafts(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, forced: bool) -> None:
+        """Commit the first `count` proposed stages with the draft's own tokens (`redraft`); roll back the rest."""
+        for i in range(count):
+            k = proposal.first + i
+            self._extend(proposal, k + 1)
+            self._append(proposal.tokens[i], proposal.f_hats[i])
+            self.judged[k] = verdicts[i]
+            self.drafted[k] = proposal.tokens[i]
+        self.forced_commits += int(forced)
+        self._roll_back(None)
+
+    def close_round(self, proposal: Proposal, verdicts: Sequence[Judged], passed: int, reason: str) -> None:
+        """Log the round and what was wasted."""
+        committed = self.committed - proposal.first
+        dropped = range(self.committed, proposal.first + len(proposal))
+        self.wasted_tokens += sum(self.pyramid.lengths[k] for k in dropped)
+        self.committed_by_verify += committed
+        wanted = self.cell.gamma is not None and self.cell.gamma.entry.meta.get("reads_share", False)
+        share = tuple(float(v.verdict.accepted_Bl.double().mean()) for v in verdicts) if wanted else ()
+        self.rounds.append(Round(
+            len(self.rounds), proposal.first, len(proposal), committed, passed, self._verified_rows,
+            tuple(v.passed for v in verdicts), share, reason,
+        ))
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _time(self, section: str) -> AbstractContextManager[None]:
+        return self._clock(section) if self._clock else nullcontext()
+
+    def _sample(self, logits: torch.Tensor, role: str, stage: int) -> torch.Tensor:
+        return gumbel_argmax(process(logits, self.cell.sampling), self.noise.gumbel(self._stream[role], stage))
+
+    def _contribution(self, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
+        return self.quantize.contribution(stage, self.quantize.code_map(stage, tokens_Bl))
+
+    def _accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
+        with self._time("fhat"):
+            base = before[-1] if before else self.quantize.empty(len(tokens_Bl))
+            return self.quantize.accumulate(stage, tokens_Bl, base)
+
+    def _extend(self, proposal: Proposal, stop: int) -> None:
+        """Make f̂ after the proposed stages < stop."""
+        for k in range(proposal.first + len(proposal.f_hats), stop):
+            before = [*self.f_hats[: proposal.first], *proposal.f_hats]
+            proposal.f_hats.append(self._accumulate(k, proposal.tokens[k - proposal.first], before))
+
+    def _append(self, tokens: torch.Tensor, f_hat: torch.Tensor | None = None) -> None:
+        self.f_hats.append(self._accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
+        self.tokens.append(tokens)
+
+    def _settled(self, judged: Judged) -> tuple[torch.Tensor, bool]:
+        """Tokens to commit for a judged stage, and whether they are the draft's for certain."""
+        draft, verdict = judged.view.draft_tokens_Bl, judged.verdict
+        repaired = repairs(self.cell) and not bool(verdict.accepted_Bl.all())
+        if judged.passed and not repaired:
+            return draft, True
+        passing = torch.where(verdict.accepted_Bl, draft, judged.view.target_tokens_Bl) if repaired else draft
+        return torch.where(verdict.passed_B[:, None], passing, verdict.corrected_Bl), False
+
+    def _roll_back(self, replaced: int | None) -> None:
+        """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed."""
+        options = self.cell.strategy.params
+        assert isinstance(options, Loop)
+        stale = None if replaced is None else replaced + 1
+        for role, policy in (("draft", options.draft_stale), ("target", options.target_stale)):
+            session: ModelSession | None = vars(self).get(role)
+            if session is None:  # not used so far
+                continue
+            session.truncate(self.committed)
+            if stale is not None and policy is Stale.recompute:
+                session.truncate(stale)

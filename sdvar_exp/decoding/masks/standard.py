@@ -1,0 +1,64 @@
+"""The masks of the SDVAR sources, under names instead of the codes 0 … 5, and `local_stages`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdvar_exp.decoding.masks import Grid
+from sdvar_exp.errors import require
+from sdvar_exp.registry import Empty, register
+
+
+@register("mask", "no_prefix", code=0, feeds="entry", trained=False)
+def no_prefix(_: Empty, g: Grid) -> np.ndarray:
+    """`test3` only: just the rows of the entry stage are fed; nothing before them is seen or cached."""
+    return (g.row_stage == g.entry) & (g.column_stage == g.entry)
+
+
+@register("mask", "token_causal_blocks", code=1, trained=False)
+def token_causal_blocks(_: Empty, g: Grid) -> np.ndarray:
+    """s(j) < s(i), or j = i: a token sees earlier stages and itself. Out of distribution."""
+    return (g.column_stage < g.row_stage) | (g.column == g.row)
+
+
+@register("mask", "token_causal_blocks_entry_full", code=2, trained=False)
+def token_causal_blocks_entry_full(_: Empty, g: Grid) -> np.ndarray:
+    """As token_causal_blocks; rows of the entry stage see all columns. Out of distribution."""
+    return token_causal_blocks(_, g) | (g.row_stage == g.entry)
+
+
+@register("mask", "block_causal", code=3, trained=True)
+def block_causal(_: Empty, g: Grid) -> np.ndarray:
+    """s(j) ≤ s(i): what VAR is trained with."""
+    return g.column_stage <= g.row_stage
+
+
+@register("mask", "block_diagonal", code=4, trained=False)
+def block_diagonal(_: Empty, g: Grid) -> np.ndarray:
+    """s(j) = s(i): a stage sees only itself. Out of distribution."""
+    return g.column_stage == g.row_stage
+
+
+@register("mask", "block_diagonal_entry_full", code=5, trained=False)
+def block_diagonal_entry_full(_: Empty, g: Grid) -> np.ndarray:
+    """As block_diagonal; rows of the entry stage see all columns. Out of distribution."""
+    return block_diagonal(_, g) | (g.row_stage == g.entry)
+
+
+@dataclass(frozen=True)
+class Window:
+    """window: how many stages a row looks back on, its own included."""
+
+    window: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.window >= 1, f"mask.window must be ≥ 1, got {self.window}")
+
+
+@register("mask", "local_stages", Window, trained=False)
+def local_stages(m: Window, g: Grid) -> np.ndarray:
+    """s(i)-w < s(j) ≤ s(i), and stage 0 always. Out of distribution."""
+    near = (g.column_stage > g.row_stage - m.window) & (g.column_stage <= g.row_stage)
+    return near | (g.column_stage == 0)

@@ -1,0 +1,99 @@
+"""From a finished decode to counts and per-stage outcomes. Runs after the clock."""
+
+from __future__ import annotations
+
+import torch
+
+from sdvar_exp.decoding import gamma as controllers
+from sdvar_exp.decoding.decoder import Decoder
+from sdvar_exp.decoding.guarantees import batch_free
+from sdvar_exp.decoding.noise import Stream
+from sdvar_exp.decoding.records import Counts, Round, StageOutcome
+from sdvar_exp.decoding.sampling import margin
+
+
+def counts(d: Decoder) -> Counts:
+    """All integer counts of the batch."""
+    sessions = vars(d)  # the cached sessions that this decode made
+    target, draft = sessions.get("target"), sessions.get("draft")
+    replaced = torch.zeros(len(d.labels_B), dtype=torch.int64, device=d.labels_B.device)
+    for k, tokens in d.drafted.items():
+        replaced += (tokens != d.tokens[k]).sum(dim=1)
+    halves = [2 if any(d.weights[k:]) else 1 for k in range(d.stages)]
+    alone = sum(n * h for n, h in zip(d.pyramid.lengths, halves, strict=True))
+    return Counts(
+        target_calls=target.calls if target else 0, draft_calls=draft.calls if draft else 0,
+        target_rows=target.rows if target else 0, draft_rows=draft.rows if draft else 0,
+        target_rows_alone=alone, draft_rows_alone=alone, verify_calls=d.verify_calls,
+        committed_by_verify=d.committed_by_verify, wasted_tokens=d.wasted_tokens, forced_commits=d.forced_commits,
+        kv_bytes=sum(s.cache.nbytes for s in (target, draft) if s), replaced_tokens=tuple(replaced.tolist()),
+        target_calls_alone=calls_alone(d, target.calls if target else 0),
+    )
+
+
+def calls_alone(d: Decoder, calls: int) -> tuple[int, ...] | None:
+    """Target calls that each image would have needed alone, replayed from its verdicts.
+
+    None where an image's verdicts depend on its batch-mates, or where stages are committed without one.
+    """
+    batch = len(d.labels_B)
+    if batch == 1 or not d.rounds:
+        return (calls,) * batch
+    until = d.rounds[-1].first + d.rounds[-1].committed
+    options = d.cell.strategy.params
+    unjudged = options.bonus or options.skip_last or any(k not in d.judged for k in range(until))
+    if unjudged or not batch_free(d.cell):
+        return None
+    return tuple(_replay(d, image, until) for image in range(batch)) if calls == len(d.rounds) else None
+
+
+def _replay(d: Decoder, image: int, until: int) -> int:
+    """Rounds of one image alone, given its verdict on every stage; assumes neither bonus nor skip_last."""
+    assert d.cell.gamma is not None
+    stage, history = 0, list[Round]()
+    while stage < until:
+        context = controllers.GammaContext(stage, until, d.pyramid, tuple(history))
+        gamma, reason = controllers.next_gamma(d.cell.gamma, context)
+        verdicts = [d.judged[k].verdict for k in range(stage, stage + gamma)]
+        passes = [bool(v.passed_B[image]) for v in verdicts]
+        passed = next((i for i, ok in enumerate(passes) if not ok), gamma)
+        committed = min(passed + 1, gamma) if gamma else 1
+        seen = verdicts[: min(passed + 1, gamma)]
+        share = tuple(float(v.accepted_Bl[image].double().mean()) for v in seen)
+        history.append(Round(len(history), stage, gamma, committed, passed, 0, tuple(passes[: len(seen)]), share, reason))
+        stage += committed
+    return len(history)
+
+
+def outcomes(d: Decoder, record: bool) -> tuple[StageOutcome, ...]:
+    """One outcome per committed stage; distances only if `record`."""
+    return tuple(_outcome(d, k, record) for k in range(d.stages))
+
+
+def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
+    judged = d.judged.get(stage)
+    if judged is None:
+        return StageOutcome(stage, "target" if stage in d.sampled else "draft")
+    if not record:
+        return StageOutcome(stage, "verified")
+    view, verdict = judged.view, judged.verdict
+
+    def mean(x_Bl: torch.Tensor) -> tuple[float, ...]:
+        return tuple(x_Bl.double().mean(dim=1).tolist())
+
+    return StageOutcome(
+        stage, "verified", tuple(bool(x) for x in verdict.passed_B.tolist()), mean(verdict.accepted_Bl),
+        mean(view.draft_tokens_Bl == view.target_tokens_Bl), mean(1 - view.tv_Bl), mean(view.kl_Bl),
+        mean(view.entropy_Bl),
+    )
+
+
+def margins(d: Decoder) -> torch.Tensor:
+    """Distance of each token that the target sampled alone from being another one, (B, L); +inf elsewhere."""
+    parts = []
+    for k, n in enumerate(d.pyramid.lengths):
+        if k in d.sampled:
+            parts.append(margin(d.sampled[k], d.noise.gumbel(Stream.target, k), d.cell.sampling).double())
+        else:
+            parts.append(torch.full((len(d.labels_B), n), torch.inf, dtype=torch.float64, device=d.labels_B.device))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,83 @@
+"""What a decode reports: integer counts and per-stage outcomes; rates are derived in the report. No torch at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Round:
+    """One draft-verify-commit round, of the whole batch.
+
+    first: first proposed stage. proposed: γ, stages drafted (a bonus stage is not one). committed: stages committed.
+    passed: leading stages that passed in every image. rows: target rows fed per guidance half. stage_passed: verdict of
+    each judged stage in every image. accepted_share: share of accepted tokens of each judged stage. reason: why this γ.
+    """
+
+    index: int
+    first: int
+    proposed: int
+    committed: int
+    passed: int
+    rows: int
+    stage_passed: tuple[bool, ...]
+    accepted_share: tuple[float, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """One committed stage. Tuples have one value per image; None where the stage was not judged or not recorded.
+
+    source: `target` (sampled by the target), `draft` (committed unverified), `verified`. acceptance: share of tokens that
+    the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q) on
+    processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
+    """
+
+    stage: int
+    source: str
+    passed: tuple[bool, ...] | None = None
+    acceptance: tuple[float, ...] | None = None
+    match: tuple[float, ...] | None = None
+    one_minus_tv: tuple[float, ...] | None = None
+    kl: tuple[float, ...] | None = None
+    entropy: tuple[float, ...] | None = None
+
+
+@dataclass
+class Counts:
+    """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed."""
+
+    target_calls: int = 0
+    draft_calls: int = 0
+    target_rows: int = 0
+    draft_rows: int = 0
+    target_rows_alone: int = 0
+    draft_rows_alone: int = 0
+    verify_calls: int = 0
+    committed_by_verify: int = 0
+    wasted_tokens: int = 0
+    forced_commits: int = 0
+    kv_bytes: int = 0
+    replaced_tokens: tuple[int, ...] = ()
+    target_calls_alone: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Result of one decode of B units.
+
+    tokens: per stage (B, L_k) int64. f_hat: (B, C_vae, side, side). margins: (B, L), distance of each token that the
+    target sampled from being another one (+inf where the target sampled none), None unless recorded.
+    """
+
+    tokens: tuple[torch.Tensor, ...]
+    f_hat: torch.Tensor
+    counts: Counts
+    stages: tuple[StageOutcome, ...]
+    rounds: tuple[Round, ...]
+    margins: torch.Tensor | None = field(default=None, repr=False)

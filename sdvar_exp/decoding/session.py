@@ -1,0 +1,153 @@
+"""One model inside one decode: cache, modulations, guidance and counters.
+
+Knows how to feed the rows of any run of stages and to guide the logits; knows nothing of proposals or acceptance.
+A session whose cache lacks stages (after a bonus, a hand-off, a rollback) feeds them in the same forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from sdvar_exp.decoding.masks import materialise
+from sdvar_exp.models.var import VAR
+from sdvar_exp.pyramid import Pyramid
+from sdvar_exp.registry import Choice, choose
+
+
+class ModelSession:
+    """`stage` stages are cached; `f_hats[k]` given to a pass is f̂ after stage k.
+
+    Args:
+        model: draft or target transformer.
+        next_input: (stage, f̂) → rows of that stage before the word embedding, (B, L_k, c).
+        labels_B: int64 labels.
+        weights: guidance weight t_k of every stage.
+        widest: weights that may be switched to later; decides whether the cache has unconditional rows.
+    """
+
+    def __init__(
+        self, model: VAR, next_input: Callable[[int, torch.Tensor], torch.Tensor], labels_B: torch.Tensor,
+        weights: Sequence[float], widest: Sequence[float] | None = None,
+    ) -> None:
+        self.model, self.next_input = model, next_input
+        self.batch = len(labels_B)
+        doubled = any(weights) or any(widest or ())
+        null = torch.full_like(labels_B, model.num_classes)
+        self._labels = torch.cat((labels_B, null)) if doubled else labels_B
+        self.condition = model.condition(self._labels)
+        self.cache = model.new_cache(len(self._labels))
+        self.stage = self.null_stage = self.base = 0
+        self.calls = self.rows = 0
+        self.use(weights)
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return self.model.pyramid
+
+    def use(self, weights: Sequence[float]) -> None:
+        """Guide from now on with these weights."""
+        self.weights = tuple(weights)
+
+    def halves(self, stage: int) -> int:
+        """Guidance halves fed at a stage: 2 while any stage from here on is guided."""
+        return 2 if any(self.weights[stage:]) else 1
+
+    def rows_alone(self) -> int:
+        """Rows × halves that this model alone feeds for a whole image under the present weights."""
+        return sum(n * self.halves(k) for k, n in enumerate(self.pyramid.lengths))
+
+    def logits(
+        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None,
+        mask_from: int = 0,
+    ) -> list[torch.Tensor]:
+        """Feed every stage from the cache's end to stop-1 in one forward and keep the rows.
+
+        Args:
+            f_hats: f̂ after stage 0, 1, …; at least stop-1 of them.
+            want: first stage whose logits are needed.
+            mask: attention of the fed stages ≥ mask_from; earlier (recomputed) ones and None are block-causal.
+        Returns:
+            guided logits (B, L_k, V) of the stages want … stop-1.
+        """
+        start = self.stage
+        if mask is not None and mask.entry.meta.get("feeds") == "entry":
+            start = want = self._skip_to(stop - 1)
+        halves = self.halves(start)
+        if halves == 2:
+            self._fill_null(f_hats)
+        matrix = None
+        if mask is not None or stop - start > 1:
+            mask = mask or choose("mask", "block_causal")
+            matrix = materialise(mask, self.pyramid, max(start, mask_from), stop, start)
+        out = self._forward(start, stop, f_hats, slice(0, halves * self.batch), matrix)
+        self.stage = stop
+        if halves == 2:
+            self.null_stage = stop
+        out = out[:, self.pyramid.count(start, want) :]
+        guided = self._guide(out, want, stop) if halves == 2 else out
+        return list(guided.split(self.pyramid.lengths[want:stop], dim=1))
+
+    def truncate(self, stage: int) -> None:
+        """Forget the rows of the stages from `stage` on. Copies nothing."""
+        if stage < self.stage:
+            self.stage = max(stage, self.base)
+            self.null_stage = min(self.null_stage, self.stage)
+            self.cache.truncate(self._at(self.stage))
+
+    def _at(self, stage: int) -> int:
+        return self.pyramid.offsets[stage] - self.pyramid.offsets[self.base]
+
+    def _skip_to(self, stage: int) -> int:
+        """Leave the stages before `stage` out of the cache for good (mask no_prefix)."""
+        if self.stage:
+            raise ValueError("no_prefix needs an empty cache")
+        self.base = self.stage = self.null_stage = stage
+        return stage
+
+    def _fill_null(self, f_hats: Sequence[torch.Tensor]) -> None:
+        """Feed the unconditional rows that an unguided stretch left out, in one merged pass (counted)."""
+        first, stop = self.null_stage, self.stage
+        if first == stop:
+            return
+        self.cache.truncate(self._at(first))
+        matrix = materialise(choose("mask", "block_causal"), self.pyramid, first, stop)
+        self._forward(first, stop, f_hats, slice(self.batch, 2 * self.batch), matrix)
+        self.null_stage = stop
+
+    def _forward(
+        self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, matrix: np.ndarray | None
+    ) -> torch.Tensor:
+        x = self._embed(first, stop, f_hats, rows)
+        mask = None
+        if matrix is not None and not matrix.all():
+            offset = self.pyramid.offsets[self.base]
+            mask = torch.tensor(matrix[:, offset:], device=x.device)
+        whole = rows.start == 0 and rows.stop == len(self._labels)
+        condition = self.condition if whole else self.condition.narrow(rows)
+        logits = self.model(x, condition, self.cache, mask, rows)
+        self.cache.advance(x.shape[1])
+        self.calls += 1
+        self.rows += x.shape[1] * (rows.stop - rows.start) // self.batch
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _embed(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
+        """Input rows of the stages first … stop-1 for the given batch rows, (N, q, C)."""
+        copies = (rows.stop - rows.start) // self.batch
+        parts = [self.model.first_rows(self.condition.class_NC[rows])] if first == 0 else []
+        later = range(max(first, 1), stop)
+        if later:
+            maps = torch.cat([self.next_input(k, f_hats[k - 1]) for k in later], dim=1).to(self.model.dtype)
+            x = self.model.stage_rows(later.start, maps, stop)
+            parts.append(x.repeat(copies, 1, 1))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _guide(self, logits_NqV: torch.Tensor, first: int, stop: int) -> torch.Tensor:
+        """(1+t)·cond - t·uncond with the t of each row's own stage."""
+        cond, null = logits_NqV.split(self.batch)
+        stages = range(first, stop)
+        per_row = [self.weights[k] for k in stages for _ in range(self.pyramid.lengths[k])]
+        t = torch.tensor(per_row, dtype=cond.dtype, device=cond.device)[None, :, None]
+        return (1 + t) * cond - t * null

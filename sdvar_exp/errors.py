@@ -1,0 +1,11 @@
+"""The one exception that a user sees as one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that says what is wrong and what to do."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

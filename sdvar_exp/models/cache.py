@@ -1,0 +1,56 @@
+"""A preallocated, explicit key/value cache.
+
+Position-addressed: a forward writes its rows behind `length` and advances nothing. The caller decides
+with `advance` what stays; a rollback is to not advance, or `truncate`. Rows behind `length` are scratch.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sdvar_exp.errors import UserError
+
+
+class KVCache:
+    """Keys and values of all blocks, `kv`: (depth, 2, N, heads, capacity, head_dim)."""
+
+    def __init__(
+        self, depth: int, batch: int, heads: int, capacity: int, head_dim: int,
+        dtype: torch.dtype, device: torch.device | str,
+    ) -> None:
+        self.kv = torch.zeros(depth, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.kv.shape[4]
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.numel() * self.kv.element_size()
+
+    def write(
+        self, block: int, rows: slice, k_NHqc: torch.Tensor, v_NHqc: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the new rows of one block behind `length`; give back all keys and values up to them.
+
+        `rows` are the batch rows that are fed. Both results are views (N, heads, length + q, head_dim).
+        """
+        end = self.length + k_NHqc.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"cache of {self.capacity} rows cannot take {end}")
+        self.kv[block, 0, rows, :, self.length : end] = k_NHqc
+        self.kv[block, 1, rows, :, self.length : end] = v_NHqc
+        return self.kv[block, 0, rows, :, :end], self.kv[block, 1, rows, :, :end]
+
+    def advance(self, rows: int) -> None:
+        """Keep the `rows` rows that the last forward wrote."""
+        if rows < 0 or self.length + rows > self.capacity:
+            raise ValueError(f"cannot advance {rows} rows from {self.length} of {self.capacity}")
+        self.length += rows
+
+    def truncate(self, length: int) -> None:
+        """Roll back to the first `length` rows. Copies nothing."""
+        if not 0 <= length <= self.length:
+            raise UserError(f"cache of {self.length} rows cannot be truncated to {length}")
+        self.length = length

@@ -1,0 +1,247 @@
+"""The VAR transformer (Tian et al., arXiv 2404.02905) with the official parameter names.
+
+A forward takes its cache and mask as arguments and advances nothing. Modulations depend on the label alone:
+`condition` computes them once per decode. The rows of stage k are built from f̂_{k-1}, never from its codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sdvar_exp.models.cache import KVCache
+from sdvar_exp.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that the transformer needs of the labels: N rows, computed once per decode.
+
+    class_NC: class embeddings; blocks: per block (gain₁, gain₂, scale₁+1, scale₂+1, shift₁, shift₂), each
+    (N, 1, C); head: (scale+1, shift), each (N, 1, C).
+    """
+
+    class_NC: torch.Tensor
+    blocks: tuple[tuple[torch.Tensor, ...], ...]
+    head: tuple[torch.Tensor, torch.Tensor]
+
+    def narrow(self, rows: slice) -> Condition:
+        """The same condition for some of the batch rows (views)."""
+        return Condition(
+            self.class_NC[rows],
+            tuple(tuple(t[rows] for t in block) for block in self.blocks),
+            (self.head[0][rows], self.head[1][rows]),
+        )
+
+
+class SelfAttention(nn.Module):
+    zero_k_bias: torch.Tensor
+
+    def __init__(self, width: int, heads: int, l2_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.l2_norm = heads, width // heads, l2_norm
+        if l2_norm:
+            self.scale = 1.0
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
+        else:
+            self.scale = 0.25 / math.sqrt(self.head_dim)
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x_NqC: torch.Tensor, block: int, cache: KVCache | None, rows: slice, mask_qK: torch.Tensor | None
+    ) -> torch.Tensor:
+        N, n, C = x_NqC.shape
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        qkv = F.linear(x_NqC, self.mat_qkv.weight, bias).view(N, n, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, q, head_dim)
+        if self.l2_norm:
+            gain = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
+            q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)
+        if cache is not None:
+            k, v = cache.write(block, rows, k, v)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_qK, scale=self.scale)
+        return self.proj(out.transpose(1, 2).reshape(N, n, C))
+
+
+class FFN(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention and MLP, both modulated by the label (adaLN)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, shared_aln: bool, l2_norm: bool, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.attn = SelfAttention(width, heads, l2_norm)
+        self.ffn = FFN(width, hidden)
+        if shared_aln:
+            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+        else:
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    @property
+    def modulator(self) -> nn.Linear:
+        """The layer that makes the six modulations (not with shared_aln)."""
+        return cast(nn.Linear, self.ada_lin[1])
+
+    def modulation(self, class_NC: torch.Tensor, shared_N16C: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        width = class_NC.shape[1]
+        six = self.ada_lin(class_NC).view(-1, 1, 6, width) if shared_N16C is None else self.ada_gss + shared_N16C
+        g1, g2, s1, s2, b1, b2 = six.unbind(2)
+        return g1, g2, s1 + 1, s2 + 1, b1, b2
+
+    def forward(
+        self, x: torch.Tensor, mod: tuple[torch.Tensor, ...], block: int, cache: KVCache | None, rows: slice,
+        mask_qK: torch.Tensor | None,
+    ) -> torch.Tensor:
+        g1, g2, s1, s2, b1, b2 = mod
+        h = torch.addcmul(b1, layer_norm(x, self.eps), s1)
+        x = torch.addcmul(x, self.attn(h, block, cache, rows, mask_qK), g1)
+        h = torch.addcmul(b2, layer_norm(x, self.eps), s2)
+        return torch.addcmul(x, self.ffn(h), g2)
+
+
+def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.layer_norm(x, (x.shape[-1],), eps=eps)
+
+
+class HeadNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+
+class VAR(nn.Module):
+    """Transformer over a pyramid of code maps.
+
+    Args:
+        patch_nums: sides of the stages.
+        vocab_size, code_width: V and C_vae of the VQVAE whose codes it models.
+        num_classes: labels; row `num_classes` of the class embedding is the null class.
+        depth, width, heads: official models have width = 64·depth and heads = depth.
+        shared_aln: one modulation layer shared by all blocks (512² models).
+        attn_l2_norm: cosine attention with a learnt gain per head.
+    """
+
+    lvl_1L: torch.Tensor
+    attn_bias_for_masking: torch.Tensor
+
+    def __init__(
+        self, patch_nums: tuple[int, ...], vocab_size: int, code_width: int, num_classes: int = 1000,
+        depth: int = 16, width: int = 1024, heads: int = 16, mlp_ratio: float = 4.0, shared_aln: bool = False,
+        attn_l2_norm: bool = True, norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(tuple(patch_nums))
+        self.vocab_size, self.num_classes, self.depth, self.width, self.heads = (
+            vocab_size, num_classes, depth, width, heads,
+        )
+        S, L = self.pyramid.stages, self.pyramid.total
+        self.norm_eps, self.shared_aln = norm_eps, shared_aln
+        self.word_embed = nn.Linear(code_width, width)
+        self.class_emb = nn.Embedding(num_classes + 1, width)
+        self.pos_start = nn.Parameter(torch.zeros(1, self.pyramid.lengths[0], width))
+        self.pos_1LC = nn.Parameter(torch.zeros(1, L, width))
+        self.lvl_embed = nn.Embedding(S, width)
+        if shared_aln:
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        hidden = round(width * mlp_ratio)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, hidden, shared_aln, attn_l2_norm, norm_eps) for _ in range(depth)
+        )
+        self.head_nm = HeadNorm(width)
+        self.head = nn.Linear(width, vocab_size)
+        stage = torch.tensor(self.pyramid.stage_of)
+        self.register_buffer("lvl_1L", stage.view(1, L))
+        causal = torch.where(stage[:, None] >= stage[None, :], 0.0, -torch.inf)
+        self.register_buffer("attn_bias_for_masking", causal.view(1, 1, L, L))
+
+    @property
+    def layers(self) -> list[Block]:
+        """The transformer blocks."""
+        return cast(list[Block], list(self.blocks))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `batch` rows and all L positions."""
+        return KVCache(
+            self.depth, batch, self.heads, self.pyramid.total, self.width // self.heads,
+            dtype or self.dtype, self.device,
+        )
+
+    def condition(self, labels_N: torch.Tensor) -> Condition:
+        """Class embeddings and all modulations of N labels (`num_classes` is the null class)."""
+        class_NC = self.class_emb(labels_N)
+        shared = self.shared_ada_lin(class_NC).view(-1, 1, 6, self.width) if self.shared_aln else None
+        blocks = tuple(b.modulation(class_NC, shared) for b in self.layers)
+        scale, shift = self.head_nm.ada_lin(class_NC).view(-1, 1, 2, self.width).unbind(2)
+        return Condition(class_NC, blocks, (scale + 1, shift))
+
+    def positions(self, first: int, stop: int) -> torch.Tensor:
+        """Level plus position embedding of the stages first … stop-1, (1, rows, C)."""
+        rows = self.pyramid.rows(first, stop)
+        return self.lvl_embed(self.lvl_1L[:, rows]) + self.pos_1LC[:, rows]
+
+    def first_rows(self, class_NC: torch.Tensor) -> torch.Tensor:
+        """x_0 = class embedding + start embedding + position, (N, L_0, C)."""
+        return class_NC[:, None] + self.pos_start + self.positions(0, 1)
+
+    def stage_rows(self, first: int, input_Bqc: torch.Tensor, stop: int) -> torch.Tensor:
+        """x_k of the stages first ≥ 1 … stop-1 from their area-averaged maps, (B, rows, C)."""
+        return self.word_embed(input_Bqc) + self.positions(first, stop)
+
+    def forward(
+        self, x_NqC: torch.Tensor, condition: Condition, cache: KVCache | None = None,
+        mask_qK: torch.Tensor | None = None, rows: slice = slice(None),
+    ) -> torch.Tensor:
+        """Logits of the given rows, (N, q, V).
+
+        Args:
+            x_NqC: input rows; with a cache they stand behind its `length` rows.
+            condition: modulations of the N batch rows.
+            cache: read, and written behind `length`; the caller advances it.
+            mask_qK: bool (q, length + q), True = may attend; None = all.
+            rows: which batch rows of the cache are fed.
+        """
+        for i, block in enumerate(self.blocks):
+            x_NqC = block(x_NqC, condition.blocks[i], i, cache, rows, mask_qK)
+        scale, shift = condition.head
+        return self.head(torch.addcmul(shift, layer_norm(x_NqC, self.norm_eps), scale))
+
+    def teacher_logits(
+        self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None
+    ) -> torch.Tensor:
+        """One masked pass over the first `stages` stages, conditional rows, (B, rows, V).
+
+        `input_BLc` holds the teacher-forcing inputs of the stages 1 …, see `teacher_input`.
+        """
+        stages = stages or self.pyramid.stages
+        count = self.pyramid.count(1, stages) if stages > 1 else 0
+        condition = self.condition(labels_B)
+        x = self.first_rows(condition.class_NC)
+        if stages > 1:
+            x = torch.cat((x, self.stage_rows(1, input_BLc[:, :count], stages)), dim=1)
+        stage = self.lvl_1L[0, : x.shape[1]]
+        return self.forward(x, condition, mask_qK=stage[:, None] >= stage[None, :])

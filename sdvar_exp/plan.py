@@ -1,0 +1,63 @@
+"""What a command asks for, after composition and before anything runs. Plain frozen data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdvar_exp.cell import Cell
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The timing phase: how many units of each cell are timed, and how often each."""
+
+    units: int = 32
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that changes how a study is run but not what its cells mean. project, entity, base_url: of W&B, from the files."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int = 0
+    images: str | int = "all"
+    timing: Timing = field(default_factory=Timing)
+    tracking: str = "offline"
+    project: str | None = None
+    entity: str | None = None
+    base_url: str | None = None
+    engine: str = "inprocess"
+    plugins: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    debug: str = "none"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, its short name in tables, and the overrides that made it."""
+
+    cell: Cell
+    name: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells × labels × seeds of one study."""
+
+    study: str
+    results_dir: Path
+    cells: tuple[PlannedCell, ...]
+    labels: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: Settings = field(default_factory=Settings)
+    argv: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the study lies."""
+        return self.results_dir / self.study

@@ -1,0 +1,177 @@
+"""What can be chosen by name: strategies, masks, acceptance rules, γ controllers, guidance schedules.
+
+An entry is a frozen dataclass of parameters plus a function, registered by a decorator in a file of its own.
+Files are discovered, no list is edited. Importing an entry's file imports no torch, so that planning stays light.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sdvar_exp.errors import UserError
+
+KINDS = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
+PACKAGES = {
+    "strategy": "sdvar_exp.decoding.strategies",
+    "mask": "sdvar_exp.decoding.masks",
+    "acceptance": "sdvar_exp.decoding.acceptance",
+    "gamma": "sdvar_exp.decoding.gamma",
+    "cfg_schedule": "sdvar_exp.decoding.guidance",
+}
+ENTRY_POINT_GROUP = "sdvar_exp.plugins"
+
+
+@dataclass(frozen=True)
+class Empty:
+    """Parameters of an entry that has none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered choice. `meta` holds facts that its kind declares, e.g. `reads` of a strategy."""
+
+    kind: str
+    name: str
+    params: type
+    function: Callable[..., Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def doc(self) -> str:
+        """First line of the docstring."""
+        text = self.function.__doc__ or self.params.__doc__ or ""
+        return text.strip().splitlines()[0] if text.strip() else ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry with values for its parameters: what a configuration holds."""
+
+    kind: str
+    name: str
+    params: Any
+
+    @property
+    def entry(self) -> Entry:
+        return get(self.kind, self.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for hashing and storage: {"name": …, parameter: value, …}.
+
+        An entry from outside the project also gives the hash of its file, as `source`: who edits it gets another cell.
+        """
+        out = {"name": self.name, **plain(self.params)}
+        source = source_of(self.entry.function)
+        return {**out, "source": source} if source else out
+
+
+def source_of(function: Callable[..., Any]) -> str | None:
+    """16 hexadecimal digits of the SHA-256 of the file that defines a function; None for the project's own."""
+    if function.__module__.startswith("sdvar_exp."):
+        return None
+    file = inspect.getsourcefile(function)
+    content = Path(file).read_bytes() if file and Path(file).is_file() else function.__code__.co_code
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+_loaded: set[str] = set()
+
+
+def register(
+    kind: str, name: str, params: type = Empty, **meta: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: make `function` selectable as `kind`=`name`, with a frozen dataclass of parameters."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}, use one of {', '.join(KINDS)}")
+    if not dataclasses.is_dataclass(params):
+        raise TypeError(f"parameters of {kind}={name} must be a dataclass, got {params!r}")
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        known = _entries.get((kind, name))
+        if known is not None and known.function.__module__ != function.__module__:
+            raise UserError(f"{kind}={name} is registered twice: {known.function.__module__}, {function.__module__}")
+        _entries[kind, name] = Entry(kind, name, params, function, meta)
+        return function
+
+    return decorate
+
+
+def discover(plugins: Iterable[str] = ()) -> None:
+    """Import every file of the five packages, then installed entry points, then the named plugin modules."""
+    for package in PACKAGES.values():
+        if package in _loaded:
+            continue
+        module = importlib.import_module(package)
+        for info in pkgutil.iter_modules(module.__path__):
+            importlib.import_module(f"{package}.{info.name}")
+        _loaded.add(package)
+    if ENTRY_POINT_GROUP not in _loaded:
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            point.load()
+        _loaded.add(ENTRY_POINT_GROUP)
+    for name in plugins:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"plugins: cannot import {name!r}: {error}") from error
+
+
+def get(kind: str, name: str) -> Entry:
+    """The entry `kind`=`name`; `UserError` naming the choices if there is none."""
+    discover()
+    try:
+        return _entries[kind, name]
+    except KeyError:
+        raise UserError(f"unknown {kind} {name!r}; choose one of {', '.join(names(kind))}") from None
+
+
+def names(kind: str) -> list[str]:
+    """Names of all entries of a kind, sorted."""
+    discover()
+    return sorted(n for k, n in _entries if k == kind)
+
+
+def choose(kind: str, name: str, **params: Any) -> Choice:
+    """A `Choice` from plain values; ranges are checked by the parameters' `__post_init__`."""
+    entry = get(kind, name)
+    known = {f.name for f in dataclasses.fields(entry.params)}
+    for key in params:
+        if key not in known:
+            raise UserError(f"{kind}={name} has no parameter {key!r}; it has {', '.join(sorted(known)) or 'none'}")
+    hints = get_type_hints(entry.params)
+    return Choice(kind, name, entry.params(**{k: _member(kind, k, hints[k], v) for k, v in params.items()}))
+
+
+def _member(kind: str, key: str, hint: Any, value: Any) -> Any:
+    """The enum member that a plain value names; other values as they are."""
+    if not (isinstance(hint, type) and issubclass(hint, Enum)) or isinstance(value, hint):
+        return value
+    try:
+        return hint(value)
+    except ValueError:
+        known = ", ".join(str(m.value) for m in hint)
+        raise UserError(f"{kind}.{key} must be one of {known}, got {value!r}") from None
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, enums and tuples as dicts, values and lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "value") and hasattr(type(value), "__members__"):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value

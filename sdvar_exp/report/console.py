@@ -1,0 +1,169 @@
+"""The table that a run ends with, for terminals of 100 columns, narrower ones, and none at all."""
+
+from __future__ import annotations
+
+import math
+from io import StringIO
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NARROW = 96
+WIDE = 130
+HEADERS = {
+    "cell": "cell",
+    "target calls": "target\ncalls",
+    "token-forwards": "token-\nforwards",
+    "commits per call": "commits\nper call",
+    "speed-up": "\nspeed-up",
+    "pixel difference": "pixel\ndifference",
+    "correlation": "corre-\nlation",
+    "token agreement": "tokens\nequal",
+    "identical": "\nidentical",
+    "lossless": "\nlossless",
+}
+ONLY_WIDE = ("commits per call", "lossless")
+DASH = "–"
+AA_MARK = "A/A"
+
+
+def render_table(summary: pd.DataFrame, console: Console) -> None:
+    """Print `summary` (of `summarise`) as a table, then a legend.
+
+    A terminal gets a table that fits it, or one paragraph per cell below 96 columns. A file or pipe has no width: it
+    gets one aligned line per cell.
+    """
+    if summary.empty:
+        console.print("no cells yet")
+        return
+    rows = [_texts(row) for row in summary.to_dict("records")] + _noise_rows(summary)
+    if not console.is_terminal:
+        unlimited = Console(file=StringIO(), width=10_000, color_system=None)
+        unlimited.print(_table(rows, wide=True))
+        _plain(console, [line.rstrip() for line in unlimited.file.getvalue().splitlines()])  # type: ignore[attr-defined]
+    elif console.width >= NARROW:
+        console.print(_table(rows, wide=console.width >= WIDE))
+    else:
+        _plain(console, [_paragraph(row) for row in rows])
+    _plain(console, legend(summary), "dim")
+
+
+def _plain(console: Console, lines: list[str], style: str = "") -> None:
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=not console.is_terminal, highlight=False)
+
+
+def _paragraph(row: dict[str, str]) -> str:
+    facts = [f"{key} {value}" for key, value in row.items() if key != "cell" and value != DASH]
+    return f"{row['cell']}: {', '.join(facts)}"
+
+
+def legend(summary: pd.DataFrame) -> list[str]:
+    """Lines that say what the numbers compare, over how many images, and beside which noise floor."""
+    lines = [_count_line(summary), _timing_line(summary)]
+    lines.append("target token-forwards: rows fed to the target ÷ rows fed when it decodes alone")
+    lines.append("pixel difference: mean |a-b| to the baseline's image of the same label and seed, on [0, 1]")
+    pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
+    if pairs:
+        lines.append(f"noise floor: two baseline images of one label that differ in the seed alone, {pairs:.0f} pairs")
+    else:
+        lines.append("noise floor: not measured, it needs two seeds of one label")
+    if near_ties := int(summary["near_ties"].sum()):
+        lines.append(f"near-ties: {near_ties} images differ only where rounding decides between two tokens")
+    if failed := int(summary["failed"].sum()):
+        lines.append(f"failed: {failed} images have no row")
+    return lines
+
+
+def _count_line(summary: pd.DataFrame) -> str:
+    counts = sorted(set(summary["n"].astype(int)))
+    images = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    labels = int(summary["labels"].max())
+    text = f"n = {images} images a cell from {labels} label{'s' * (labels != 1)}"
+    return f"{text}; in brackets 95 % intervals: labels fixed, seeds resampled within a label"
+
+
+def _timing_line(summary: pd.DataFrame) -> str:
+    counts = sorted(set(summary["timed"].fillna(0).astype(int)))
+    if counts == [0]:
+        return "speed-up: nothing timed"
+    timed = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = f"speed-up: baseline time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
+    if summary["is_baseline"].any():
+        text += f"; {AA_MARK}: the baseline timed against itself"
+    left_out = int(summary["contended"].fillna(0).sum())
+    return text + (f"; {left_out} images timed beside other work left out" if left_out else "")
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    mark = f" ({AA_MARK})" if row["is_baseline"] and row["timed"] else ""
+    identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
+    return {
+        "cell": f"{row['name']}{mark}",
+        "target calls": number(row["target_calls"], 1),
+        "token-forwards": number(row["target_token_forwards"], 2),
+        "commits per call": number(row["committed_per_call"], 2),
+        "speed-up": with_interval(row, "speedup", 2),
+        "pixel difference": with_interval(row, "pixel_mae", 3),
+        "correlation": number(row["correlation"], 3),
+        "token agreement": number(row["token_agreement"], 3),
+        "identical": identical,
+        "lossless": str(row["lossless"]),
+    }
+
+
+def _noise_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """One row per baseline that has a noise floor, with the same keys as a cell's row."""
+    names = dict(zip(summary["cell"], summary["name"], strict=True))
+    out = []
+    for row in summary.drop_duplicates("baseline").to_dict("records"):
+        if not _missing(row["noise_pixel_mae"]):
+            texts = dict.fromkeys(_texts(row), DASH)
+            texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the baseline')}"
+            texts["pixel difference"] = number(row["noise_pixel_mae"], 3)
+            out.append(texts | {"correlation": number(row["noise_correlation"], 3)})
+    return out
+
+
+def _table(rows: list[dict[str, str]], wide: bool) -> Table:
+    """A table without frame. Intervals stand behind their mean where there is room, else below it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    keys = [key for key in HEADERS if wide or key not in ONLY_WIDE]
+    for key in keys:
+        first = key == "cell"
+        table.add_column(HEADERS[key], justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    for row in rows:
+        style = "italic" if row["lossless"] == DASH else ""
+        table.add_row(*(_cell_text(key, row[key], wide) for key in keys), style=style)
+    return table
+
+
+def _cell_text(key: str, text: str, wide: bool) -> Text:
+    mean, bracket, interval = text.partition(" [")
+    if key == "cell" or not bracket:
+        return Text(text)
+    return Text.assemble(mean, " " if wide else "\n", (f"[{interval}", "dim"))
+
+
+def with_interval(row: dict[str, Any], name: str, digits: int) -> str:
+    """`1.95 [1.90, 2.01]`, without brackets where there is no interval or it has no width."""
+    mean, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if _missing(mean) or _missing(low) or low == high:
+        return number(mean, digits)
+    return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed decimals; 0 stays 0, and what would round to 0 is shown as a power of ten."""
+    if value is None or _missing(value):
+        return DASH
+    if value == 0:
+        return "0"
+    return f"{value:.{digits}f}" if abs(value) >= 0.5 * 10**-digits else f"{value:.0e}"
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

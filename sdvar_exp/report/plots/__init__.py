@@ -1,0 +1,1 @@
+"""One file per figure: `frame(…)` collects its data, `draw(frame, axis)` shows them and computes nothing."""

@@ -1,0 +1,68 @@
+"""What the sequential target makes of each unit: kept in memory for a while, in the study's cache, else decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+from sdvar_exp.cell import Cell, Unit
+from sdvar_exp.decoding.api import NoiseBook, decode, decode_images
+from sdvar_exp.registry import plain
+from sdvar_exp.runner.prepare import Prepared
+from sdvar_exp.runner.result import Result, result_of, to_numpy
+from sdvar_exp.store import Study, baseline_key
+
+log = logging.getLogger(__name__)
+
+KEPT = 64
+"""Results held in memory; groups need the baselines of their own units only."""
+
+
+class BaselineError(RuntimeError):
+    """A cell cannot be compared: its unit's baseline failed. The unit stays pending."""
+
+
+class Baselines:
+    """Results of baseline cells by unit."""
+
+    def __init__(self, study: Study, prepared: Prepared) -> None:
+        self.study, self.prepared = study, prepared
+        self._kept: OrderedDict[str, Result] = OrderedDict()
+
+    def get(self, cell: Cell, unit: Unit, noise: NoiseBook | None = None) -> tuple[Result, bool]:
+        """The result of a baseline cell, and whether it came from the cache. noise: of this unit alone."""
+        key = self.key(cell, unit)
+        if key in self._kept:
+            return self._kept[key], True
+        found = self._read(key)
+        hit = found is not None
+        if found is None:
+            found = self._decode(cell, unit, noise)
+            self.study.baseline_put(key, found.to_cache())
+        self._kept[key] = found
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return found, hit
+
+    def key(self, cell: Cell, unit: Unit) -> str:
+        """Everything that the target's own image depends on; the draft is no part of it."""
+        made, pair = self.prepared.fingerprint, self.prepared.pairs[cell.model]
+        checkpoints = {role: pair.hashes.get(role) for role in ("vae", "target")}
+        return baseline_key(
+            model=cell.model.identity(), checkpoints=checkpoints, label=unit.label, seed=unit.seed,
+            guidance=cell.cfg_schedule.as_dict(), sampling=plain(cell.sampling),
+            machine={k: v for k, v in made.items() if k != "checkpoints"},
+        )
+
+    def _read(self, key: str) -> Result | None:
+        values = self.study.baseline_get(key)
+        try:
+            return Result.from_cache(values) if values is not None else None
+        except KeyError as error:
+            log.warning("cached baseline %s lacks %s and will be made again", key, error)
+            return None
+
+    def _decode(self, cell: Cell, unit: Unit, noise: NoiseBook | None) -> Result:
+        pair = self.prepared.pairs[cell.model]
+        decoded = decode(pair, cell, [unit], noise=noise)
+        return result_of(decoded, 0, to_numpy(decode_images(pair, decoded.f_hat)[0]))

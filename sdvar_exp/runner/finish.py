@@ -1,0 +1,86 @@
+"""What a run ends with: tables on disk, the table of its own cells on the screen, figures, and where everything is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from sdvar_exp.plan import Plan
+from sdvar_exp.report import render_table, summarise, write_figures
+from sdvar_exp.runner.progress import say
+from sdvar_exp.store import Study, Tables
+
+log = logging.getLogger(__name__)
+
+def finish(study: Study, plan: Plan, console: Console) -> bool:
+    """Write tables and figures, print the summary and the places.
+
+    False if the figures could not be drawn, or if a cell broke its promise to give the baseline's tokens.
+    """
+    tables = study.write_tables()
+    summary = summarise(own_rows(tables, plan))
+    console.print()
+    render_table(summary, console)
+    broken = broken_promises(summary)
+    for line in broken:
+        say(console, line, "bold red")
+    figures: list[Path] | None = None
+    try:
+        with console.status("drawing figures") if console.is_terminal else nullcontext():
+            figures = write_figures(tables, study.folder / "figures", images=study.folder / "images")
+    except Exception as error:  # a table without figures is worth more than a traceback instead of both
+        log.debug("figures failed", exc_info=True)
+        say(console, f"no figures: {type(error).__name__}: {error}", "bold red")
+    console.print()
+    for line in places(study.folder, figures or []):
+        say(console, line)
+    return figures is not None and not broken
+
+
+def own_rows(tables: Tables, plan: Plan) -> Tables:
+    """Rows of the plan's cells, labels and seeds: a study may hold more than one command asked for."""
+    cells = {planned.cell.id for planned in plan.cells}
+    frames = {}
+    for f in fields(tables):
+        frame = getattr(tables, f.name)
+        if isinstance(frame, pd.DataFrame):
+            keep = frame["cell"].isin(cells)
+            for column, wanted in (("label", plan.labels), ("seed", plan.seeds), ("other_seed", plan.seeds)):
+                if column in frame:
+                    keep &= frame[column].isin(wanted)
+            frames[f.name] = frame[keep].reset_index(drop=True)
+    return replace(tables, **frames)
+
+
+def broken_promises(summary: pd.DataFrame) -> list[str]:
+    """One line for every cell that is to give the baseline's tokens and does not, near-ties aside."""
+    lines = []
+    for row in summary[summary["lossless"] == "tokens"].to_dict("records"):
+        broken = row["compared"] - row["identical"] - row["near_ties"]
+        if broken > 0:
+            lines.append(f"{row['name']} is to give the baseline's tokens, but {broken:.0f} of {row['compared']:.0f} "
+                         "images differ by more than near-ties: a bug, or arithmetic too coarse for dtype")
+    return lines
+
+
+def places(folder: Path, figures: list[Path]) -> list[str]:
+    """Where tables, figures and images lie."""
+    lines = [f"tables   {shown(folder / 'tables')}"]
+    if figures:
+        names = ", ".join(p.name for p in figures if p.suffix == ".png")
+        lines.append(f"figures  {shown(folder / 'figures')}  ({names})")
+    if (folder / "images").is_dir():
+        lines.append(f"images   {shown(folder / 'images')}")
+    return lines
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be pasted: relative to the working directory if it lies there."""
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

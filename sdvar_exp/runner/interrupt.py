@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: the unit at work is finished first; a second signal stops at once and the unit is rolled back.
+
+A unit without a row never happened, so stopping anywhere is safe; finishing the unit merely wastes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTE = b"\nstopping after this unit; once more: at once\n"
+
+
+class Interrupt:
+    """State of one run. `KeyboardInterrupt` is raised at once outside `shield`, at its end inside."""
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self._asked = False
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Around one unit: a first signal waits for its end."""
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler."""
+        first, self._asked = not self._asked, True
+        if not (self._shielded and first):
+            raise KeyboardInterrupt
+        os.write(2, NOTE)  # no buffered stream: the signal may have come in the middle of a write
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Handle SIGINT and SIGTERM through an `Interrupt`; only a main thread can, others get one that no signal reaches."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = {number: signal.signal(number, interrupt.handle) for number in SIGNALS}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""One decoded image as plain arrays and numbers: what rows are made from, and what the baseline cache keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdvar_exp.decoding.records import Counts, Decoded, StageOutcome
+
+PER_IMAGE = ("replaced_tokens", "target_calls_alone")
+STAGE_COLUMNS = {"passed": "passed", "acceptance": "acceptance", "match": "match_rate",
+                 "one_minus_tv": "one_minus_tv", "kl": "kl", "entropy": "entropy"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """tokens: (L,) int64. f_hat: (c, h, w). image: (3, H, W) in [0, 1]. margins: (L,), see `Decoded`.
+
+    algorithm: columns of `samples` counted while decoding (of the whole batch, but for `PER_IMAGE`). stages: rows of
+    `stages` without what compares with the baseline.
+    """
+
+    tokens: np.ndarray
+    f_hat: np.ndarray
+    image: np.ndarray
+    margins: np.ndarray
+    algorithm: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[Mapping[str, Any], ...] = ()
+
+    def to_cache(self) -> dict[str, Any]:
+        """For the baseline cache: arrays and plain values, no times."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_cache(cls, values: Mapping[str, Any]) -> Result:
+        """The inverse of `to_cache` after a way through a file."""
+        known = {f.name: values[f.name] for f in dataclasses.fields(cls)}
+        return cls(**{**known, "stages": tuple(known["stages"])})
+
+
+def f_hat_of(decoded: Decoded, i: int) -> np.ndarray:
+    """f̂ of image i, (c, h, w)."""
+    return to_numpy(decoded.f_hat[i])
+
+
+def result_of(decoded: Decoded, i: int, image: np.ndarray) -> Result:
+    """Image i of a decode that was recorded."""
+    assert decoded.margins is not None
+    return Result(
+        np.concatenate([to_numpy(t[i]) for t in decoded.tokens]), f_hat_of(decoded, i), image,
+        to_numpy(decoded.margins[i]), algorithm(decoded, i), tuple(stage_row(s, i) for s in decoded.stages),
+    )
+
+
+def algorithm(decoded: Decoded, i: int) -> dict[str, Any]:
+    """Counts of a decode as columns of `samples`."""
+    counts = decoded.counts
+    columns = {f.name: getattr(counts, f.name) for f in dataclasses.fields(Counts)}
+    for name in PER_IMAGE:
+        values = columns[name]
+        columns[name] = int(values[i]) if values else None
+    columns["gamma_trace"] = ",".join(str(r.proposed) for r in decoded.rounds) or None
+    return columns
+
+
+def stage_row(outcome: StageOutcome, i: int) -> dict[str, Any]:
+    """One stage of image i."""
+    row: dict[str, Any] = {"stage": outcome.stage, "source": outcome.source}
+    for name, column in STAGE_COLUMNS.items():
+        values = getattr(outcome, name)
+        row[column] = None if values is None else values[i]
+    return row
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """On the CPU; half precisions as float32, which holds them exactly."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()

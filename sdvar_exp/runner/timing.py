@@ -1,0 +1,140 @@
+"""The timing phase: baseline and cell decoded again, in turn, alone on the device, nothing recorded (DESIGN 4, 6.2).
+
+Noise is made before the clock starts; the VAE decode has a time of its own. The breakdown comes from the timed decodes
+themselves: `Clock` only takes time stamps (CUDA events, no synchronisation), on a CPU a few µs per section of a decode
+that takes tens of milliseconds, and the baseline carries one too.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sdvar_exp.cell import Cell, Unit
+from sdvar_exp.decoding.api import Clock, NoiseBook, decode, decode_images, make_noise, now_ms
+from sdvar_exp.runner.progress import phase, say
+from sdvar_exp.runner.rows import Body
+from sdvar_exp.runner.units import Job, record_failure
+from sdvar_exp.runner.work import Task, Timed, UnitKey, timings
+from sdvar_exp.store import StorageError, Study
+from sdvar_exp.store.ledger import LedgerReader
+
+SECTIONS = ("draft", "verify", "accept", "fhat")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of one decode, of the VAE decode behind it, and of the decode's sections."""
+
+    ms: float
+    decode_ms: float
+    breakdown: dict[str, float] = field(default_factory=dict)
+
+
+def timed_repeats(study: Study) -> dict[UnitKey, set[int]]:
+    """Repeats that the ledger has, by unit."""
+    found: dict[UnitKey, set[int]] = defaultdict(set)
+    for body in LedgerReader(study.ledger).read(containing=b'"type":"timing"'):
+        found[body["cell"], body["label"], body["seed"]].add(int(body["repeat"]))
+    return found
+
+
+def run_timing(job: Job) -> int:
+    """Time what is asked for and missing; the number of measurements that failed."""
+    work = timings(job.prepared.plan, job.study.done(), timed_repeats(job.study))
+    total = sum(len(timed.repeats) for _, tasks in work for timed in tasks)
+    if not total:
+        return 0
+    warm: set[str] = set()
+    failed = 0
+    with phase(job.console, "time", total) as step, _light_collections():
+        for units, tasks in work:
+            cells = [timed.task.cell for timed in tasks]
+            books = {model: make_noise(job.prepared.pairs[model], units, [c for c in cells if c.model == model])
+                     for model in dict.fromkeys(c.model for c in cells)}
+            gc.collect()
+            for timed in tasks:
+                failed += _run(job, timed, books[timed.task.cell.model], warm)
+                step(len(timed.repeats), timed.task.planned.name)
+    return failed
+
+
+def _run(job: Job, timed: Timed, noise: NoiseBook, warm: set[str]) -> int:
+    """All missing repeats of one task; 1 if they could not be measured."""
+    task = timed.task
+    try:
+        if task.cell.id not in warm:
+            pair_up(job, task, noise, "AB")
+            warm.add(task.cell.id)
+        for repeat in timed.repeats:
+            with job.interrupt.shield():
+                job.study.append(measure_pair(job, timed, noise, repeat))
+    except StorageError:
+        raise
+    except Exception as error:
+        for line in record_failure(job, task, list(task.units[:1]), error):
+            say(job.console, f"timing {line}", "red")
+        return 1
+    return 0
+
+
+def measure_pair(job: Job, timed: Timed, noise: NoiseBook, repeat: int) -> Body:
+    """Time baseline and cell once, in an order that alternates over units and repeats."""
+    order = "AB" if (timed.index + repeat) % 2 == 0 else "BA"
+    a, b = pair_up(job, timed.task, noise, order)
+    first = timed.task.units[0]
+    return {
+        "type": "timing", "cell": timed.task.cell.id, "label": first.label, "seed": first.seed, "repeat": repeat,
+        "order": order, "batch": len(timed.task.units), "baseline_ms": a.ms, "cell_ms": b.ms,
+        "baseline_decode_ms": a.decode_ms, "cell_decode_ms": b.decode_ms, "breakdown": b.breakdown, "contended": False,
+    }
+
+
+def pair_up(job: Job, task: Task, noise: NoiseBook, order: str) -> tuple[Measured, Measured]:
+    """Decode with the baseline (A) and the cell (B) in the given order: what each took.
+
+    The baseline decodes the same units in the same lockstep, whatever the batch: a speed-up is the cell's own.
+    """
+    cells = {"A": task.cell.baseline(), "B": task.cell}
+    with _no_collection():
+        took = {letter: measure(job, cells[letter], task.units, noise) for letter in order}
+    return took["A"], took["B"]
+
+
+def measure(job: Job, cell: Cell, units: Sequence[Unit], noise: NoiseBook) -> Measured:
+    """Decode once with everything synchronised before and after."""
+    pair, device = job.prepared.pairs[cell.model], job.prepared.device
+    clock = Clock(device)
+    start = now_ms(device)
+    decoded = decode(pair, cell, units, noise=noise, clock=clock, record=False)
+    middle = now_ms(device)
+    decode_images(pair, decoded.f_hat)
+    stop = now_ms(device)
+    spent = clock.ms()
+    return Measured(middle - start, stop - middle, {f"{name}_ms": spent.get(name, 0.0) for name in SECTIONS})
+
+
+@contextmanager
+def _light_collections() -> Iterator[None]:
+    """Leave everything that exists by now (models, modules) out of garbage collection: a full one takes 0.1 s else."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection in the middle of a measurement."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -1,0 +1,180 @@
+"""Names, order and kinds of the columns of every table, and which of them are not reproducible.
+
+Kinds: str, int, float, bool; each may be null. Columns that a record has and this list lacks follow at the end, sorted.
+"""
+
+from __future__ import annotations
+
+IDENTITY = {
+    "study": "str",
+    "cell": "str",
+    "name": "str",
+    "strategy": "str",
+    "mask": "str",
+    "acceptance": "str",
+    "gamma": "str",
+    "cfg_schedule": "str",
+    "label": "int",
+    "seed": "int",
+}
+
+FIDELITY = {
+    "pixel_mae": "float",
+    "pixel_l2": "float",
+    "psnr_db": "float",
+    "ssim": "float",
+    "correlation": "float",
+    "token_agreement": "float",
+    "first_divergent_stage": "int",
+    "fhat_cosine": "float",
+    "identical": "bool",
+    "near_tie": "bool",
+    "value_min": "float",
+    "value_max": "float",
+    "baseline_min": "float",
+    "baseline_max": "float",
+}
+
+ALGORITHM = {
+    "target_calls": "int",
+    "draft_calls": "int",
+    "target_rows": "int",
+    "draft_rows": "int",
+    "target_rows_alone": "int",
+    "draft_rows_alone": "int",
+    "committed_by_verify": "int",
+    "replaced_tokens": "int",
+    "wasted_tokens": "int",
+    "forced_commits": "int",
+    "target_calls_alone": "int",
+    "gamma_trace": "str",
+    "kv_bytes": "int",
+}
+
+# Derived from timing records. Milliseconds: medians over the repeats that were not contended. speedup is the geometric
+# mean over those repeats of baseline ÷ cell, without the VAE decode; speedup_with_vae includes it.
+TIMED = {
+    "latency_ms": "float",
+    "baseline_latency_ms": "float",
+    "speedup": "float",
+    "speedup_with_vae": "float",
+    "vae_ms": "float",
+    "draft_ms": "float",
+    "verify_ms": "float",
+    "accept_ms": "float",
+    "fhat_ms": "float",
+    "contended": "bool",
+}
+
+CIRCUMSTANCES = {
+    "noise_ms": "float",
+    "peak_memory_bytes": "int",
+    "host": "str",
+    "pid": "int",
+    "worker": "str",
+    "attempt": "int",
+    "finished_at": "str",
+    "cache_hit": "bool",
+    "fingerprint": "str",
+}
+
+# mixed: the row was made under another fingerprint than the study's own (allow_mixed=true).
+SAMPLES = IDENTITY | FIDELITY | ALGORITHM | {"mixed": "bool"} | TIMED | CIRCUMSTANCES
+
+STAGES = {
+    "study": "str",
+    "cell": "str",
+    "label": "int",
+    "seed": "int",
+    "stage": "int",
+    "source": "str",
+    "passed": "bool",
+    "acceptance": "float",
+    "match_rate": "float",
+    "one_minus_tv": "float",
+    "kl": "float",
+    "entropy": "float",
+    "token_agreement": "float",
+}
+
+# Columns of the fingerprint follow `lossless`; see tables.py.
+RUNS = {
+    "study": "str",
+    "cell": "str",
+    "name": "str",
+    "strategy": "str",
+    "mask": "str",
+    "acceptance": "str",
+    "gamma": "str",
+    "cfg_schedule": "str",
+    "lossless": "str",
+    "config": "str",
+    "overrides": "str",
+    "order": "int",
+    "baseline": "str",
+    "units": "int",
+    "planned": "int",
+    "failures": "int",
+    "timing_units": "int",
+    "timing_repeats": "int",
+    "code": "str",
+    "checkpoints": "str",
+    "packages": "str",
+    "device_kind": "str",
+    "dtype": "str",
+    "threads": "int",
+}
+
+TIMINGS = {
+    "study": "str",
+    "cell": "str",
+    "label": "int",
+    "seed": "int",
+    "repeat": "int",
+    "order": "str",
+    "baseline_ms": "float",
+    "cell_ms": "float",
+    "baseline_decode_ms": "float",
+    "cell_decode_ms": "float",
+    "draft_ms": "float",
+    "verify_ms": "float",
+    "accept_ms": "float",
+    "fhat_ms": "float",
+    "contended": "bool",
+}
+
+FAILURES = {
+    "study": "str",
+    "cell": "str",
+    "name": "str",
+    "label": "int",
+    "seed": "int",
+    "attempt": "int",
+    "error": "str",
+    "traceback": "str",
+    "done": "bool",
+}
+
+# Pairs of baseline images of one label that differ in the seed alone: the noise floor.
+NOISE = {
+    "study": "str",
+    "cell": "str",
+    "label": "int",
+    "seed": "int",
+    "other_seed": "int",
+    "pixel_mae": "float",
+    "correlation": "float",
+}
+
+TABLES = {
+    "samples": SAMPLES,
+    "stages": STAGES,
+    "runs": RUNS,
+    "timings": TIMINGS,
+    "failures": FAILURES,
+    "noise": NOISE,
+}
+
+# Left out of the stable table: what another run of the same study on the same machine need not repeat (times, memory,
+# host, process, attempt, timestamps, cache hits), and the names of where and with what it ran (study, fingerprint).
+VOLATILE = frozenset(TIMED) | frozenset(CIRCUMSTANCES) | {"study", "failures"}

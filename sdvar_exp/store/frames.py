@@ -1,0 +1,78 @@
+"""Rows to DataFrames with the columns, kinds and nulls of `columns.py`, in pieces, so that a large ledger fits."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+log = logging.getLogger(__name__)
+
+PIECE = 50_000
+_DTYPES = {"str": "str", "int": "Int64", "bool": "boolean"}
+
+Row = Mapping[str, Any]
+
+
+class FrameBuilder:
+    """Collects rows; `frame()` gives the DataFrame. Columns that `kinds` does not name follow at the end, sorted."""
+
+    def __init__(self, kinds: Mapping[str, str]) -> None:
+        self.kinds = dict(kinds)
+        self._rows: list[Row] = []
+        self._pieces: list[pd.DataFrame] = []
+        self._extra: set[str] = set()
+
+    def add(self, row: Row) -> None:
+        """Add a row; keys that are missing are null."""
+        self._rows.append(row)
+        if len(self._rows) >= PIECE:
+            self._flush()
+
+    def _flush(self) -> None:
+        extra = set().union(*self._rows) - self.kinds.keys()
+        self._extra |= extra
+        columns = {name: series([r.get(name) for r in self._rows], kind) for name, kind in self.kinds.items()}
+        columns |= {name: pd.Series([r.get(name) for r in self._rows], dtype=object) for name in sorted(extra)}
+        self._pieces.append(pd.DataFrame(columns))
+        self._rows = []
+
+    def frame(self) -> pd.DataFrame:
+        """All rows in the order in which they came."""
+        if self._rows or not self._pieces:
+            self._flush()
+        pieces = self._pieces
+        frame = pieces[0] if len(pieces) == 1 else pd.concat(pieces, ignore_index=True)
+        for name in [n for n, d in frame.dtypes.items() if isinstance(d, np.dtype) and d.kind == "O"]:
+            # an extra column, or values of several kinds: the kind is that of all rows, not of the rows of a piece
+            frame[name] = series([None if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in frame[name]], None)
+        return frame[[*self.kinds, *sorted(self._extra)]]
+
+
+def series(values: Sequence[Any], kind: str | None) -> pd.Series:
+    """A column of a kind (None: found from the values). Values of another kind make the column text, with a warning."""
+    kind = kind or _kind_of(values)
+    try:
+        if kind == "float":
+            return pd.Series(np.array(values, dtype=np.float64))
+        return pd.Series(pd.array(values, dtype=_DTYPES[kind]))
+    except (TypeError, ValueError) as error:
+        log.warning("a column of kind %s has other values: %s", kind, error)
+        return pd.Series(pd.array([None if v is None else _text(v) for v in values], dtype="str"))
+
+
+def _kind_of(values: Sequence[Any]) -> str:
+    types = {type(v) for v in values if v is not None}
+    if types <= {bool}:
+        return "bool" if types else "float"
+    if types <= {int}:
+        return "int"
+    return "float" if types <= {int, float} else "str"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,40 @@
+"""Images as PNG files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdvar_exp.store.files import atomic_write
+
+
+def image_name(label: int, seed: int, suffix: str = "") -> str:
+    """`<label>_<seed><suffix>.png`; suffix is "" for the sample, "_diff" for the amplified difference."""
+    return f"{label}_{seed}{suffix}.png"
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an image, whole or not at all: (3, H, W), (1, H, W) or (H, W) floats in [0, 1], or uint8 (H, W, 3).
+
+    Values outside [0, 1] are clipped. ValueError for other shapes and for values that are not finite.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(to_bytes(image)).save(buffer, "png")
+    atomic_write(path, buffer.getvalue())
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """uint8 array (H, W, 3) or (H, W), rounded to nearest."""
+    array = np.asarray(image)
+    if array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)):
+        return array
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    elif array.ndim != 2:
+        raise ValueError(f"an image is (3, H, W), (1, H, W) or (H, W), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("an image has values that are not finite")
+    return np.ascontiguousarray(np.round(np.clip(array, 0, 1) * 255).astype(np.uint8))

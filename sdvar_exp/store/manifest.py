@@ -1,0 +1,182 @@
+"""`manifest.json` (whose study it is, under which fingerprint) and `cells/<id>.json` (what each cell is)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store.files import atomic_write
+from sdvar_exp.store.ledger import canonical
+from sdvar_exp.store.provenance import redact
+
+if TYPE_CHECKING:
+    from sdvar_exp.plan import Plan, PlannedCell
+
+SCHEMA = 1
+CHOICES = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
+
+Fingerprint = Mapping[str, Any]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest, or None if the folder has none. `UserError` if it is of a later version or damaged."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it or use another study") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"{path} is not of schema {SCHEMA}; use another study or the version that wrote it")
+    return manifest
+
+
+def fingerprint_id(fingerprint: Fingerprint) -> str:
+    """Ten hexadecimal digits that stand for a fingerprint on each row."""
+    return hashlib.sha256(canonical(fingerprint).encode()).hexdigest()[:10]
+
+
+def agree(manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint, mixed: bool) -> dict[str, Any]:
+    """The manifest to write, with the id under which new rows go in `current`.
+
+    A first start makes it. A fingerprint that differs raises `UserError` with the differences, or, where `mixed` allows
+    it, is kept beside the first one.
+    """
+    fingerprint = json.loads(canonical(fingerprint))
+    mine = fingerprint_id(fingerprint)
+    if manifest is None:
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        first = {"schema": SCHEMA, "study": study, "fingerprint": fingerprint, "fingerprint_id": mine}
+        return {**first, "others": {}, "created": created, "current": mine}
+    found = differences(manifest["fingerprint"], fingerprint)
+    if not found:
+        merged = _with_new_models(manifest["fingerprint"], fingerprint)
+        return {**manifest, "fingerprint": merged, "current": manifest["fingerprint_id"]}
+    if not mixed:
+        raise UserError(
+            f"study {study} was made under another fingerprint ({'; '.join(found)}); "
+            "go on as it was made, use another study=NAME, or add allow_mixed=true to tag the new rows"
+        )
+    others = manifest.get("others", {})
+    for known, other in others.items():
+        if not differences(other, fingerprint):
+            return {**manifest, "others": {**others, known: _with_new_models(other, fingerprint)}, "current": known}
+    return {**manifest, "others": {**others, mine: fingerprint}, "current": mine}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs, e.g. "packages.torch 2.13.0 → 2.14.0". A model that only one side has used is no difference."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in sorted({*old, *new}):
+            one_sided = (key in old) != (key in new)
+            if path == "checkpoints" and one_sided and isinstance(old.get(key, new.get(key)), dict):
+                continue
+            out += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return out
+    return [] if old == new else [f"{path} {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text[:12] + "…" if len(text) > 24 else text
+
+
+def _with_new_models(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    if not old.get("checkpoints") and not new.get("checkpoints"):
+        return old
+    return {**old, "checkpoints": {**new.get("checkpoints", {}), **old.get("checkpoints", {})}}
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest so that it survives a power failure; `current` belongs to the process, not to the file."""
+    kept = {k: v for k, v in manifest.items() if k != "current"}
+    if kept != read_manifest(folder):
+        atomic_write(folder / "manifest.json", (json.dumps(kept, indent=1) + "\n").encode(), durable=True)
+
+
+def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
+    """All cells of a study by id, in plan order. A damaged file is passed over: the next start writes it again."""
+    cells = []
+    for path in (folder / "cells").glob("*.json"):
+        try:
+            cell = json.loads(path.read_bytes())
+            cells.append((int(cell["order"]), str(cell["id"]), cell))
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+    return {cell_id: cell for _, cell_id, cell in sorted(cells, key=lambda c: c[:2])}
+
+
+def write_cells(folder: Path, plan: Plan) -> None:
+    """Add the plan's cells and units. A cell that is there keeps order and name; new ones follow in plan order."""
+    known = read_cells(folder)
+    following = 1 + max((int(c["order"]) for c in known.values()), default=-1)
+    units = {"labels": list(plan.labels), "seeds": list(plan.seeds)}
+    timing = {"units": plan.settings.timing.units, "repeats": plan.settings.timing.repeats}
+    seen: set[str] = set()
+    for planned in plan.cells:
+        cell_id = planned.cell.id
+        if cell_id in seen:
+            continue
+        seen.add(cell_id)
+        old = known.get(cell_id)
+        new = dict(old) if old else _describe(planned, cell_id, following)
+        following += old is None
+        new["timing"] = timing
+        if not set(_product(units)) <= set(planned_units(new)):
+            new["planned"] = [*new["planned"], units]
+        if new != old:
+            atomic_write(folder / "cells" / f"{cell_id}.json", (json.dumps(new, indent=1) + "\n").encode())
+
+
+def _describe(planned: PlannedCell, cell_id: str, order: int) -> dict[str, Any]:
+    from sdvar_exp.decoding.guarantees import lossless
+
+    cell = planned.cell.normalised()
+    return {
+        "id": cell_id,
+        "order": order,
+        "name": planned.name,
+        "lossless": lossless(cell),
+        "baseline": cell.baseline().id,
+        "config": cell.as_dict(),
+        "overrides": redact(planned.overrides),
+        "planned": [],
+    }
+
+
+def planned_units(cell: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(label, seed) of every unit that was ever planned for a cell, sorted."""
+    return sorted({unit for block in cell.get("planned", []) for unit in _product(block)})
+
+
+def _product(block: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    return ((int(label), int(seed)) for label in block["labels"] for seed in block["seeds"])
+
+
+def choice_texts(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Short texts of a cell's choices for the tables: "match_rate(tau=0.5, …)", "fixed(2)", None where not read.
+
+    The strategy is its bare name, so that rows can be selected by it; its parameters are in `config` and `name`.
+    """
+    out: dict[str, str | None] = {}
+    for kind in CHOICES:
+        choice = dict(config.get(kind) or {})
+        name = choice.pop("name", None)
+        if name is None or kind == "strategy" or not choice:
+            out[kind] = name
+        elif len(choice) == 1:
+            out[kind] = f"{name}({_value(next(iter(choice.values())))})"
+        else:
+            out[kind] = f"{name}({', '.join(f'{k}={_value(v)}' for k, v in choice.items())})"
+    return out
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,154 @@
+"""Where a result comes from: versions, code, machine, command line. Versions are read from metadata, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DECODING_CODE = ("models", "decoding", "metrics")
+DECIDING_PACKAGES = ("torch", "numpy", "safetensors")
+RECORDED_PACKAGES = (
+    *DECIDING_PACKAGES,
+    *("sdvar-exp", "hydra-core", "omegaconf", "pandas", "pyarrow", "matplotlib", "wandb", "pillow", "rich", "scipy"),
+)
+
+HIDDEN = "***"
+_SECRET_NAME = re.compile(r"(?i)(api[-_]?keys?|(?<![a-z])token|secrets?|passw(or)?d|credentials?|private[-_]?key)$")
+_SECRET_VALUE = re.compile(r"\b(wandb_v\d_|hf_|gh[pousr]_|github_pat_|sk-|AKIA)[\w-]{12,}")
+_URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+def fingerprint(
+    checkpoints: Mapping[str, Any], device_kind: str, dtype: str, threads: int, **more: Any
+) -> dict[str, Any]:
+    """What may change a result: code of decoding, checkpoint hashes, packages, device kind, dtype, threads.
+
+    checkpoints: {"vae": hash, …} of the one pair of a study, or {model name: {"vae": hash, …}} where there may be more.
+    more: further facts that are to agree before a study goes on, e.g. attention backend, TF32 and cuDNN flags.
+    """
+    known = {"code": code_version(), "checkpoints": dict(checkpoints), "packages": versions(DECIDING_PACKAGES)}
+    return {**known, "device_kind": device_kind, "dtype": dtype, "threads": threads, **more}
+
+
+@cache
+def code_version(package: Path = PACKAGE) -> str:
+    """Sixteen hexadecimal digits over the sources that decide a result: pyramid, cell, models, decoding, metrics."""
+    files = [package / "pyramid.py", package / "cell.py"]
+    for part in DECODING_CODE:
+        files += (package / part).rglob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda p: p.relative_to(package).as_posix()):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the installed packages among `names`."""
+    out = {}
+    for name in names:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def session_record(argv: Iterable[str], **more: Any) -> dict[str, Any]:
+    """The ledger record of one invocation: command line without secrets, machine, versions, state of the checkout."""
+    return {
+        "type": "session",
+        "argv": redact(argv),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "packages": versions(RECORDED_PACKAGES),
+        "code": code_version(),
+        "git": git_state(),
+        **more,
+    }
+
+
+def redact(words: Iterable[str], environ: Mapping[str, str] | None = None) -> list[str]:
+    """Command-line words with secrets replaced by `***`.
+
+    A secret is the value of a key whose name says so (`api_key=…`, `--token …`), the value of an environment variable
+    with such a name (WANDB_API_KEY, …) wherever it appears, a login in a URL, and what has the form of a known key.
+    """
+    environ = os.environ if environ is None else environ
+    hidden = sorted((v for k, v in environ.items() if _SECRET_NAME.search(k) and len(v) >= 6), key=len, reverse=True)
+    out: list[str] = []
+    after_flag = False
+    for word in map(str, words):
+        key, equals, _ = word.partition("=")
+        secret_key = bool(_SECRET_NAME.search(key.lstrip("+~-").strip()))
+        if after_flag and not word.startswith("-"):
+            out.append(HIDDEN)
+        elif equals and secret_key:
+            out.append(f"{key}={HIDDEN}")
+        else:
+            for value in hidden:
+                word = word.replace(value, HIDDEN)
+            out.append(_URL_LOGIN.sub(f"{HIDDEN}@", _SECRET_VALUE.sub(HIDDEN, word)))
+        after_flag = word.startswith("-") and secret_key and not equals
+    return out
+
+
+def hardware() -> dict[str, Any]:
+    """Machine type, processor, cores that this process may use, memory in bytes, names of NVIDIA GPUs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    out: dict[str, Any] = {"machine": platform.machine(), "system": platform.platform(), "cores": cores}
+    out["processor"] = _processor()
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        out["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if shutil.which("nvidia-smi"):
+        listing = _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
+        out["gpus"] = listing.splitlines() if listing else []
+    return out
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.processor()
+
+
+def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:
+    """Commit, whether the sources differ from it, and a hash of how; None where the package is in no checkout."""
+    git = ["git", "-C", str(package)]
+    if not shutil.which("git") or _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
+        return None  # an environment inside somebody's checkout is not tracked by it
+    commit = _output([*git, "rev-parse", "HEAD"])
+    status = _output([*git, "status", "--porcelain", "--", ".", ":/conf"])
+    diff = _output([*git, "diff", "HEAD", "--", ".", ":/conf"])
+    state: dict[str, Any] = {"commit": commit, "dirty": bool(status)}
+    if diff:
+        state["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
+    return state
+
+
+def _output(command: list[str]) -> str | None:
+    """Standard output without the last newline; None if the command fails or takes longer than 10 s."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace").strip()

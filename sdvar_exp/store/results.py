@@ -1,0 +1,84 @@
+"""Results for notebooks: one row per image, with the configuration beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store.tables import load_tables
+
+Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
+
+FROM_RUNS = ("lossless", "order", "code", "device_kind", "dtype", "threads")
+
+
+def load_results(path: Path | str | Iterable[Path | str], where: Where = None) -> pd.DataFrame:
+    """`samples` of one study, of all studies in a results folder, or of several, joined with their configuration.
+
+    Configuration values become columns named after the group and parameter, e.g. `strategy_entry_num`,
+    `acceptance_tau`, `gamma_value`, `sampling_temperature`; null where a cell has no such parameter.
+    where: a query ("strategy == 'test3' and pixel_mae < 0.05"), {column: value or list of values}, or a function of the
+    DataFrame that gives a mask. Raises `UserError` if there is no study or a column is unknown.
+    """
+    frames = [_study(folder) for folder in _folders(path)]
+    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    return select(frame, where)
+
+
+def select(frame: pd.DataFrame, where: Where) -> pd.DataFrame:
+    """Rows of `frame` that `where` asks for, numbered anew."""
+    if where is None:
+        return frame
+    if isinstance(where, str):
+        try:
+            chosen = frame.query(where, engine="python")
+        except Exception as error:  # pandas raises many kinds for a query that cannot be read
+            raise UserError(f"where: cannot read {where!r}: {error}") from error
+        return chosen.reset_index(drop=True)
+    if callable(where):
+        return frame[where(frame).fillna(False).astype(bool)].reset_index(drop=True)
+    mask = pd.Series(True, index=frame.index)
+    for column, wanted in where.items():
+        if column not in frame:
+            raise UserError(f"where: there is no column {column!r}; columns are {', '.join(map(str, frame.columns))}")
+        values = list(wanted) if isinstance(wanted, list | tuple | set | range) else [wanted]
+        mask &= frame[column].isna() if values == [None] else frame[column].isin(values)
+    return frame[mask].reset_index(drop=True)
+
+
+def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:
+    if not isinstance(path, Path | str):
+        found = [folder for one in path for folder in _folders(one)]
+    elif (Path(path) / "manifest.json").exists():
+        found = [Path(path)]
+    else:
+        found = sorted(p.parent for p in Path(path).glob("*/manifest.json"))
+    if not found:
+        raise UserError(f"there is no study at {path}; give a study's folder or the results folder")
+    return found
+
+
+def _study(folder: Path) -> pd.DataFrame:
+    tables = load_tables(folder)
+    columns = [c for c in FROM_RUNS if c in tables.runs]
+    rows = []
+    for run in tables.runs.to_dict("records"):
+        rows.append({"cell": run["cell"], **{c: run[c] for c in columns}, **_flatten(json.loads(run["config"]))})
+    config = pd.DataFrame(rows, columns=None if rows else ["cell", *columns])
+    return tables.samples.merge(config.convert_dtypes(), on="cell", how="left", validate="many_to_one")
+
+
+def _flatten(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{path}_{key}" if path else key
+        if isinstance(value, Mapping):
+            out |= _flatten(value, name)
+        else:
+            out[name] = json.dumps(value) if isinstance(value, list) else value
+    return out

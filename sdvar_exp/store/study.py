@@ -1,0 +1,169 @@
+"""A study on disk: one coordinator opens it, units are appended to its ledger, tables are written from it.
+
+Layout of the folder: manifest.json, cells/, ledger/, images/, cache/baseline/, tables/, figures/, lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store import baseline, images, manifest
+from sdvar_exp.store.files import StorageError, make_folders, remove_empty
+from sdvar_exp.store.ledger import Body, LedgerReader, LedgerWriter
+from sdvar_exp.store.lock import StudyLock
+
+if TYPE_CHECKING:
+    from sdvar_exp.plan import Plan
+    from sdvar_exp.store.tables import Tables
+
+UnitKey = tuple[str, int, int]
+
+
+class Study:
+    """`open` it as the coordinator or `attach` to it as a worker; `records`, `done` and the images need neither."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._lock = StudyLock(self.folder / "lock")
+        self._writer: LedgerWriter | None = None
+        self._tail = LedgerReader(self.ledger)
+        self._done: set[UnitKey] = set()
+        self._tag = ""
+
+    @property
+    def ledger(self) -> Path:
+        """Folder of the ledger's files."""
+        return self.folder / "ledger"
+
+    def open(self, plan: Plan, fingerprint: Mapping[str, Any], allow_mixed: bool = False) -> Study:
+        """Take the study's lock, check its fingerprint and add the plan's cells.
+
+        Raises `UserError`, leaving the disk as it was: another process has it open, it was made under another
+        fingerprint (unless allow_mixed), or the folder cannot be written (`StorageError`).
+        """
+        try:
+            made = make_folders(self.folder)
+        except OSError as error:
+            raise StorageError(
+                f"results folder {self.folder} cannot be made: {error.strerror or error}; choose another results_dir"
+            ) from error
+        try:
+            self._lock.acquire()
+            agreed = manifest.agree(manifest.read_manifest(self.folder), plan.study, fingerprint, allow_mixed)
+            manifest.write_manifest(self.folder, agreed)
+            manifest.write_cells(self.folder, plan)
+        except BaseException:
+            if made and self._lock.held:  # a folder that began with this call holds nothing but its beginnings
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._lock.release()
+            remove_empty(made)
+            raise
+        self._start(agreed["current"])
+        return self
+
+    def attach(self, fingerprint: Mapping[str, Any] | None = None) -> Study:
+        """Join a study that a coordinator has opened, to append units; takes no lock.
+
+        fingerprint: this process's own; `UserError` if the study knows none like it (code changed since the start).
+        """
+        known = manifest.read_manifest(self.folder)
+        if known is None:
+            raise UserError(f"there is no study at {self.folder}; start it with the run command")
+        if fingerprint is None:
+            self._start(known["fingerprint_id"])
+            return self
+        allowed = bool(known.get("others"))
+        agreed = manifest.agree(known, known["study"], fingerprint, allowed)
+        if agreed["current"] not in (known["fingerprint_id"], *known.get("others", {})):
+            found = "; ".join(manifest.differences(known["fingerprint"], agreed["others"][agreed["current"]]))
+            raise UserError(f"study {known['study']} was started under another fingerprint ({found}); start it again")
+        self._start(agreed["current"])
+        return self
+
+    def _start(self, tag: str) -> None:
+        self._tag = tag
+        self._writer = LedgerWriter(self.ledger)
+
+    def append(self, *bodies: Mapping[str, Any]) -> None:
+        """Commit records; they are on disk when this returns. Units of one lockstep batch go in one call.
+
+        Records get the tag of the fingerprint; units also host, pid and time, where they do not bring them.
+        Raises `StorageError` (disk full, …), leaving no half-written line.
+        """
+        if self._writer is None:
+            raise RuntimeError("open the study, or attach to it, before appending")
+        self._writer.append(*map(self._tagged, bodies))
+
+    def _tagged(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        tagged = {"fingerprint": self._tag, **body}
+        if body.get("type") == "unit":
+            where = {"host": socket.gethostname(), "pid": os.getpid()}
+            when = {"finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            tagged["sample"] = {**where, **when, **body.get("sample", {})}
+        return tagged
+
+    def records(self) -> Iterator[Body]:
+        """Every good record of every process, from the beginning, in ledger order; duplicates included."""
+        return LedgerReader(self.ledger).read()
+
+    def done(self) -> set[UnitKey]:
+        """(cell, label, seed) of every unit with a row, of all processes up to now. Reads only what is new."""
+        for body in self._tail.read(containing=b'"unit"'):
+            if body.get("type") == "unit":
+                self._done.add((body["cell"], body["label"], body["seed"]))
+        return set(self._done)
+
+    @property
+    def damage(self) -> list[str]:
+        """Bad ledger lines that `done` has met."""
+        return list(self._tail.damage)
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """What `cells/*.json` say, by id, in plan order."""
+        return manifest.read_cells(self.folder)
+
+    def image_path(self, cell: str, label: int, seed: int, suffix: str = "") -> Path:
+        """Where an image of a unit lies, if it was kept."""
+        return self.folder / "images" / cell / images.image_name(label, seed, suffix)
+
+    def write_image(self, cell: str, label: int, seed: int, array: np.ndarray, suffix: str = "") -> Path:
+        """Write an image, floats (3, H, W) in [0, 1], as PNG before its unit is appended. suffix: "" or "_diff"."""
+        path = self.image_path(cell, label, seed, suffix)
+        images.write_png(path, array)
+        return path
+
+    def baseline_get(self, key: str) -> dict[str, Any] | None:
+        """Cached tokens, image and summaries of a baseline, or None."""
+        return baseline.get(self.folder / "cache" / "baseline", key)
+
+    def baseline_put(self, key: str, values: Mapping[str, Any]) -> None:
+        """Cache tokens, image and summaries of a baseline (arrays and plain values, never times)."""
+        baseline.put(self.folder / "cache" / "baseline", key, values)
+
+    def write_tables(self) -> Tables:
+        """Derive all tables from the ledger and write them as parquet and csv; the tables."""
+        from sdvar_exp.store.tables import write_tables
+
+        return write_tables(self.folder)
+
+    def close(self) -> None:
+        """Close the ledger file and give the lock back. Safe to call twice."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._lock.release()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,154 @@
+"""What one cell's W&B run holds, as plain data: no wandb here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, TIMED
+from sdvar_exp.store.images import image_name
+from sdvar_exp.store.ledger import canonical
+from sdvar_exp.store.tables import Tables
+
+# Circumstances that are measurements; the rest (host, pid, time stamps) is about the process.
+LOGGED_CIRCUMSTANCES = ("noise_ms", "peak_memory_bytes")
+PICTURE_METRICS = ("pixel_mae", "correlation", "token_agreement", "target_calls", "speedup")
+
+Unit = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row of the image table: paths of sample, baseline and difference (None where not kept), and a few metrics."""
+
+    label: int
+    seed: int
+    sample: Path
+    baseline: Path | None
+    diff: Path | None
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A W&B run: rows are (unit, metrics) sorted by label and seed, a metric that is null is left out."""
+
+    cell: str
+    run_id: str
+    name: str
+    group: str
+    config: Mapping[str, Any]
+    rows: tuple[tuple[Unit, Mapping[str, Any]], ...]
+    summary: Mapping[str, Any]
+    pictures: tuple[Picture, ...]
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits over everything that would be sent; pictures count by name."""
+        pictures = [[p.label, p.seed, p.baseline is not None, p.diff is not None] for p in self.pictures]
+        everything = [self.name, self.config, self.rows, self.summary, pictures]
+        return hashlib.sha256(canonical(everything).encode()).hexdigest()[:16]
+
+
+def run_id(study: str, cell: str) -> str:
+    """Id of a cell's run, the same for every push of the study."""
+    return hashlib.sha256(f"{study}\0{cell}".encode()).hexdigest()[:16]
+
+
+def row_hash(metrics: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits over what is logged of a unit."""
+    return hashlib.sha256(canonical(metrics).encode()).hexdigest()[:8]
+
+
+def contents(folder: Path, tables: Tables) -> list[Content]:
+    """One content per cell that has rows, in plan order."""
+    by_cell = dict(iter(tables.samples.groupby("cell", sort=False)))
+    return [
+        _content(folder, run, by_cell[run["cell"]]) for run in tables.runs.to_dict("records") if run["cell"] in by_cell
+    ]
+
+
+def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame) -> Content:
+    metrics = _metrics(samples)
+    units = list(zip(samples["label"].astype(int), samples["seed"].astype(int), strict=True))
+    rows = tuple((unit, {"label": unit[0], "seed": unit[1], **row}) for unit, row in zip(units, metrics, strict=True))
+    pictures = [_picture(folder, run, unit, row) for unit, row in rows]
+    return Content(
+        cell=run["cell"],
+        run_id=run_id(run["study"], run["cell"]),
+        name=run["name"],
+        group=run["study"],
+        config=_config(run),
+        rows=rows,
+        summary=_summary(samples, run),
+        pictures=tuple(p for p in pictures if p is not None),
+    )
+
+
+def _metrics(samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """Numbers of every row; booleans are 0 and 1, nulls are left out."""
+    numbers = samples[[c for c in samples if _is_metric(samples, c)]]
+    records = numbers.to_dict("records")
+    return [{k: int(v) if isinstance(v, bool) else v for k, v in row.items() if not pd.isna(v)} for row in records]
+
+
+def _is_metric(samples: pd.DataFrame, column: str) -> bool:
+    if column in IDENTITY or (column in CIRCUMSTANCES and column not in LOGGED_CIRCUMSTANCES):
+        return False
+    return pd.api.types.is_numeric_dtype(samples[column])
+
+
+def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the cell's samples (speed-ups: geometric), how many there are, and how many equal the baseline's."""
+    out: dict[str, Any] = {"units": len(samples), "planned": run["planned"], "failures": run["failures"]}
+    for column in (*FIDELITY, *ALGORITHM, *TIMED, *LOGGED_CIRCUMSTANCES, *_extra(samples)):
+        if column not in samples or not _is_metric(samples, column):
+            continue
+        values = [float(v) for v in samples[column].dropna()]
+        if not values:
+            continue
+        if column.startswith("speedup"):
+            out[column] = math.exp(math.fsum(map(math.log, values)) / len(values))
+        else:
+            out[column] = math.fsum(values) / len(values)
+    out["identical_units"] = int(samples["identical"].fillna(False).sum())
+    return out
+
+
+def _extra(samples: pd.DataFrame) -> list[str]:
+    known = {*IDENTITY, *FIDELITY, *ALGORITHM, *TIMED, *CIRCUMSTANCES}
+    return [c for c in samples if c not in known]
+
+
+def _config(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell's configuration, then what the run was made with."""
+    config: dict[str, Any] = json.loads(run["config"])
+    facts = {k: _parsed(v) for k, v in run.items() if k not in ("config", "units", "planned", "failures", *config)}
+    return {**config, **{k: v for k, v in facts.items() if v is not None}}
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("{") else value
+    return None if pd.isna(value) else value
+
+
+def _picture(folder: Path, run: Mapping[str, Any], unit: Unit, row: Mapping[str, Any]) -> Picture | None:
+    """The unit's images, None if its sample was not kept. The baseline's images are those of the baseline cell."""
+
+    def kept(cell: str, suffix: str = "") -> Path | None:
+        path = folder / "images" / cell / image_name(*unit, suffix)
+        return path if path.exists() else None
+
+    sample = kept(run["cell"])
+    if sample is None:
+        return None
+    metrics = {name: row.get(name) for name in PICTURE_METRICS}
+    return Picture(*unit, sample, kept(run["baseline"]), kept(run["cell"], "_diff"), metrics)

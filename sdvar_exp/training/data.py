@@ -1,0 +1,47 @@
+"""Fashion-MNIST as the embedded pair sees it: 28×28 grey IDX files → 40×40 RGB in [-1, 1].
+
+Reads the gzipped IDX files (Debian package `dataset-fashion-mnist`); downloads nothing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from sdvar_exp.errors import UserError
+
+CLASSES = (
+    "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)
+DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes as an array of its own shape."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: install Debian's dataset-fashion-mnist or set data_folder")
+    raw = gzip.decompress(path.read_bytes())
+    zero, kind, dims = struct.unpack(">HBB", raw[:4])
+    if zero != 0 or kind != 8:
+        raise UserError(f"{path} is not an IDX file of bytes")
+    shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def load_split(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (n, 28, 28) uint8 and labels (n,) int64 of `train` or `t10k`."""
+    images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
+    labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
+    return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
+
+
+def prepare(images_Nhw: torch.Tensor, side: int) -> torch.Tensor:
+    """(N, 3, side, side) float32 in [-1, 1] from (N, 28, 28) bytes, bilinear."""
+    x = images_Nhw[:, None].float() / 127.5 - 1
+    x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+    return x.expand(-1, 3, -1, -1)

@@ -1,0 +1,90 @@
+"""From training checkpoints to the shipped pair: float16 safetensors, hashes and the card's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.models.checkpoint import sha256
+from sdvar_exp.models.pair import Pair
+from sdvar_exp.models.var import VAR
+from sdvar_exp.models.vqvae import VQVAE
+from sdvar_exp.training import var as var_training
+from sdvar_exp.training import vqvae as vqvae_training
+from sdvar_exp.training.card import render
+from sdvar_exp.training.data import load_split
+
+LEFT_OUT = ("attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")  # the constructor makes them
+
+
+def as_stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as they are shipped: floating point in float16, derived buffers left out."""
+    return {
+        name: (t.half() if t.is_floating_point() else t.to(torch.int32)).contiguous()
+        for name, t in state.items() if name.rsplit(".", 1)[-1] not in LEFT_OUT
+    }
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
+    """Fill `module` with a training checkpoint, rounded to what is shipped; give the checkpoint's other entries."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: train that part first")
+    saved = torch.load(path, weights_only=True)
+    own = module.state_dict()
+    module.load_state_dict({k: saved["model"][k].half().to(v.dtype) if v.is_floating_point() and k in saved["model"]
+                            and k.rsplit(".", 1)[-1] not in LEFT_OUT else v for k, v in own.items()})
+    module.eval().requires_grad_(False)
+    return {"steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
+
+
+def load_vae(settings: vqvae_training.VQVAESettings, folder: Path) -> VQVAE:
+    """The trained VQVAE as it is shipped."""
+    vae = vqvae_training.build(settings)
+    load_checkpoint(vae, folder / "vqvae.ckpt")
+    return vae
+
+
+def export(
+    vqvae: vqvae_training.VQVAESettings, transformers: dict[str, var_training.VARSettings], folder: Path, out: Path,
+    data_folder: Path, held_out: int = 2000,
+) -> dict[str, Any]:
+    """Write `vae`, `target`, `draft` .safetensors and `card.json` (settings, steps, metrics, hashes) to `out`.
+
+    Metrics are measured on the first `held_out` test images.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    vae = vqvae_training.build(vqvae)
+    about = load_checkpoint(vae, folder / "vqvae.ckpt")
+    images, labels = load_split(data_folder, "t10k")
+    side = vae.pyramid.side * vae.downsample
+    card: dict[str, Any] = {
+        "data": "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)",
+        "stored": "float16 safetensors; every number is of the weights as stored",
+        "held_out": held_out,
+        "vae": {**dataclasses.asdict(vqvae), **about, **vqvae_training.reconstruction(vae, images[:held_out], side)},
+    }
+    tokens, _ = var_training.encode_split(vae, data_folder, "t10k", folder / "test_tokens.pt")
+    models: dict[str, VAR] = {}
+    for role, settings in transformers.items():
+        models[role] = var_training.build(settings, vae)
+        about = load_checkpoint(models[role], folder / f"{settings.name}.ckpt")
+        losses = var_training.stage_losses(models[role], vae, tokens[:held_out], labels[:held_out])
+        size = sum(p.numel() for p in models[role].parameters())
+        card[role] = {**dataclasses.asdict(settings), **about, "parameters": size, **losses}
+    Pair(vae, models["draft"], models["target"], "embedded", {})
+    for role, module in {"vae": vae, **models}.items():
+        path = out / f"{role}.safetensors"
+        save_file(as_stored(module.state_dict()), path)
+        path.chmod(0o644)
+        card[role]["sha256"] = sha256(path)
+        card[role]["bytes"] = path.stat().st_size
+    (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    (out / "README.md").write_text(render(card))
+    return card

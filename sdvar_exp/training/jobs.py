@@ -1,0 +1,63 @@
+"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `export`, or `all` in that order."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.models.pair import WEIGHTS
+from sdvar_exp.training import export, var, vqvae
+from sdvar_exp.training.data import DEFAULT_FOLDER
+
+log = logging.getLogger(__name__)
+
+PARTS = ("vqvae", "target", "draft", "export")
+
+
+def _draft() -> var.VARSettings:
+    return var.VARSettings(name="draft", depth=2, width=96, heads=3, peak=3e-3, max_minutes=15.0)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What to train.
+
+    part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export` writes. threads: 0 is all.
+    held_out: test images on which `export` measures.
+    """
+
+    part: str = "all"
+    out: str = "results/training"
+    weights: str = str(WEIGHTS)
+    data_folder: str = str(DEFAULT_FOLDER)
+    threads: int = 0
+    held_out: int = 2000
+    vqvae: vqvae.VQVAESettings = field(default_factory=vqvae.VQVAESettings)
+    target: var.VARSettings = field(default_factory=var.VARSettings)
+    draft: var.VARSettings = field(default_factory=_draft)
+
+    def __post_init__(self) -> None:
+        if self.part not in (*PARTS, "all"):
+            raise UserError(f"part must be one of {', '.join(PARTS)}, all; got {self.part!r}")
+
+
+def run(settings: TrainSettings) -> None:
+    """Train or continue the wanted parts; each resumes from its last checkpoint."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    out, data = Path(settings.out), Path(settings.data_folder)
+    for part in PARTS if settings.part == "all" else (settings.part,):
+        log.info("part %s, checkpoints and logs in %s", part, out)
+        if part == "vqvae":
+            vqvae.train_vqvae(settings.vqvae, data, out)
+        elif part == "export":
+            roles = {"target": settings.target, "draft": settings.draft}
+            card = export.export(settings.vqvae, roles, out, Path(settings.weights), data, settings.held_out)
+            log.info("exported to %s: %s", settings.weights, {k: card[k]["bytes"] for k in ("vae", "target", "draft")})
+        else:
+            chosen = settings.target if part == "target" else settings.draft
+            var.train_var(chosen, export.load_vae(settings.vqvae, out), data, out)

@@ -1,0 +1,213 @@
+"""Every mistake is one line that says what is wrong and what to do; all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdvar_exp.config import compose
+from sdvar_exp.errors import UserError
+
+Lines = Callable[..., list[str]]
+LOOP = "on_reject, bonus, skip_last, draft_stale, target_stale, draft_cfg"
+
+ONE_LINE = {
+    # unknown choices
+    "strategy=tset3": "unknown strategy 'tset3'; did you mean 'test3'?",
+    "mask=3": "mask=3: masks are chosen by name; did you mean mask=block_causal?",
+    "engine=9": "unknown engine '9'; choose one of inprocess",
+    "experiment=gide": "unknown experiment 'gide'; did you mean 'guide'?",
+    "strategy=[test3,sequential]":
+        "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",
+    "mask={window:3}": "mask={window:3}: mask takes a name; set its parameters with mask.<parameter>=…",
+    "~mask": "~mask: mask cannot be removed; write mask=…",
+    "mask@x=block_causal": "mask@x=block_causal: packages (@) are not used here; write mask=…",
+    "+experiment=guide": "+experiment=guide: experiment is there already; write it without +",
+    # unknown keys
+    "labls=3": "unknown key 'labls'; did you mean 'labels'?",
+    "+labls=3": "unknown key 'labls'; did you mean 'labels'?",
+    "++labls=3": "unknown key 'labls'; did you mean 'labels'?",
+    "+labels=3": "+labels=3: labels is there already; write it without +",
+    "~labels": "~labels: labels cannot be removed; write labels=…",
+    "entry_num=3": "unknown key 'entry_num'; did you mean 'strategy.entry_num'?",
+    "tua=0.3": "unknown key 'tua'; did you mean 'acceptance.tau'?",
+    "timings.units=3": "unknown key 'timings.units'; did you mean 'timing.units'?",
+    "strategy.bnus=true": f"unknown key 'strategy.bnus': strategy=parallel_v1 has {LOOP}; did you mean 'bonus'?",
+    "+strategy.typo=1": f"unknown key 'strategy.typo': strategy=parallel_v1 has {LOOP}",
+    "strategy.entry_num=3":
+        f"unknown key 'strategy.entry_num': strategy=parallel_v1 has {LOOP}; entry_num is of strategy=test3",
+    "+gamma.value=3": "+gamma.value=3: gamma.value is there already; write it without +",
+    "strategy.name=test3":
+        "strategy.name=test3: strategy.name is set by the choice of strategy; write strategy=…",
+    "experiment.x=3": "unknown key 'experiment.x': experiment has no parameters",
+    # types and ranges
+    "gamma.value=abc": "gamma.value must be an integer, got 'abc'",
+    "gamma.value=1.5": "gamma.value must be an integer, got 1.5",
+    "gamma.value=0": "gamma.value must be ≥ 1, got 0",
+    "gamma.value=11": "gamma.value must lie in 1 … 10, got 11",
+    "acceptance.tau=x": "acceptance.tau must be a number, got 'x'",
+    "acceptance.tau=2": "acceptance.tau must lie in [0, 1], got 2.0",
+    "acceptance.mode=foo": "acceptance.mode must be one of coupled, argmax, got 'foo'",
+    "strategy.on_reject=foo": "strategy.on_reject must be one of correct, continue, redraft, got 'foo'",
+    "strategy.bonus=maybe": "strategy.bonus must be true or false, got 'maybe'",
+    "strategy.draft_cfg=foo": "strategy.draft_cfg must be same, off or a number ≥ 0, got 'foo'",
+    "sampling.temperature=0": "sampling.temperature must be > 0, got 0.0",
+    "sampling.noise=loud": "sampling.noise must be one of shared, independent, got 'loud'",
+    "batch=0": "batch must be ≥ 1, got 0",
+    "timing=3": "timing must be set by its keys (units, repeats), got 3",
+    "timing.units=-3": "timing.units must be ≥ 0, got -3",
+    "timing.repeats=0": "timing.repeats must be ≥ 1, got 0",
+    "threads=-1": "threads must be ≥ 0, got -1",
+    "images=-3": "images must be all, none or a number ≥ 0, got -3",
+    "dtype=float31": "dtype must be one of float32, float64, bfloat16, float16, got 'float31'",
+    "device=gpu": "device must be auto, cpu, cuda or cuda:N, got 'gpu'",
+    "study=a/b": "study must be a folder name of letters, digits and . _ + = -, got 'a/b'",
+    "results_dir=": "results_dir must not be empty",
+    # labels and seeds
+    "labels=10": "label 10 is out of range: embedded has the classes 0 … 9",
+    "labels=-1": "label -1 is out of range: embedded has the classes 0 … 9",
+    "labels=[0,a]": "labels must be a class, a list of classes or all, got [0, 'a']",
+    "labels=1.5": "labels must be a class, a list of classes or all, got 1.5",
+    "labels=[]": "labels must be a class, a list of classes or all, got []",
+    "seeds=0": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got 0; one seed: seeds=[0]",
+    "seeds=-1": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got -1; one seed: seeds=[0]",
+    "seeds=4294967296":
+        "seeds=n means n seeds and takes n ≤ 1000000, got 4294967296; one seed: seeds=[4294967296]",
+    "seeds=1.5": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 1.5",
+    "seeds=[a]": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got ['a']",
+    "seeds=true": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got True",
+    "seeds=[0,-1]": "a seed must lie in 0 … 2³²-1, got -1",
+    # what does not go together
+    "gamma=aimd": "parallel_v1 takes gamma=fixed only, got gamma=aimd; use strategy=dynamic_gamma for it",
+    "mask=no_prefix": "mask=no_prefix is for strategy=test3 only",
+    "dtype=float32,float64":
+        "dtype=float32,float64: dtype belongs to the whole study and cannot be swept; give one command per value",
+    "cells=3": "cells must be a list of lists of overrides, not 3",
+    'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params",
+    "hydra/launcher=joblib":
+        "hydra/launcher: cells are expanded and run by sdvar-exp itself; choose how with engine=…",
+    "hydra.run.dir=x": "hydra.run.dir has no effect here: nothing is written outside results_dir; remove it",
+    # what cannot be read
+    "foo": "cannot read 'foo': write key=value",
+    "labels=interval(0,3)":
+        "labels=interval(0,3): an interval needs an optimising sweeper; list the values instead",
+}
+
+
+@pytest.mark.parametrize(("argument", "line"), ONE_LINE.items(), ids=list(ONE_LINE))
+def test_one_line(argument: str, line: str, lines: Lines) -> None:
+    assert lines(argument) == [line]
+
+
+@pytest.mark.parametrize(("argv", "line"), [
+    ("strategy=test3 strategy.entry_num=12", "strategy.entry_num must lie in 0 … 10, got 12"),
+    ("strategy=test3 strategy.entry_num=-1", "strategy.entry_num must be ≥ 0, got -1"),
+    ("strategy=hybrid strategy.verify_until=11", "strategy.verify_until must lie in 0 … 10, got 11"),
+    ("strategy=collaborative strategy.target_stages=11", "strategy.target_stages must lie in 0 … 10, got 11"),
+    ("gamma=aimd gamma.value=3",
+     "unknown key 'gamma.value': gamma=aimd has start, smallest, largest, decrease; value is of gamma=fixed"),
+    ("mask=local_stages mask.window=0", "mask.window must be ≥ 1, got 0"),
+    ("strategy=dynamic_gamma gamma=table gamma.values=[1,a]", "gamma.values must be a list of integers, got [1, 'a']"),
+    ("experiment=seed_parallel_v1 strategy=test3",
+     "conf experiment/seed_parallel_v1: unknown key 'strategy.on_reject': "
+     "the chosen strategy has no parameter 'on_reject'"),
+    ("labels=all model=embedded,var_d16_d30", "labels=all differs between embedded, var_d16_d30; list the labels"),
+])
+def test_one_line_of_several_arguments(argv: str, line: str, lines: Lines) -> None:
+    assert lines(*argv.split()) == [line]
+
+
+def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
+    roles = ("stages", "classes", "vae", "draft", "target")
+    assert lines("model=files") == [f"model.{role} has no value here: set it" for role in roles]
+
+
+def test_all_mistakes_at_once(lines: Lines) -> None:
+    assert lines("strategy=sequental,test4", "mask=blok_causal", "labls=3", "seeds=0", "labels=12", "dtype=float31",
+                 "timing.units=-1", "acceptance=match_rate", "acceptance.tau=3") == [
+        "unknown strategy 'sequental'; did you mean 'sequential'?",
+        "unknown strategy 'test4'; did you mean 'test3'?",
+        "unknown mask 'blok_causal'; did you mean 'block_causal'?",
+        "unknown key 'labls'; did you mean 'labels'?",
+        "dtype must be one of float32, float64, bfloat16, float16, got 'float31'",
+        "acceptance.tau must lie in [0, 1], got 3.0",
+        "label 12 is out of range: embedded has the classes 0 … 9",
+        "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got 0; one seed: seeds=[0]",
+        "timing.units must be ≥ 0, got -1",
+    ]
+
+
+def test_unknown_choice_makes_no_other_line(lines: Lines) -> None:
+    """Nothing is said about parameters and factors of a choice that is not known."""
+    assert lines("strategy=tset3", "strategy.entry_num=12", "mask=no_prefix") == [
+        "unknown strategy 'tset3'; did you mean 'test3'?"]
+
+
+def test_one_bad_combination_of_a_sweep(lines: Lines) -> None:
+    assert lines("strategy=test3,parallel_v1", "mask=block_causal,no_prefix") == [
+        "mask=no_prefix is for strategy=test3 only"]
+
+
+def test_equal_lines_are_shown_once_and_many_are_cut(lines: Lines) -> None:
+    found = lines(*(f"typo{i}z=1" for i in range(50)), "labls=1", "labls=2")
+    assert len(found) == 41 and found[-1] == "… and 11 more"
+
+
+@pytest.mark.parametrize(("argv", "line"), [
+    (["--foo"], "unknown option --foo"),
+    (["--multi-run"], "unknown option --multi-run; did you mean '--multirun'?"),
+    (["--config-dir"], "--config-dir needs a folder"),
+    (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
+    (["plugins=[no.such.module]"], "plugins: cannot import 'no.such.module': No module named 'no'"),
+])
+def test_options(argv: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(argv)
+    assert str(caught.value).split("; did you mean '--info")[0] == line
+
+
+class TestYamlFiles:
+    """Mistakes in files of the user."""
+
+    def write(self, folder: Path, name: str, text: str) -> list[str]:
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return ["--config-dir", str(folder)]
+
+    def test_unknown_root_key(self, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabls: 3\n")
+        assert lines(*argv, "experiment=mine") == ["conf experiment/mine: unknown key 'labls'"]
+
+    def test_unknown_parameter(self, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\ngamma:\n  valu: 3\n")
+        assert lines(*argv, "experiment=mine") == [
+            "conf experiment/mine: unknown key 'gamma.valu': the chosen gamma has no parameter 'valu'"]
+
+    def test_wrong_type(self, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\ngamma:\n  value: x\n")
+        assert lines(*argv, "experiment=mine") == [
+            "conf experiment/mine: gamma.value: Value 'x' of type 'str' could not be converted to Integer"]
+
+    def test_unknown_choice(self, tmp_path: Path, lines: Lines) -> None:
+        text = "# @package _global_\ndefaults:\n  - override /mask: blok_causal\n"
+        argv = self.write(tmp_path, "experiment/mine", text)
+        assert lines(*argv, "experiment=mine") == [
+            "unknown mask 'blok_causal'; did you mean 'block_causal'?"]
+
+    def test_no_schema(self, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "mask/mine", "window: 3\n")
+        assert lines(*argv, "strategy=test3", "mask=mine") == [
+            "mask=mine: its yaml has no schema; begin its defaults with /schema/mask/<entry>@_here_ and _self_"]
+
+    def test_not_yaml(self, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabels: [0\n")
+        (line,) = lines(*argv, "experiment=mine")
+        assert "mine.yaml" in line
+
+    def test_bad_cells(self, tmp_path: Path, lines: Lines) -> None:
+        text = "# @package _global_\ncells:\n  - [strategy=tset3]\n  - [strategy=test3, strategy.entry_num=12]\n"
+        argv = self.write(tmp_path, "experiment/mine", text)
+        assert lines(*argv, "experiment=mine")[0] == "unknown strategy 'tset3'; did you mean 'test3'?"

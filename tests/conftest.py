@@ -1,0 +1,102 @@
+"""What all tests share: parts a machine may lack, one thread per worker, a working directory of its own per test."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch, numpy and matplotlib are imported: parallel workers must not each start a thread per core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[_variable] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+# Examples take as long as the machine is busy, and are the same every time unless SDVAR_RANDOM asks for fresh ones.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(REPOSITORY / ".hypothesis"))
+settings.register_profile("sdvar", deadline=None, derandomize=not os.environ.get("SDVAR_RANDOM"))
+settings.load_profile("sdvar")
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _command(*names: str) -> Callable[[], bool]:
+    return lambda: any(shutil.which(name) for name in names)
+
+
+def _module(name: str) -> Callable[[], bool]:
+    return lambda: importlib.util.find_spec(name) is not None
+
+
+PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "chromium": ("Chromium, for pictures of web pages", _command("chromium", "chromium-browser", "google-chrome")),
+    "cuda": ("a CUDA device", _cuda),
+    "dataset": (
+        "Fashion-MNIST (Debian package dataset-fashion-mnist)",
+        lambda: (FASHION_MNIST / "train-images-idx3-ubyte.gz").is_file(),
+    ),
+    "latex": ("LaTeX, for figures in its fonts", _command("pdflatex", "lualatex")),
+    "slurm": ("a Slurm controller", _command("sbatch")),
+    "submitit": ("the submitit package", _module("submitit")),
+    "weights": (
+        "the weights of the embedded pair",
+        lambda: any((REPOSITORY / "sdvar_exp/models/weights").glob("*.safetensors")),
+    ),
+}
+
+
+def require_part(name: str) -> None:
+    """Skip the test if this machine lacks the part; fail if SDVAR_REQUIRE (comma-separated, or `all`) names it."""
+    what, present = PARTS[name]
+    if present():
+        return
+    required = {word.strip() for word in os.environ.get("SDVAR_REQUIRE", "").split(",")}
+    if required & {name, "all"}:
+        pytest.fail(f"SDVAR_REQUIRE names {name!r}, but this machine lacks {what}", pytrace=False)
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture
+def need() -> Callable[[str], None]:
+    """`need("dataset")` inside a test; `@pytest.mark.needs("dataset")` does the same for a whole test."""
+    return require_part
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = {word.strip() for word in os.environ.get("SDVAR_REQUIRE", "").split(",")} - {*PARTS, "all", ""}
+    if unknown:
+        raise pytest.UsageError(f"SDVAR_REQUIRE names {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            require_part(name)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty working directory for every test: a stray relative path shows, and nothing lands in the repository."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)

@@ -1,0 +1,80 @@
+"""The table that a run ends with fits its terminal and says what it compares."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from sdvar_exp.report import render_table, summarise
+from sdvar_exp.report.console import number, with_interval
+
+
+def shown(summary, width: int = 100, terminal: bool = True) -> list[str]:
+    console = Console(file=StringIO(), width=width, force_terminal=terminal, color_system=None)
+    render_table(summary, console)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def summary(study):
+    return summarise(study)
+
+
+@pytest.mark.parametrize("width", [40, 80, 96, 100, 130, 200])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(summary, width):
+    lines = shown(summary, width)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for piece in ("sequential (A/A)", "[1.42, 1.45]", "24/24", "0.118", "84 pairs"):
+        assert piece in text
+
+
+def test_a_pipe_gets_one_line_per_cell(summary):
+    lines = shown(summary, width=80, terminal=False)
+    line = next(x for x in lines if x.startswith("parallel_v1 γ=2 exact correct"))
+    assert " ".join(line.split()[4:]) == "8.0 1.90 2.14 0.82 [0.81, 0.82] 0 1.000 1.000 24/24 tokens"
+    assert sum(x.startswith("test3") for x in lines) == 2
+
+
+def test_the_legend_says_what_is_compared(summary):
+    text = "\n".join(shown(summary, terminal=False))
+    assert "baseline time ÷ cell time" in text
+    assert "of 24 images a cell" in text
+    assert "n = 24 images a cell from 3 labels" in text
+    assert "noise floor: two baseline images of one label" in text
+    assert "near-ties" not in text
+
+
+def test_the_legend_of_a_bare_study(new_study):
+    study = new_study(seeds=1, timed=False)
+    study.noise = study.noise.iloc[:0]
+    study.samples["near_tie"] = [True] + [None] * (len(study.samples) - 1)
+    lines = shown(summarise(study), terminal=False)
+    text = "\n".join(lines)
+    assert "nothing timed" in text
+    assert "noise floor: not measured" in text
+    assert "near-ties: 1 " in text
+    assert "A/A" not in text
+
+
+def test_an_empty_summary(summary):
+    assert shown(summary.iloc[:0]) == ["no cells yet"]
+
+
+def test_names_are_not_markup(new_study):
+    study = new_study(seeds=2)
+    study.runs.loc[1, "name"] = "odd [bold] name [x, y]"
+    assert any("odd [bold] name [x, y]" in line for line in shown(summarise(study), width=140))
+
+
+def test_numbers():
+    assert number(None, 2) == number(float("nan"), 2) == "–"
+    assert number(0.0, 3) == "0"
+    assert number(1e-7, 3) == "1e-07"
+    assert number(0.0371, 3) == "0.037"
+    cell = {"speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.61}
+    assert with_interval(cell, "speedup", 2) == "1.50 [1.40, 1.61]"
+    assert with_interval({**cell, "speedup_low": None}, "speedup", 2) == "1.50"

@@ -1,0 +1,241 @@
+"""Tables from the ledger, and what makes two of them equal byte for byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store import Study, load_results, load_tables, stable_csv
+from sdvar_exp.store.columns import SAMPLES, STAGES, TABLES, VOLATILE
+from sdvar_exp.store.frames import PIECE, FrameBuilder
+from sdvar_exp.store.stable import frame_csv
+from sdvar_exp.store.timing import unit_times
+from tests.store.making import FINGERPRINT, all_units, make_plan, opened, timing_body, unit_body
+
+
+def test_an_empty_study_has_empty_tables_with_all_columns(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with opened(plan) as study:
+        tables = study.write_tables()
+    for name, columns in TABLES.items():
+        frame = getattr(tables, name)
+        assert list(frame) == list(columns) and len(frame) == (3 if name == "runs" else 0)
+        for kind in ("csv", "parquet"):
+            assert (plan.folder / "tables" / f"{name}.{kind}").stat().st_size
+    assert tables.runs["units"].tolist() == [0, 0, 0] and tables.runs["planned"].tolist() == [6, 6, 6]
+    assert stable_csv(plan.folder).count("\n") == 1
+
+
+def test_rows_follow_the_plan_and_carry_the_cell(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    units = all_units(plan)
+    random.Random(0).shuffle(units)
+    with opened(plan) as study:
+        study.append(*units)
+        tables = study.write_tables()
+    samples = tables.samples
+    assert list(samples) == list(SAMPLES) and list(tables.stages) == list(STAGES)
+    assert len(samples) == 18 and len(tables.stages) == 54
+    wanted = [(p.cell.id, label, seed) for p in plan.cells for label in plan.labels for seed in plan.seeds]
+    assert list(samples[["cell", "label", "seed"]].itertuples(index=False, name=None)) == wanted
+    last = samples.iloc[-1]
+    assert (last["strategy"], last["mask"], last["gamma"], last["cfg_schedule"]) == (
+        "parallel_v1", "block_causal", "fixed(3)", "linear(1.5)",
+    )  # fmt: skip
+    assert last["acceptance"] == "match_rate(tau=0.7, mode=coupled, repair=false)"
+    assert samples.loc[0, ["mask", "acceptance", "gamma"]].isna().all()
+    assert samples["latency_ms"].isna().all() and samples["speedup"].isna().all()
+    run = tables.runs.iloc[2]
+    assert json.loads(run["config"])["strategy"]["name"] == "parallel_v1" and run["units"] == 6
+    assert json.loads(run["checkpoints"]) == FINGERPRINT["checkpoints"] and run["threads"] == 2
+    assert run["overrides"] == "strategy=parallel_v1 gamma.value=3"
+
+
+def test_files_read_back_as_the_tables(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with opened(plan) as study:
+        study.append(*all_units(plan))
+        tables = study.write_tables()
+    for name in TABLES:
+        frame = getattr(tables, name)
+        pd.testing.assert_frame_equal(pd.read_parquet(plan.folder / "tables" / f"{name}.parquet"), frame)
+        again = pd.read_csv(plan.folder / "tables" / f"{name}.csv")
+        assert list(again) == list(frame) and len(again) == len(frame)
+    again = pd.read_csv(plan.folder / "tables" / "samples.csv")
+    assert again["pixel_mae"].tolist() == tables.samples["pixel_mae"].tolist()
+    assert not list((plan.folder / "tables").glob(".*"))
+
+
+def test_the_stable_table_forgets_order_processes_and_times(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    texts = []
+    for attempt in range(3):
+        plan = make_plan(tmp_path / str(attempt), study=f"study{attempt}")
+        units = all_units(plan)
+        rng.shuffle(units)
+        parts = [units[:5], units[5:], units[:2]] if attempt else [units]
+        for part in parts:
+            with opened(plan) as study:
+                more = {"noise_ms": rng.random(), "attempt": rng.randint(1, 9), "cache_hit": rng.random() < 0.5}
+                study.append(*({**u, "sample": {**u["sample"], **more}} for u in part))
+                cell = plan.cells[attempt].cell.id
+                study.append(timing_body(cell, 3, 0, 0, 20.0, rng.uniform(5, 10)))
+        texts.append([stable_csv(plan.folder, name) for name in ("samples", "stages", "runs")])
+    assert texts[0] == texts[1] == texts[2]
+    header, *rows = csv.reader(io.StringIO(texts[0][0]))
+    assert not VOLATILE & set(header) and len(rows) == 18
+    row = dict(zip(header, rows[0], strict=True))
+    assert row["psnr_db"] == row["near_tie"] == row["mask"] == "null" and row["identical"] == "false"
+    assert row["target_calls"].isdecimal() and float(row["pixel_mae"]) == unit_body(row["cell"], 3, 0)["sample"]["pixel_mae"]
+
+
+def test_stable_texts() -> None:
+    frame = pd.DataFrame({"a": [0.1 + 0.2, math.nan, 1e-300, 5.0], "b": pd.array([1, None, 3, 4], dtype="Int64")})
+    frame["c"] = pd.array([True, None, False, True], dtype="boolean")
+    frame["d"] = pd.array(["x,y", None, "γ", ""], dtype="str")
+    expected = 'a,b,c,d\n0.30000000000000004,1,true,"x,y"\nnull,null,null,null\n1e-300,3,false,γ\n5.0,4,true,\n'
+    assert frame_csv(frame) == expected
+    with pytest.raises(UserError, match="no stable table"):
+        stable_csv("nowhere", "timings")
+
+
+def test_the_first_row_of_a_unit_stays_and_a_difference_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = make_plan(tmp_path)
+    cell = plan.cells[1].cell.id
+    first, twin = Study(plan.folder), Study(plan.folder)
+    with opened(plan):
+        first.attach().append(unit_body(cell, 3, 0))
+        twin.attach().append(unit_body(cell, 3, 0, host="elsewhere"), unit_body(cell, 3, 1))
+        first.append(unit_body(cell, 3, 1, pixel_mae=0.5, correlation=None))
+    tables = load_tables(plan.folder)
+    assert len(tables.samples) == 2 and len(tables.stages) == 6
+    assert tables.samples["pixel_mae"].tolist()[1] == 0.5, "the first file holds the first row"
+    assert len(tables.notes) == 1
+    assert f"unit {cell} label 3 seed 1 was committed twice, the first row stays" in tables.notes[0]
+    assert "pixel_mae 0.5 and 0." in tables.notes[0] and tables.notes[0] in caplog.text
+
+
+def test_time_columns() -> None:
+    unit = ("c", 3, 0)
+    clean = [timing_body(*unit, r, b, c) for r, (b, c) in enumerate([(20, 10), (40, 10), (30, 10)])]
+    times = unit_times([*clean, timing_body(*unit, 3, 1, 100, contended=True)])
+    assert times["latency_ms"] == 10 and times["baseline_latency_ms"] == 30 and times["vae_ms"] == 11
+    assert times["speedup"] == pytest.approx((2 * 4 * 3) ** (1 / 3))
+    assert times["speedup_with_vae"] == pytest.approx((30 / 21 * 50 / 21 * 40 / 21) ** (1 / 3))
+    assert times["draft_ms"] == 1 and times["fhat_ms"] == 0.25 and times["contended"] is False
+    times = unit_times([timing_body(*unit, 0, 20, 10, contended=True)])
+    assert times["speedup"] is None and times["latency_ms"] == 10 and times["contended"] is True
+
+
+def test_only_timed_units_have_times(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    cell = plan.cells[2].cell.id
+    with opened(plan) as study:
+        study.append(*all_units(plan))
+        study.append(timing_body(cell, 8, 2, 1, 30, 10), timing_body(cell, 8, 2, 0, 20, 10))
+        study.append(timing_body(cell, 8, 2, 0, 999, 10))  # a repeat that was measured again
+        tables = study.write_tables()
+    timed = tables.samples[tables.samples["speedup"].notna()]
+    assert timed[["cell", "label", "seed"]].values.tolist() == [[cell, 8, 2]]
+    assert timed["speedup"].item() == pytest.approx(6**0.5)
+    assert tables.timings["repeat"].tolist() == [0, 1] and tables.timings["baseline_ms"].tolist() == [20, 30]
+    assert tables.timings["verify_ms"].tolist() == [2, 2]
+
+
+def test_failures_noise_and_unknown_columns(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    cell = plan.cells[1].cell.id
+    with opened(plan) as study:
+        study.append({"type": "failure", "cell": cell, "label": 3, "seed": 1, "error": "E: x", "traceback": "…", "attempt": 2})
+        study.append({"type": "failure", "cell": cell, "label": 3, "seed": 0, "error": "E: y", "traceback": "…", "attempt": 1})
+        study.append(unit_body(cell, 3, 0, my_metric=2), unit_body(cell, 3, 2, my_metric=2.5, note="text"))
+        study.append(unit_body("not planned", 3, 0))
+        pair = {"type": "noise", "cell": plan.cells[0].cell.id, "label": 3, "seed": 0, "pixel_mae": 0.1, "correlation": 0.8}
+        study.append({**pair, "other_seed": 2}, {**pair, "other_seed": 1}, {**pair, "other_seed": 1})
+        tables = study.write_tables()
+    failures = tables.failures[["seed", "error", "done", "attempt"]]
+    assert failures.values.tolist() == [[0, "E: y", True, 1], [1, "E: x", False, 2]]
+    assert tables.noise["other_seed"].tolist() == [1, 2] and list(tables.noise)[-1] == "correlation"
+    assert list(tables.samples)[-2:] == ["my_metric", "note"]
+    assert tables.samples["my_metric"].tolist()[:2] == [2.0, 2.5]
+    assert tables.samples["cell"].tolist()[-1] == "not planned", "a row that no plan describes is kept, at the end"
+    assert tables.runs.set_index("cell")["failures"].to_dict()[cell] == 2
+
+
+def test_one_cell_only(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with opened(plan) as study:
+        study.append(*all_units(plan))
+    cell = plan.cells[1].cell.id
+    tables = load_tables(plan.folder, cells={cell})
+    everything = load_tables(plan.folder)
+    chosen = everything.samples[everything.samples["cell"] == cell].reset_index(drop=True)
+    pd.testing.assert_frame_equal(tables.samples, chosen)
+    assert tables.runs["cell"].tolist() == [cell] and set(tables.stages["cell"]) == {cell}
+
+
+def test_pieces_of_a_large_table_keep_their_kinds() -> None:
+    builder = FrameBuilder({"a": "int", "b": "str", "c": "float"})
+    for i in range(PIECE + 3):
+        builder.add({"a": i, "c": None, "later": 1 if i > PIECE else None, "mixed": i if i < PIECE else 0.5})
+    frame = builder.frame()
+    assert len(frame) == PIECE + 3 and frame["a"].dtype == "Int64" and frame["b"].isna().all()
+    assert list(frame) == ["a", "b", "c", "later", "mixed"]
+    assert frame["later"].dtype == "Int64" and frame["later"].sum() == 2 and frame["mixed"].dtype == "float64"
+
+
+def test_a_value_of_the_wrong_kind_makes_text_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    builder = FrameBuilder({"a": "int"})
+    builder.add({"a": 1})
+    builder.add({"a": "two"})
+    assert builder.frame()["a"].tolist() == ["1", "two"] and "kind int" in caplog.text
+
+
+def test_no_study_and_a_damaged_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no study at"):
+        load_tables(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_tables(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": 2}')
+    with pytest.raises(UserError, match="not of schema 1"):
+        load_tables(tmp_path)
+
+
+def test_load_results_selects_and_knows_the_configuration(tmp_path: Path) -> None:
+    for study in ("one", "two"):
+        plan = make_plan(tmp_path, study=study)
+        with opened(plan) as opened_study:
+            opened_study.append(*all_units(plan))
+    frame = load_results(tmp_path / "one")
+    assert len(frame) == 18 and frame["lossless"].tolist()[0] == "tokens"
+    assert len(load_results(tmp_path)) == 36
+    assert set(load_results([tmp_path / "one", str(tmp_path / "two")])["study"]) == {"one", "two"}
+    chosen = load_results(tmp_path / "one", "strategy == 'test3' and seed > 0")
+    assert len(chosen) == 4 and set(chosen["strategy_entry_num"]) == {4} and chosen["gamma_value"].isna().all()
+    assert set(load_results(tmp_path / "one", {"gamma_value": 3})["strategy"]) == {"parallel_v1"}
+    assert len(load_results(tmp_path / "one", {"label": [3, 5], "seed": range(2)})) == 6
+    assert len(load_results(tmp_path / "one", {"mask": None})) == 6
+    assert len(load_results(tmp_path / "one", lambda f: f["acceptance_tau"] > 0.5)) == 6
+    for where in ({"labels": 3}, "labels == 3", "((", lambda f: f["pixel_mae"] > 2):
+        if callable(where):
+            assert load_results(tmp_path / "one", where).empty
+            continue
+        with pytest.raises(UserError, match="where"):
+            load_results(tmp_path / "one", where)
+    with pytest.raises(UserError, match="no study"):
+        load_results(tmp_path / "three")
+
+
+def test_a_plan_with_no_rows_yet_loads(tmp_path: Path) -> None:
+    opened(replace(make_plan(tmp_path), cells=())).close()
+    assert load_results(tmp_path / "made_up").empty

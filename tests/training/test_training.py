@@ -1,0 +1,109 @@
+"""The training script on a handful of drawn pictures: parts, resumption, export, and the pair that comes out."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdvar_exp.cell import Cell, ModelSpec, Unit
+from sdvar_exp.decoding import decode
+from sdvar_exp.errors import UserError
+from sdvar_exp.models.pair import load_pair
+from sdvar_exp.registry import choose
+from sdvar_exp.training import export, loop, var, vqvae
+from sdvar_exp.training.data import load_split
+
+VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, steps=4, batch=8, warmup=2, max_minutes=5)
+TARGET = var.VARSettings(depth=2, width=32, heads=2, steps=4, batch=8, warmup=2, short_stages=2, max_minutes=5)
+DRAFT = replace(TARGET, name="draft", depth=1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two splits of 40 pictures in IDX files."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.Generator(np.random.Philox(key=1))
+    for split in ("train", "t10k"):
+        images = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+        labels = (np.arange(40) % 10).astype(np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    return folder
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: Path) -> None:
+    whole, halves, out = tmp_path / "whole", tmp_path / "halves", tmp_path / "weights"
+    vqvae.train_vqvae(VQ, data, whole)
+    vqvae.train_vqvae(VQ, data, halves)
+    vae = export.load_vae(VQ, whole)
+    var.train_var(TARGET, vae, data, whole)
+    var.train_var(DRAFT, vae, data, whole)
+
+    # two steps, a stop, then the rest: the same weights as without the stop
+    torch_state = torch.get_rng_state()
+    short = {"eval_every": 10, "save_every": 2}
+    model = var.build(TARGET, vae)
+    tokens, labels = var.encode_split(vae, data, "train", halves / "tokens.pt")
+
+    def run(folder: Path, stop: int) -> None:
+        torch.manual_seed(0)
+        model = var.build(TARGET, vae)
+        optimizer = torch.optim.AdamW(loop.grouped_parameters(model, 0.05), lr=1e-3)
+
+        def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
+            if i == stop:
+                raise KeyboardInterrupt
+            pick = torch.randint(len(tokens), (8,), generator=generator)
+            t = tokens[pick].long()
+            logits = model.teacher_logits(labels[pick], vae.quantize.teacher_input(var.split_stages(vae, t)))
+            return {"loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), t.flatten())}
+
+        loop.train(folder=folder, name="t", model=model, optimizer=optimizer, steps=4, peak=1e-3, warmup=2, step_fn=step,
+                   **short)
+
+    run(tmp_path / "a", stop=-1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", stop=2)
+    run(tmp_path / "b", stop=-1)
+    first, second = weights_of(tmp_path / "a" / "t.ckpt"), weights_of(tmp_path / "b" / "t.ckpt")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    torch.set_rng_state(torch_state)
+    assert model.depth == 2
+
+    card = export.export(VQ, {"target": TARGET, "draft": DRAFT}, whole, out, data, held_out=10)
+    assert card["target"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
+    assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()
+    files = {r: str(out / f"{r}.safetensors") for r in ("vae", "draft", "target")}
+    pair = load_pair(ModelSpec("mine", **files))
+    stored = vae.state_dict()
+    assert all(torch.equal(v, stored[k]) for k, v in pair.vae.state_dict().items() if "ema" not in k)
+    result = decode(pair, Cell(choose("strategy", "sequential")), [Unit(3, 0)])
+    assert [t.shape[1] for t in result.tokens] == [1, 4, 9]
+
+
+def test_a_missing_data_set_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="install Debian's dataset-fashion-mnist or set data_folder"):
+        load_split(tmp_path, "train")
+
+
+def test_dead_codes_are_revived() -> None:
+    q = vqvae.build(VQ).quantize
+    usage = vqvae.CodeUsage(16)
+    for _ in range(200):
+        usage.update(q, [torch.zeros(4, 8, dtype=torch.int64)])
+    pool = torch.full((5, 8), 7.0)
+    assert usage.revive(q, pool, torch.Generator().manual_seed(0)) == 15
+    assert torch.equal(q.embedding.weight[1:], torch.full((15, 8), 7.0))
+    assert usage.revive(q, pool, torch.Generator().manual_seed(0)) == 0
