@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from sdvar_exp.errors import UserError
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import loop
@@ -24,6 +26,8 @@ class VARSettings:
     """Shape and training of one transformer.
 
     short_stages, short_share: this share of the steps sees only the first `short_stages` stages.
+    init: safetensors file to start from instead of fresh weights. compile: fuse the pass with `torch.compile` (needs a
+    C++ compiler; the first steps take minutes).
     """
 
     name: str = "target"
@@ -40,6 +44,8 @@ class VARSettings:
     short_share: float = 0.7
     max_minutes: float = 70.0
     bf16: bool = False
+    init: str = ""
+    compile: bool = False
 
 
 def initialise(model: VAR) -> None:
@@ -79,6 +85,18 @@ def build(s: VARSettings, vae: VQVAE, classes: int = 10) -> VAR:
     initialise(model)
     open_branches(model)
     return model
+
+
+def start_from(model: VAR, path: Path) -> None:
+    """Fill `model` with the weights of a safetensors file of the same shape; `UserError` where there is none."""
+    if not path.is_file():
+        raise UserError(f"init={path} does not exist: give a safetensors file of this model, or leave init empty")
+    saved = load_file(path)
+    own = model.state_dict()
+    wrong = [k for k, v in saved.items() if k not in own or own[k].shape != v.shape]
+    if wrong:
+        raise UserError(f"init={path} does not fit this shape: {wrong[0]} differs; set depth, width and heads as it has them")
+    model.load_state_dict({k: saved[k].to(v.dtype) if k in saved else v for k, v in own.items()})
 
 
 @torch.no_grad()
@@ -127,6 +145,9 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
     tokens, labels = encode_split(vae, data_folder, "train", out / "train_tokens.pt")
     test_tokens, test_labels = encode_split(vae, data_folder, "t10k", out / "test_tokens.pt")
     model = build(s, vae)
+    if s.init:
+        start_from(model, Path(s.init))
+    forward = torch.compile(model.teacher_logits, dynamic=False) if s.compile else model.teacher_logits
     optimizer = torch.optim.AdamW(
         loop.grouped_parameters(model, s.weight_decay), lr=s.peak, betas=(0.9, 0.95), fused=True)
     stages, short = vae.pyramid.stages, vae.pyramid.count(0, s.short_stages)
@@ -139,7 +160,7 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
         with torch.no_grad():
             inputs = vae.quantize.teacher_input(split_stages(vae, t))
         with torch.autocast("cpu", torch.bfloat16, enabled=s.bf16):
-            logits = model.teacher_logits(y, inputs, s.short_stages if cut else stages)
+            logits = forward(y, inputs, s.short_stages if cut else stages)
         target = t[:, :short] if cut else t
         loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten())
         return {"loss": loss}
