@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from sdvar_exp.errors import UserError
@@ -53,7 +54,7 @@ class ModelSpec:
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
-        return {"name": self.name, "vae": self.vae, "draft": self.draft, "target": self.target}
+        return {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
 
 
 def _default_schedule() -> Choice:

@@ -46,7 +46,7 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells × labels × seeds of one study."""
+    """Cells × labels × seeds of one study. design: how the swept values were combined, in words."""
 
     study: str
     results_dir: Path
@@ -56,6 +56,7 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     argv: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    design: str = "product"
 
     @property
     def folder(self) -> Path:

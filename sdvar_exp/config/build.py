@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sdvar_exp.cell import ModelSpec
 from sdvar_exp.config.cells import FACTORS, Job, Work, default_cell, jobs, reason
 from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import Composer, Tree, plain, started
 from sdvar_exp.config.errors import ConfigErrors
-from sdvar_exp.config.names import short_name
+from sdvar_exp.config.names import count, short_name
 from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import parse_labels, parse_seeds, results_dir, settings_of, study_name, union
 from sdvar_exp.plan import Plan, PlannedCell
@@ -52,7 +53,7 @@ def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> 
     experiment = context.get("experiment")
     cells = _collapse(made, (experiment.text,) if experiment and experiment.value else (), work)
     _note_unread(cell_axes, made, work.notices)
-    return Plan(name, where, cells, labels, seeds, settings, argv, tuple(work.notices))
+    return Plan(name, where, cells, labels, seeds, settings, argv, tuple(work.notices), work.design)
 
 
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:
@@ -91,15 +92,26 @@ def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple
         key = cell.id
         if key in cells:
             reasons.setdefault(reason(job, cell))
+            if cell.model != cells[key].cell.model:
+                work.errors.append(_same_files(cells[key].cell.model, cell.model))
         else:
             name = short_name(cell, default)
             if any(name == other.name for other in cells.values()):
                 name = f"{name} #{key[:4]}"
             cells[key] = PlannedCell(cell, name, prefix + job.texts)
+    if work.errors:
+        raise ConfigErrors(work.errors)
     if reasons:
-        work.notices.append(f"{len(made)} combinations give {len(cells)} cells, "
-                            f"{len(made) - len(cells)} duplicates collapsed: {'; '.join(reasons)}")
+        work.notices.append(f"{len(made)} combinations give {count(len(cells), 'cell')}, "
+                            f"{count(len(made) - len(cells), 'duplicate')} collapsed: {'; '.join(reasons)}")
     return tuple(cells.values())
+
+
+def _same_files(kept: ModelSpec, other: ModelSpec) -> str:
+    """Files are known by their names, wherever they lie: two sets of one name cannot stand in one study."""
+    different = next(f for f in ("folder", "vae", "draft", "target", "published") if getattr(kept, f) != getattr(other, f))
+    return (f"model.{different} {getattr(kept, different)!r} and {getattr(other, different)!r}: files are told apart by their "
+            "names, not by where they lie, and these have the same; rename one, or use one study each")
 
 
 def _note_unread(cell_axes: Mapping[str, list[Item]], made: Sequence[Job], notices: list[str]) -> None:

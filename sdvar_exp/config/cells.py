@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec, Sampling
+from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
-from sdvar_exp.config.overrides import Item, Known, expand_all, product
+from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.schema import to_choice, values_of
 from sdvar_exp.errors import UserError
 
@@ -37,7 +38,7 @@ class Job:
 class Work:
     """State of one `compose` call: what is known, what was found wrong, what is worth saying.
 
-    models: number of classes of every model that was composed.
+    models: number of classes of every model that was composed. design: what is swept and how it is combined, in words.
     """
 
     known: Known
@@ -45,6 +46,7 @@ class Work:
     models: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    design: str = "product"
 
     def attempt(self, otherwise: T, make: Callable[..., T], *args: Any) -> T:
         """`make(*args)`, or `otherwise` after noting the user's mistake."""
@@ -56,12 +58,27 @@ class Work:
 
 
 def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str, Item], work: Work) -> list[Job]:
-    """`hydra.sweeper.params` × items of `cells` × the command line; what stands later here beats what stands before."""
+    """`hydra.sweeper.params`, each row of `cells`, the command line: what stands later here beats what stands before.
+
+    The design combines the swept values; the rules of `exclude` leave combinations out.
+    """
     texts = [f"{key}={value}" for key, value in master.params.items()]
     swept = _cell_level(expand_all(texts, work.known, work.errors), work.errors)
-    combinations = [c for item in _listed(master, work) for c in product({**swept, **item, **cell_axes})]
+    rows = [{**swept, **row, **cell_axes} for row in _listed(master, work)]
+    name = plain(master.cfg.design, "name")
+    work.design = designs.describe(name, rows)
+    if name == "list" and plain(master.cfg, "cells") is None:
+        work.errors.append("design=list needs cells, a list of lists of overrides")
+    nothing: list[designs.Combination] = []
+    arranged = [work.attempt(nothing, designs.DESIGNS[name], row) for row in rows]
+    no_rules: list[designs.Rule] = []
+    rules = work.attempt(no_rules, designs.read_rules, plain(master.cfg, "exclude"), work.known)
+    combinations = [c for row in arranged for c in row if not designs.excluded(rules, c, None)]
     work.composer.large = len(combinations) > LARGE
-    made = [_job(combination, context, work) for combination in combinations]
+    made = [_job(combination, context, rules, work) for combination in combinations]
+    work.notices += designs.notices(rules)
+    if rules and not work.errors and not any(made):
+        work.errors.append("exclude leaves out every combination; drop a rule")
     return [job for job in made if job is not None]
 
 
@@ -84,10 +101,12 @@ def _cell_level(axes: Mapping[str, list[Item]], errors: list[str]) -> dict[str, 
     return {key: items for key, items in axes.items() if items[0].of_cell}
 
 
-def _job(items: Mapping[str, Item], context: Mapping[str, Item], work: Work) -> Job | None:
+def _job(
+    items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence[designs.Rule], work: Work
+) -> Job | None:
     before = len(work.errors)
     tree = work.composer.job({**context, **items}, work.errors)
-    if tree is None:
+    if tree is None or (len(work.errors) == before and designs.excluded(rules, items, tree)):
         return None
     stages, classes = (work.attempt(0, plain, tree.cfg.model, key) for key in ("stages", "classes"))
     if classes:

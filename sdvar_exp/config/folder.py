@@ -10,7 +10,7 @@ from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 
 CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy")
-STUDY_GROUPS = ("tracking", "engine", "experiment", "debug")
+STUDY_GROUPS = ("tracking", "engine", "design", "experiment", "debug")
 GROUPS = CELL_GROUPS + STUDY_GROUPS
 
 

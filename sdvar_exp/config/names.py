@@ -19,6 +19,11 @@ SYMBOLS = {
 ALWAYS = {"entry_num", "verify_until", "target_stages"}
 
 
+def count(number: int, what: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _text(value: Any) -> str:
     value = plain(value)
     if isinstance(value, list):

@@ -84,6 +84,23 @@ class EngineNode:
     name: str = MISSING
 
 
+class DesignName(Enum):
+    """How swept values are combined."""
+
+    product = "product"
+    zip = "zip"
+    list = "list"
+    ofat = "ofat"
+    leave_one_out = "leave_one_out"
+
+
+@dataclass
+class DesignNode:
+    """name: how swept values are combined."""
+
+    name: DesignName = MISSING
+
+
 @dataclass
 class Root:
     """All root keys; their values and what they mean are in conf/config.yaml."""
@@ -110,13 +127,16 @@ class Root:
     timing: TimingNode = MISSING
     plugins: list[str] = MISSING
     allow_mixed: bool = MISSING
+    design: Any = MISSING
     cells: Any = MISSING
+    exclude: Any = MISSING
 
 
 FIXED_NODES: dict[tuple[str, str], type] = {
     ("model", "pair"): ModelNode,
     ("tracking", "wandb"): TrackingNode,
     ("engine", "engine"): EngineNode,
+    ("design", "design"): DesignNode,
     ("root", "root"): Root,
 }
 

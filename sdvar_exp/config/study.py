@@ -86,7 +86,9 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
 
 def study_name(tree: Tree) -> str:
     """The `study` key, else the experiment's name, else `default`."""
-    name = plain(tree.cfg, "study") or (tree.choices.get("experiment") or "default").replace("/", "-")
+    said = plain(tree.cfg, "study")
+    require(said is None or bool(said.strip()), "study must not be empty; leave it out, or give a folder name")
+    name = said or (tree.choices.get("experiment") or "default").replace("/", "-")
     require(bool(STUDY_NAME.fullmatch(name)),
             f"study must be a folder name of letters, digits and . _ + = -, got {name!r}")
     return str(name)

@@ -65,7 +65,7 @@ def test_run_hands_the_plan_to_the_runner(runner: list[Plan], capsys: pytest.Cap
     assert [len(plan.cells) for plan in runner] == [3, 1] and runner[0].labels == (0, 3)
     assert runner[0].argv[0] == "-m"
     out = capsys.readouterr()
-    assert out.err == "note: 4 combinations give 3 cells, 1 duplicates collapsed: sequential reads no mask\n"
+    assert out.err == "note: 4 combinations give 3 cells, 1 duplicate collapsed: sequential reads no mask\n"
     assert list(Path().iterdir()) == []
 
 
@@ -112,7 +112,7 @@ def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[st
     assert out.out.splitlines()[3:] == [
         "", "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
         "labels 0, 3; seeds 0 … 3; results go to results/default"]
-    assert out.err == "note: 4 combinations give 3 cells, 1 duplicates collapsed: draft_only reads no mask\n"
+    assert out.err == "note: 4 combinations give 3 cells, 1 duplicate collapsed: draft_only reads no mask\n"
 
 
 def test_plan_for_machines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_cell_id_is_independent_of_the_way() -> None:
     """`dynamic_gamma gamma=fixed` is `parallel_v1`; factors that are not read do not count."""
     plan = compose(["strategy=parallel_v1,dynamic_gamma", "gamma=fixed", "acceptance=exact"])
     assert names(plan) == ["parallel_v1 exact γ=2"]
-    assert plan.notices == ("2 combinations give 1 cells, 1 duplicates collapsed: "
+    assert plan.notices == ("2 combinations give 1 cell, 1 duplicate collapsed: "
                             "dynamic_gamma with these settings is parallel_v1",)
     (one,), (other,) = (compose(["strategy=test3", f"acceptance={a}"]).cells for a in ("exact", "never"))
     assert one.cell.id == other.cell.id

@@ -16,6 +16,7 @@ ENTRIES = [(kind, name) for kind in registry.KINDS for name in registry.names(ki
 NEEDS = {  # what a choice cannot do without
     ("model", "files"): ["model.vae=a", "model.draft=b", "model.target=c", "model.classes=10", "model.stages=10"],
     ("mask", "no_prefix"): ["strategy=test3"],
+    ("design", "list"): ["cells=[['strategy=test3']]"],
 }
 
 
@@ -53,7 +54,7 @@ def test_every_yaml_says_what_it_is(path: Path) -> None:
 def test_groups_are_those_of_the_design() -> None:
     assert {path.name for path in folder.conf_folder().iterdir() if path.is_dir()} == {
         "model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy", "tracking", "engine", "debug",
-        "experiment"}
+        "experiment", "design"}
 
 
 def test_root_keys_are_documented() -> None:

@@ -1,0 +1,144 @@
+"""Designs: which combinations of the swept values become cells, and which of them a rule leaves out, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sdvar_exp.config.composing import Tree, shown
+from sdvar_exp.config.folder import CELL_GROUPS
+from sdvar_exp.config.overrides import Item, Known, product
+from sdvar_exp.errors import UserError
+
+Axes = Mapping[str, Sequence[Item]]
+Combination = dict[str, Item]
+
+
+def swept(axes: Axes) -> dict[str, Sequence[Item]]:
+    """The keys with more than one value."""
+    return {key: items for key, items in axes.items() if len(items) > 1}
+
+
+def zipped(axes: Axes) -> list[Combination]:
+    """First value with first value, second with second; keys with one value are the same everywhere."""
+    lengths = {key: len(items) for key, items in swept(axes).items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} has {n} values" for key, n in lengths.items())
+        raise UserError(f"design=zip needs sweeps of one length, but {listed}")
+    count = max(lengths.values(), default=1)
+    return [{key: items[i if len(items) > 1 else 0] for key, items in axes.items()} for i in range(count)]
+
+
+def one_factor_at_a_time(axes: Axes) -> list[Combination]:
+    """The base, the first value of every key; then every other value alone in its place."""
+    base = {key: items[0] for key, items in axes.items()}
+    return [base, *({**base, key: item} for key, items in axes.items() for item in items[1:])]
+
+
+def leave_one_out(axes: Axes) -> list[Combination]:
+    """The last value of every key; then each key that has two values back at its first."""
+    for key, items in axes.items():
+        if len(items) > 2:
+            raise UserError(f"design=leave_one_out takes two values of a key, without and with, but {key} has {len(items)}")
+    everything = {key: items[-1] for key, items in axes.items()}
+    return [everything, *({**everything, key: items[0]} for key, items in swept(axes).items())]
+
+
+def single(axes: Axes) -> list[Combination]:
+    """One combination; a sweep is a mistake."""
+    if found := ", ".join(swept(axes)):
+        raise UserError(f"design=list takes the rows of cells as they are, but {found} is swept; use another design")
+    return list(product(axes))
+
+
+DESIGNS = {
+    "product": lambda axes: list(product(axes)),
+    "zip": zipped,
+    "list": single,
+    "ofat": one_factor_at_a_time,
+    "leave_one_out": leave_one_out,
+}
+
+
+def describe(name: str, axes: Sequence[Axes]) -> str:
+    """`ofat over mask (2), gamma.value (3)`; axes: of every row of `cells`."""
+    counts: dict[str, int] = {}
+    for row in axes:
+        for key, items in swept(row).items():
+            counts[key] = max(counts.get(key, 0), len(items))
+    over = ", ".join(f"{key} ({n})" for key, n in counts.items())
+    rows = f", {len(axes)} rows of cells" if len(axes) > 1 else ""
+    return f"{name}{f' over {over}' if over else ''}{rows}"
+
+
+@dataclass
+class Rule:
+    """Leaves out the combinations in which every key has one of its values. hits: how many it left out."""
+
+    wanted: Mapping[str, tuple[Any, ...]]
+    reason: str
+    hits: int = field(default=0, compare=False)
+
+    def matches(self, items: Mapping[str, Item], tree: Tree | None) -> bool:
+        """Whether the rule holds; before composition (no tree) only from the overrides themselves."""
+        return all(self._has(key, values, items, tree) for key, values in self.wanted.items())
+
+    def _has(self, key: str, values: tuple[Any, ...], items: Mapping[str, Item], tree: Tree | None) -> bool:
+        if key in items:
+            return plainly(items[key].value) in values
+        if tree is None:
+            return False
+        found = tree.choices.get(key) if key in CELL_GROUPS else OmegaConf.select(tree.cfg, key)
+        return plainly(found) in values
+
+    @property
+    def text(self) -> str:
+        """`strategy=test3 mask=no_prefix`."""
+        return " ".join(f"{key}={','.join(map(str, values))}" for key, values in self.wanted.items())
+
+
+def plainly(value: Any) -> Any:
+    """A value to compare: enums by their value, quoted text as text."""
+    value = getattr(value, "value", getattr(value, "text", value))
+    return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+def read_rules(value: Any, known: Known) -> list[Rule]:
+    """The root key `exclude`: a list of {key: value or list of values, …, reason: text}; `UserError` for anything else."""
+    form = "exclude is a list of {key: value, …, reason: why}"
+    if not isinstance(value, list) or not all(isinstance(rule, dict) for rule in value):
+        raise UserError(f"{form}, not {shown(value)}")
+    rules = []
+    for rule in value:
+        reason = rule.get("reason")
+        wanted = {str(key): tuple(map(plainly, v)) if isinstance(v, list) else (plainly(v),)
+                  for key, v in rule.items() if key != "reason"}
+        if not isinstance(reason, str) or not reason.strip():
+            raise UserError(f"{form}: {shown(rule)} says no reason")
+        if not wanted:
+            raise UserError(f"{form}: {shown(rule)} names no key")
+        for key in wanted:
+            if key.split(".")[0] not in (*CELL_GROUPS, "batch") or ("." in key and key not in known.parameters()):
+                raise UserError(f"exclude: unknown key {key!r} of a cell{known.suggest(key)}")
+        rules.append(Rule(wanted, reason.strip()))
+    return rules
+
+
+def excluded(rules: Sequence[Rule], items: Mapping[str, Item], tree: Tree | None) -> bool:
+    """Whether a rule leaves the combination out; the first that does counts it."""
+    rule = next((rule for rule in rules if rule.matches(items, tree)), None)
+    if rule is not None:
+        rule.hits += 1
+    return rule is not None
+
+
+def notices(rules: Sequence[Rule]) -> list[str]:
+    """What the rules left out, and which did nothing."""
+    out = []
+    for rule in rules:
+        many = f"{rule.hits} combination{'' if rule.hits == 1 else 's'} left out"
+        out.append(f"{many}: {rule.text}: {rule.reason}" if rule.hits else f"exclude {rule.text}: no combination has this")
+    return out
