@@ -17,6 +17,27 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs units; conf/engine/ says what each means. 0 and empty: no limit, or what fits the machine."""
+
+    workers: int = 0
+    unit_timeout_s: float = 0.0
+    retries: int = 1
+    fail_fast: bool = False
+    max_failures: int = 0
+    detach: bool = False
+    partition: str = ""
+    time_min: int = 60
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float = 0.0
+    workers_per_job: int = 1
+    requeues: int = 8
+    setup: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that changes how a study is run but not what its cells mean. project, entity, base_url: of W&B, from the files."""
 
@@ -30,6 +51,7 @@ class Settings:
     entity: str | None = None
     base_url: str | None = None
     engine: str = "inprocess"
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
     plugins: tuple[str, ...] = ()
     allow_mixed: bool = False
     debug: str = "none"
@@ -46,7 +68,10 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells × labels × seeds of one study. design: how the swept values were combined, in words."""
+    """Cells × labels × seeds of one study. design: how the swept values were combined, in words.
+
+    only: (cell, label, seed) of the units to decode, where not all are asked for.
+    """
 
     study: str
     results_dir: Path
@@ -57,6 +82,11 @@ class Plan:
     argv: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     design: str = "product"
+    only: frozenset[tuple[str, int, int]] | None = None
+
+    def asks(self, key: tuple[str, int, int]) -> bool:
+        """Whether a unit, (cell, label, seed), is to be decoded."""
+        return self.only is None or key in self.only
 
     @property
     def folder(self) -> Path:

@@ -15,10 +15,16 @@ from sdvar_exp.errors import UserError
 
 VERBS = {
     "run": "decode every cell of a command, or continue where it stopped",
-    "plan": "what `run` would do: cells, units, duplicates; runs nothing",
+    "plan": "what `run` would do: cells, units, what is left, how long; runs nothing",
+    "status": "how far studies are, and whether one is running",
+    "logs": "what happened to a cell: starts, failures with tracebacks",
+    "table": "the result table of a study: filtered, grouped, or stable for comparing",
+    "diff": "what differs between two cells or studies; a regression gate with --fail-on",
+    "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
-    "table": "the result table of a study",
     "push": "send a study to W&B",
+    "doctor": "check this machine, and say how to mend what is missing",
+    "gc": "find, and with --delete remove, files that nothing needs",
 }
 USAGE, INTERRUPTED = 2, 130
 

@@ -12,7 +12,7 @@ from sdvar_exp.errors import UserError
 
 USES = {
     "run": "decode every cell of the command, write tables, images and figures; run it again to continue",
-    "plan": "show the cells and units of the command; nothing is run, no model is touched",
+    "plan": "show cells and units of the command, what is cached, pending, how long and how large; nothing is run",
 }
 
 
@@ -48,6 +48,8 @@ def run_help(verb: str, argv: Sequence[str]) -> str:
         lines.append(f"  {key.name + '=' + key.default:22} {key.doc}")
     lines += ["", "flags:"]
     flags = {"-m, --multirun": "accepted; sweeps are expanded without it too",
+             "--only CELL": "only these cells: id, name, pattern or key=value (strategy=test3); may be repeated",
+             "--failed": "only the units that failed before",
              "--config-dir DIR": "a folder with groups of your own, laid out like conf/",
              "--cfg job": "show the configuration that the command means (Hydra; also --resolve, --package)",
              "--info [WHAT]": "how it was composed: defaults, searchpath, … (Hydra)"}

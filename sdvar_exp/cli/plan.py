@@ -1,11 +1,16 @@
-"""`sdvar-exp plan`: cells, units and duplicates of a command; imports no torch and touches no model."""
+"""`sdvar-exp plan`: cells, units and duplicates of a command, and what is left of it; imports no torch, touches no model."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.studies import count, duration, read_ledger, size
 from sdvar_exp.plan import Plan
 
 
@@ -19,34 +24,148 @@ def main(argv: list[str]) -> int:
         return passthrough.answer(argv, "sdvar-exp plan")
     as_json = "--json" in argv
     plan = compose([word for word in argv if word != "--json"])
+    left = whats_left(plan)
     if as_json:
-        print(json.dumps(as_dict(plan), indent=1, ensure_ascii=False))
+        print(json.dumps(as_dict(plan, left), indent=1, ensure_ascii=False))
         return 0
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
-    print(text(plan))
+    print(text(plan, left))
     return 0
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left to do. by_cell: pending units of the plan's cells and of the baselines that are added.
+
+    seconds: estimate from the rates of this study or, where it has none, of another one on this models' name; None: nothing
+    was measured. measured: over how many units. images, image_bytes: PNGs to be written; bytes are None without a measure.
+    """
+
+    units: int
+    cached: int
+    failed: int
+    timings: int
+    by_cell: dict[str, int]
+    seconds: float | None
+    measured: int
+    rate_of: str
+    images: int
+    image_bytes: float | None
+    free_bytes: int
+
+    @property
+    def pending(self) -> int:
+        return self.units - self.cached
+
+
+def baseline_ids(plan: Plan) -> list[str]:
+    """Ids of the `sequential` cells that the runner adds, to compare with."""
+    ids = {planned.cell.id for planned in plan.cells}
+    return [cell for cell in dict.fromkeys(p.cell.baseline().id for p in plan.cells) if cell not in ids]
 
 
 def added_baselines(plan: Plan) -> int:
     """How many `sequential` cells the runner adds, to compare with."""
-    ids = {planned.cell.id for planned in plan.cells}
-    return len({planned.cell.baseline().id for planned in plan.cells} - ids)
+    return len(baseline_ids(plan))
 
 
-def text(plan: Plan) -> str:
+def whats_left(plan: Plan) -> Left:
+    """Compare the plan with the ledger on disk."""
+    ledger = read_ledger(plan.folder)
+    own = {p.cell.id: p.cell.batch for p in plan.cells}
+    baselines = {p.cell.baseline().id for p in plan.cells}
+    cells = {**dict.fromkeys(baseline_ids(plan), 1), **own}
+    wanted = [(cell, label, seed) for cell in cells for seed in plan.seeds for label in plan.labels]
+    pending = [key for key in wanted if key not in ledger.units]
+    by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
+    per_cell = len(plan.labels) * len(plan.seeds)
+    asked = plan.settings.timing
+    timings = sum(max(0, -(-min(asked.units, per_cell) // batch) * asked.repeats - ledger.timings[cell])
+                  for cell, batch in cells.items())
+    kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
+    kept = min(per_cell, int(kept))
+    images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
+    seconds, measured, rate_of = _estimate(plan, len(pending), timings)
+    average = _image_bytes(plan)
+    return Left(
+        units=len(wanted), cached=len(wanted) - len(pending), failed=sum(key in ledger.failed for key in wanted),
+        timings=timings, by_cell=by_cell, seconds=seconds, measured=measured, rate_of=rate_of, images=images,
+        image_bytes=None if average is None else average * images, free_bytes=shutil.disk_usage(_existing(plan.folder)).free,
+    )
+
+
+def _estimate(plan: Plan, pending: int, timings: int) -> tuple[float | None, int, str]:
+    """Seconds for what is pending, from how many measured units, of which study."""
+    for folder in _studies(plan):
+        ledger = read_ledger(folder)
+        rate = ledger.unit_seconds()
+        if rate is None:
+            continue
+        timing = sum(ledger.timing_ms) / len(ledger.timing_ms) / 1000 if ledger.timing_ms else 2 * rate[0]
+        return pending * rate[0] + timings * timing, rate[1], folder.name
+    return None, 0, ""
+
+
+def _studies(plan: Plan) -> list[Path]:
+    """This study, then the others of the results folder that used the same models, the newest first."""
+    models = {p.cell.model.name for p in plan.cells}
+    others = [p.parent for p in plan.results_dir.glob("*/manifest.json") if p.parent != plan.folder and _used(p) & models]
+    others.sort(key=lambda folder: (folder / "manifest.json").stat().st_mtime, reverse=True)
+    return [plan.folder, *others]
+
+
+def _used(manifest: Path) -> set[str]:
+    """Names of the models of a study."""
+    try:
+        checkpoints = json.loads(manifest.read_bytes())["fingerprint"]["checkpoints"]
+        return {str(key).split(" ")[0] for key in checkpoints}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _image_bytes(plan: Plan) -> float | None:
+    """Mean size of PNGs that lie in this study or one like it; None where there are none."""
+    for folder in _studies(plan):
+        sizes = [path.stat().st_size for path, _ in zip(folder.glob("images/*/*.png"), range(200), strict=False)]
+        if sizes:
+            return sum(sizes) / len(sizes)
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+
+
+def text(plan: Plan, left: Left) -> str:
     """The plan for people."""
-    lines = [f"{planned.cell.id}  {planned.name}" for planned in plan.cells]
+    lines = []
+    for planned in plan.cells:
+        pending = left.by_cell[planned.cell.id]
+        total = len(plan.labels) * len(plan.seeds)
+        state = "" if pending == total else ("  done" if not pending else f"  {pending} pending")
+        lines.append(f"{planned.cell.id}  {planned.name}{state}")
     extra = added_baselines(plan)
-    cells = _count(len(plan.cells), "cell") + (f" + {_count(extra, 'baseline')} to compare with" if extra else "")
-    units = (len(plan.cells) + extra) * len(plan.labels) * len(plan.seeds)
-    lines += ["", f"{cells} × {_count(len(plan.labels), 'label')} × {_count(len(plan.seeds), 'seed')} = {units} units"]
+    cells = count(len(plan.cells), "cell") + (f" + {count(extra, 'baseline')} to compare with" if extra else "")
+    lines += ["", f"{cells} × {count(len(plan.labels), 'label')} × {count(len(plan.seeds), 'seed')} = {left.units} units"]
     lines += [f"labels {_numbers(plan.labels)}; seeds {_numbers(plan.seeds)}; results go to {plan.folder}"]
-    return "\n".join(lines)
+    lines += [f"design: {plan.design}"] if plan.design != "product" else []
+    failed = f", {left.failed} of them failed before" if left.failed else ""
+    lines.append(f"cached {left.cached}, pending {left.pending}{failed}; {count(left.timings, 'timing')} to measure")
+    return "\n".join([*lines, _time(left), _disk(left)])
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _time(left: Left) -> str:
+    if not left.pending and not left.timings:
+        return "time: nothing left to do"
+    if left.seconds is None:
+        return "time: unknown, nothing was measured yet on these models"
+    return f"time: about {duration(left.seconds)}, from {count(left.measured, 'unit')} of {left.rate_of}"
+
+
+def _disk(left: Left) -> str:
+    bytes_ = "" if left.image_bytes is None or not left.images else f", about {size(left.image_bytes)}"
+    return f"disk: {count(left.images, 'image')} to write{bytes_}; {size(left.free_bytes)} free"
 
 
 def _numbers(values: tuple[int, ...]) -> str:
@@ -55,12 +174,15 @@ def _numbers(values: tuple[int, ...]) -> str:
     return ", ".join(str(v) for v in values)
 
 
-def as_dict(plan: Plan) -> dict[str, object]:
+def as_dict(plan: Plan, left: Left) -> dict[str, object]:
     """The plan for machines."""
     return {
         "study": plan.study, "results_dir": str(plan.results_dir), "labels": list(plan.labels),
         "seeds": list(plan.seeds), "units": len(plan.cells) * len(plan.labels) * len(plan.seeds),
-        "baselines_added": added_baselines(plan), "notices": list(plan.notices),
-        "cells": [{"id": p.cell.id, "name": p.name, "overrides": list(p.overrides),
+        "baselines_added": added_baselines(plan), "design": plan.design, "notices": list(plan.notices),
+        "units_with_baselines": left.units, "cached": left.cached, "pending": left.pending, "failed": left.failed,
+        "timings": left.timings, "eta_seconds": left.seconds, "eta_from_units": left.measured,
+        "images": left.images, "image_bytes": left.image_bytes, "free_bytes": left.free_bytes,
+        "cells": [{"id": p.cell.id, "name": p.name, "pending": left.by_cell[p.cell.id], "overrides": list(p.overrides),
                    "config": p.cell.as_dict()} for p in plan.cells],
     }

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.studies import count, match_cells, read_ledger
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 
@@ -18,17 +22,74 @@ def main(argv: list[str]) -> int:
         return 0
     from sdvar_exp.config import compose, passthrough
 
-    if passthrough.wants_hydra(argv):
-        return passthrough.answer(argv, "sdvar-exp run")
-    plan = compose(argv)
+    asked = read_choice(argv)
+    if passthrough.wants_hydra(asked.words):
+        return passthrough.answer(asked.words, "sdvar-exp run")
+    plan = compose(asked.words)
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
-    check_machine(plan)
+    chosen = choose(plan, asked)
+    if chosen is None:
+        print(f"nothing of this command failed in {plan.folder}")
+        return 0
+    check_machine(chosen)
     from rich.console import Console
 
     from sdvar_exp.runner import run_study
 
-    return run_study(plan, Console())
+    return run_study(replace(chosen, argv=tuple(argv)), Console())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A command line: overrides and Hydra's flags, and which of the plan's cells are to be run."""
+
+    words: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    failed: bool = False
+
+
+def read_choice(argv: Sequence[str]) -> Choice:
+    """Take `--only CELL` and `--failed` out of a command line."""
+    words, only, failed = [], [], False
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag == "--only":
+            if not value and (not rest or equals):
+                raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
+            only.append(value or rest.pop(0))
+        elif word == "--failed":
+            failed = True
+        else:
+            words.append(word)
+    return Choice(tuple(words), tuple(only), failed)
+
+
+def choose(plan: Plan, asked: Choice) -> Plan | None:
+    """The part of a plan that `--only` and `--failed` ask for; None where nothing failed."""
+    if asked.only:
+        names = {p.cell.id: p.name for p in plan.cells}
+        configs = {p.cell.id: p.cell.as_dict() for p in plan.cells}
+        wanted: set[str] = set()
+        for word in asked.only:
+            found = match_cells(word, names, configs)
+            if not found:
+                near = get_close_matches(word, [*names.values(), *names], n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"--only {word}: no cell of this command is meant{hint}; sdvar-exp plan lists them")
+            wanted |= set(found)
+        plan = replace(plan, cells=tuple(p for p in plan.cells if p.cell.id in wanted))
+    if not asked.failed:
+        return plan
+    failed = frozenset(key for key in read_ledger(plan.folder).failed if key[1] in plan.labels and key[2] in plan.seeds)
+    cells = tuple(p for p in plan.cells if any(key[0] == p.cell.id for key in failed))
+    units = frozenset(key for key in failed if any(key[0] == p.cell.id for p in cells))
+    if not cells:
+        return None
+    print(f"note: {count(len(units), 'unit')} that failed, of {count(len(cells), 'cell')}", file=sys.stderr)
+    return replace(plan, cells=cells, only=units)
 
 
 def check_machine(plan: Plan) -> None:

@@ -3,60 +3,119 @@
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sdvar_exp.store import Tables
+
 STABLE = ("samples", "stages", "runs")
+EXAMPLES = """\
+columns of --where and --group are those of load_results: samples, and the configuration as strategy_entry_num,
+acceptance_tau, gamma_value, …
+
+  sdvar-exp table guide --where "strategy == 'test3' and label < 5"
+  sdvar-exp table guide --group strategy,gamma_value
+  sdvar-exp table guide --stable > samples.csv
+"""
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="sdvar-exp table", description="The result table of a study.")
-    parser.add_argument("study", nargs="?", help="its folder, or its name in the results folder; default: the only one")
-    parser.add_argument("--results-dir", default="results", help="where studies lie (default: results)")
+    parser = study_parser("table", "The result table of a study.", EXAMPLES)
     parser.add_argument("--stable", nargs="?", const="samples", choices=STABLE, metavar="TABLE",
                         help="csv that a repetition reproduces byte for byte: samples (default), stages or runs")
+    parser.add_argument("--where", metavar="QUERY", help="only the rows that a pandas query chooses")
+    parser.add_argument("--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell")
     parser.add_argument("--json", action="store_true", help="the summary for machines")
+    parser.add_argument("--csv", action="store_true", help="the summary as csv")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
+        if asked.where or asked.group or asked.json:
+            raise UserError("--stable gives the whole table; leave out --where, --group and --json")
         from sdvar_exp.store import stable_csv
 
         sys.stdout.write(stable_csv(folder, asked.stable))
         return 0
-    from rich.console import Console
-
-    from sdvar_exp.report import render_table, summarise
-    from sdvar_exp.store import load_tables
-
-    tables = load_tables(folder)
-    summary = summarise(tables)
+    summary, notes = summary_of(folder, asked.where, asked.group)
     if asked.json:
         print(summary.to_json(orient="records", indent=1, force_ascii=False))
         return 0
-    for note in tables.notes:
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    if asked.csv or asked.group:
+        print(_csv(summary) if asked.csv else _plain(summary))
+        return 0
+    from rich.console import Console
+
+    from sdvar_exp.report import render_table
+
     render_table(summary, Console())
     return 0
 
 
-def find_study(name: str | None, results_dir: Path) -> Path:
-    """The folder of a study; `UserError` naming the studies there are."""
-    known = sorted(path.parent.name for path in results_dir.glob("*/manifest.json"))
-    if name is None:
-        if len(known) == 1:
-            return results_dir / known[0]
-        raise UserError(f"which study? {_listed(known, results_dir)}")
-    for folder in (Path(name), results_dir / name):
-        if (folder / "manifest.json").is_file():
-            return folder
-    near = get_close_matches(name, known, n=1)
-    raise UserError(f"there is no study {name!r}; " + (f"did you mean {near[0]!r}?" if near else _listed(known, results_dir)))
+def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Summary by cell, or by group, of the rows that `where` chooses; notes about the ledger."""
+    from sdvar_exp.report import summarise
+    from sdvar_exp.report.compare import grouped
+    from sdvar_exp.store import load_results, load_tables
+
+    tables = load_tables(folder)
+    if where is None and group is None:
+        return summarise(tables), tables.notes
+    chosen = load_results(folder, where)
+    if chosen.empty:
+        raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
+    if group is not None:
+        return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), tables.notes
+    return summarise(rows_of(tables, chosen)), tables.notes
 
 
-def _listed(known: list[str], results_dir: Path) -> str:
-    if known:
-        return f"{results_dir} has {', '.join(known)}"
-    return f"{results_dir} has none; give its folder, or --results-dir"
+def rows_of(tables: Tables, chosen: pd.DataFrame) -> Tables:
+    """The tables with the chosen units alone."""
+    from dataclasses import fields, replace
+
+    import pandas as pd
+
+    units = pd.MultiIndex.from_frame(chosen[["cell", "label", "seed"]])
+    frames = {}
+    for field in fields(tables):
+        frame = getattr(tables, field.name)
+        if not isinstance(frame, pd.DataFrame) or field.name == "noise":
+            continue
+        if field.name == "runs":
+            keep = frame["cell"].isin(chosen["cell"])
+        else:
+            keep = pd.MultiIndex.from_frame(frame[["cell", "label", "seed"]]).isin(units)
+        frames[field.name] = frame[keep].reset_index(drop=True)
+    return replace(tables, **frames)
+
+
+def _csv(summary: pd.DataFrame) -> str:
+    from sdvar_exp.store.stable import frame_csv
+
+    return frame_csv(summary).rstrip("\n")
+
+
+def _plain(summary: pd.DataFrame) -> str:
+    """Groups for people: means with their intervals."""
+    shown = summary[[c for c in summary if not str(c).endswith(("_low", "_high"))]].astype(object)
+    for name in [c for c in summary if f"{c}_low" in summary]:
+        shown[name] = [_interval(*values) for values in zip(*(summary[f"{name}{end}"] for end in ("", "_low", "_high")),
+                                                             strict=True)]
+    return str(shown.to_string(index=False, na_rep="–"))
+
+
+def _interval(mean: float | None, low: float | None, high: float | None) -> str:
+    from math import isnan
+
+    if mean is None or isnan(mean):
+        return "–"
+    if low is None or high is None or isnan(low) or low == high:
+        return f"{mean:.3g}"
+    return f"{mean:.3g} [{low:.3g}, {high:.3g}]"

@@ -59,7 +59,7 @@ def groups(plan: Plan, done: Collection[UnitKey]) -> list[Group]:
         place_of_model = models.index(planned.cell.model)
         for batch in batches(units, planned.cell.batch):
             task = Task(planned, batch)
-            if any(key not in done for key in task.unit_keys):
+            if any(key not in done and plan.asks(key) for key in task.unit_keys):
                 tasks.setdefault((place_of_model, planned.cell.batch, batch), []).append(task)
     place = {unit: i for i, unit in enumerate(units)}
     keys = sorted(tasks, key=lambda key: (key[0], key[1], place[key[2][0]]))

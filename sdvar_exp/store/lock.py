@@ -173,3 +173,16 @@ def start_time(pid: int) -> str | None:
 def _stat_fields(pid: int) -> list[str]:
     """Fields of /proc/<pid>/stat from the third on (the second, the name, may hold spaces and brackets)."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def holder_of(path: Path) -> tuple[dict[str, Any], bool] | None:
+    """Who a lock file names, and whether that process may still run (one on another host counts as running); None: no lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        holder = _read(fd)
+    finally:
+        os.close(fd)
+    return holder, bool(holder) and _alive(holder)

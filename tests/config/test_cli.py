@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sdvar_exp.cli import main
+from sdvar_exp.cli import VERBS, main
 from sdvar_exp.cli.run import check_writable
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
@@ -111,7 +111,10 @@ def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[st
     assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == ["draft_only", "test3 K=5", "test3 K=5 no_prefix"]
     assert out.out.splitlines()[3:] == [
         "", "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
-        "labels 0, 3; seeds 0 … 3; results go to results/default"]
+        "labels 0, 3; seeds 0 … 3; results go to results/default", "design: product over strategy (2), mask (2)",
+        "cached 0, pending 32; 96 timings to measure", "time: unknown, nothing was measured yet on these models",
+        out.out.splitlines()[-1]]
+    assert out.out.splitlines()[-1].startswith("disk: 56 images to write; ")
     assert out.err == "note: 4 combinations give 3 cells, 1 duplicate collapsed: draft_only reads no mask\n"
 
 
@@ -125,7 +128,7 @@ def test_plan_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("argv", "line"), [
     (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
     (["strategy=test3"], "unknown command 'strategy=test3'; did you mean 'sdvar-exp run strategy=test3 …'?"),
-    (["xyzzy"], "unknown command 'xyzzy'; commands are run, plan, ls, table, push"),
+    (["xyzzy"], f"unknown command 'xyzzy'; commands are {', '.join(VERBS)}"),
     (["plan", "--foo=1"], "unknown option --foo=1"),
     (["run", "--cfg", "jop"], "argument --cfg/-c: invalid choice: 'jop' (choose from 'job', 'hydra', 'all')"),
     (["run", "--cfg", "job", "labls=3"], "unknown key 'labls'; did you mean 'labels'?"),

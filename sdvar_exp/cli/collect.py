@@ -1,0 +1,40 @@
+"""`sdvar-exp collect`: make tables and figures again from the pieces of a study's ledger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from sdvar_exp.cli.studies import count, find_study, study_parser
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("collect", "Rebuild tables and figures from the ledger's pieces, whoever wrote them; runs nothing.")
+    parser.add_argument("--no-figures", action="store_true", help="tables only")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    folder = find_study(asked.study, Path(asked.results_dir))
+    from sdvar_exp.store import write_tables
+
+    tables = write_tables(folder)
+    figures: list[Path] = []
+    if not asked.no_figures:
+        from sdvar_exp.report import write_figures
+
+        figures = list(write_figures(tables, folder / "figures", images=folder / "images"))
+    pieces = len(list((folder / "ledger").glob("*.jsonl")))
+    missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
+    if asked.json:
+        print(json.dumps({
+            "folder": str(folder), "pieces": pieces, "samples": len(tables.samples), "cells": len(tables.runs),
+            "missing": missing, "failures": len(tables.failures), "figures": [str(p) for p in figures],
+            "notes": list(tables.notes),
+        }, indent=1))
+        return 0
+    for note in tables.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
+          + (f"; {missing} units are missing" if missing else ""))
+    print(f"tables   {folder / 'tables'}" + (f"\nfigures  {folder / 'figures'}" if figures else ""))
+    return 0

@@ -1,0 +1,211 @@
+"""`sdvar-exp diff A B`: what differs in configuration, and how far the results do; a regression gate with --fail-on."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.studies import add_results_dir, count, find_study, one_cell
+from sdvar_exp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+FAILED = 1
+EPILOG = """\
+A and B are studies, or cells: STUDY:CELL, or CELL with --study. Cells of two studies are paired by id, else by name.
+Differences are B − A over the units that both have, with 95 % intervals (labels fixed, seeds resampled).
+
+--fail-on 'pixel_mae>0.01' exits with 1 if B − A is above 0.01; pixel_mae.low>0 asks that of the interval's lower end,
+|pixel_mae|>0.01 of the size of the difference; n<20 of the number of pairs. It may be given several times.
+"""
+
+
+def main(argv: list[str]) -> int:
+    import argparse
+
+    parser = Parser(prog="sdvar-exp diff", description="Differences between two cells or two studies.", epilog=EPILOG,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument("--study", help="the study in which A and B are cells")
+    parser.add_argument("--fail-on", action="append", default=[], metavar="CONDITION", help="exit with 1 if it holds")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    add_results_dir(parser)
+    asked = parser.parse_args(argv)
+    conditions = [Condition.read(text) for text in asked.fail_on]
+    results = Path(asked.results_dir)
+    a, b = (Side.find(word, asked.study, results) for word in (asked.a, asked.b))
+    if (a.cell is None) != (b.cell is None):
+        raise UserError("compare two studies or two cells; a cell of a study is STUDY:CELL")
+    found = compare(a, b)
+    broken = [line for condition in conditions for line in condition.broken(found)]
+    if asked.json:
+        print(json.dumps({**found.as_dict(), "failed": broken}, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join([*found.lines(), *(f"FAILED: {line}" for line in broken)]))
+    return FAILED if broken else 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """A study's folder, and the id of a cell where one is meant."""
+
+    folder: Path
+    cell: str | None = None
+
+    @classmethod
+    def find(cls, word: str, study: str | None, results: Path) -> Side:
+        if study is not None:
+            folder = find_study(study, results)
+            return cls(folder, one_cell(word, folder))
+        if (results / word / "manifest.json").is_file() or (Path(word) / "manifest.json").is_file():
+            return cls(find_study(word, results))
+        place, colon, cell = word.rpartition(":")
+        if colon:
+            folder = find_study(place, results)
+            return cls(folder, one_cell(cell, folder))
+        return cls(find_study(word, results))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """config: [where, value in A, value in B]. metrics: columns of `report.compare.paired_differences`."""
+
+    a: str
+    b: str
+    config: list[tuple[str, Any, Any]]
+    only_a: list[str]
+    only_b: list[str]
+    pairs: int
+    metrics: pd.DataFrame
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = json.loads(self.metrics.to_json(orient="records"))
+        config = [{"key": key, "a": x, "b": y} for key, x, y in self.config]
+        return {"a": self.a, "b": self.b, "config": config, "only_a": self.only_a, "only_b": self.only_b,
+                "pairs": self.pairs, "metrics": rows}
+
+    def lines(self) -> list[str]:
+        out = [f"A  {self.a}", f"B  {self.b}", ""]
+        out += [f"{key}: {_short(x)} → {_short(y)}" for key, x, y in self.config] or ["the same configuration"]
+        for side, names in (("A", self.only_a), ("B", self.only_b)):
+            out += [f"only in {side}: {', '.join(names)}"] if names else []
+        out += ["", f"B − A over {count(self.pairs, 'common unit')}"]
+        if self.metrics.empty:
+            return [*out, "no metric that both have"]
+        out.append(f"{'metric':22} {'A':>10} {'B':>10} {'B − A':>10}  95 % interval")
+        for row in self.metrics.to_dict("records"):
+            ends = "–" if _none(row["low"]) else f"[{row['low']:.4g}, {row['high']:.4g}]"
+            few = f"  (n = {row['n']})" if row["n"] != self.pairs else ""
+            out.append(f"{row['metric']:22} {row['a']:>10.4g} {row['b']:>10.4g} {row['difference']:>10.4g}  {ends}{few}")
+        return out
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Everything that `diff` says."""
+    from sdvar_exp.report.compare import paired_differences
+    from sdvar_exp.store import load_tables
+    from sdvar_exp.store.manifest import read_cells, read_manifest
+
+    sides = []
+    for side in (a, b):
+        cells = read_cells(side.folder)
+        chosen = cells if side.cell is None else {side.cell: cells[side.cell]}
+        tables = load_tables(side.folder, list(chosen))
+        sides.append((chosen, tables.samples, (read_manifest(side.folder) or {}).get("fingerprint", {})))
+    (cells_a, rows_a, made_a), (cells_b, rows_b, made_b) = sides
+    pairs = _pair(a, b, cells_a, cells_b)
+    config = _differences("", made_a, made_b) if a.folder != b.folder else []
+    for left, right in pairs:
+        prefix = "" if a.cell is not None else f"{cells_a[left]['name']}: "
+        found = _differences("", cells_a[left]["config"], cells_b[right]["config"])
+        config += [(prefix + key, x, y) for key, x, y in found]
+    rows_a = rows_a.assign(pair=rows_a["cell"].map({left: i for i, (left, _) in enumerate(pairs)})).dropna(subset="pair")
+    rows_b = rows_b.assign(pair=rows_b["cell"].map({right: i for i, (_, right) in enumerate(pairs)})).dropna(subset="pair")
+    keys = ["pair", "label", "seed"]
+    common = len(rows_a[keys].merge(rows_b[keys], on=keys))
+    names_a, names_b = ({c["name"] for c in cells.values()} for cells in (cells_a, cells_b))
+    paired_a, paired_b = {cells_a[x]["name"] for x, _ in pairs}, {cells_b[y]["name"] for _, y in pairs}
+    return Comparison(_title(a, cells_a), _title(b, cells_b), config, sorted(names_a - paired_a), sorted(names_b - paired_b),
+                      common, paired_differences(rows_a, rows_b, keys))
+
+
+def _pair(a: Side, b: Side, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if a.cell is not None and b.cell is not None:
+        return [(a.cell, b.cell)]
+    pairs = [(cell, cell) for cell in left if cell in right]
+    by_name = {about["name"]: cell for cell, about in right.items() if cell not in left}
+    pairs += [(cell, by_name[c["name"]]) for cell, c in left.items() if cell not in right and c["name"] in by_name]
+    if not pairs:
+        raise UserError(f"{a.folder} and {b.folder} have no cell in common; name two cells: STUDY:CELL")
+    return pairs
+
+
+def _title(side: Side, cells: Mapping[str, Any]) -> str:
+    return str(side.folder) if side.cell is None else f"{side.folder}:{side.cell}  {cells[side.cell]['name']}"
+
+
+def _differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for key in keys for d in _differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))]
+    return [] if old == new else [(path, old, new)]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join([str(value.get("name", "")), *(f"{k}={v}" for k, v in value.items() if k != "name")]).strip()
+    return "none" if value is None else str(value)
+
+
+def _none(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`metric>0.01`, `metric.low>0`, `|metric|>0.01`, `n<20`."""
+
+    text: str
+    metric: str
+    end: str
+    absolute: bool
+    sign: str
+    limit: float
+
+    @classmethod
+    def read(cls, text: str) -> Condition:
+        from sdvar_exp.report.compare import METRICS
+
+        found = re.fullmatch(r"\s*(\|?)(\w+)(?:\.(low|high))?(\|?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", text)
+        try:
+            limit = float(found[6]) if found else math.nan
+        except ValueError:
+            limit = math.nan
+        if found is None or found[1] != found[4] or math.isnan(limit):
+            raise UserError(f"--fail-on {text!r} cannot be read; write e.g. 'pixel_mae>0.01' or '|correlation|>0.05'")
+        if found[2] not in (*METRICS, "n"):
+            raise UserError(f"--fail-on {text!r}: there is no metric {found[2]!r}; metrics are {', '.join(METRICS)}, n")
+        return cls(text.strip(), found[2], found[3] or "difference", bool(found[1]), found[5], limit)
+
+    def broken(self, found: Comparison) -> list[str]:
+        """One line if the condition holds, or if it cannot be told: a gate must not pass for want of data."""
+        if self.metric == "n":
+            value: float | None = found.pairs
+        else:
+            rows = found.metrics[found.metrics["metric"] == self.metric]
+            value = None if rows.empty else rows.iloc[0][self.end]
+        if value is None or _none(value):
+            return [f"{self.text}: {self.metric} has no value on both sides"]
+        value = abs(float(value)) if self.absolute else float(value)
+        return [f"{self.text}: it is {value:.6g}"] if OPERATORS[self.sign](value, self.limit) else []

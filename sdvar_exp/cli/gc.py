@@ -1,0 +1,116 @@
+"""`sdvar-exp gc`: files that nothing needs; lists them, and removes them only with --delete."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdvar_exp.cli.studies import UnitKey, count, find_study, read_ledger, size, study_parser
+from sdvar_exp.errors import UserError
+
+FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young
+IMAGE = re.compile(r"(\d+)_(\d+)(_\w+)?\.png")
+
+
+@dataclass(frozen=True)
+class Waste:
+    """A file or folder, why nothing needs it, and its size in bytes."""
+
+    path: Path
+    why: str
+    bytes: int
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("gc", "Find what nothing needs: temporary files, images without a row, cells that were planned, "
+                                "never decoded and that the last command no longer has. "
+                                "Rows are never touched; nothing younger than an hour is.")
+    parser.add_argument("--delete", action="store_true", help="remove what is listed")
+    parser.add_argument("--dry-run", action="store_true", help="list only: the default")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    if asked.delete and asked.dry_run:
+        raise UserError("--delete and --dry-run exclude each other")
+    folder = find_study(asked.study, Path(asked.results_dir))
+    if asked.delete:
+        from sdvar_exp.store.lock import StudyLock
+
+        lock = StudyLock(folder / "lock")
+        lock.acquire()  # no run may begin, or be at work, meanwhile
+        try:
+            found = list(waste(folder))
+            for one in found:
+                remove(one.path)
+        finally:
+            lock.release()
+    else:
+        found = list(waste(folder))
+    if asked.json:
+        listed = [{"path": str(w.path), "why": w.why, "bytes": w.bytes} for w in found]
+        print(json.dumps({"deleted": asked.delete, "found": listed}, indent=1))
+        return 0
+    for one in found:
+        print(f"{one.path}  {one.why}")
+    total = f"{count(len(found), 'thing')}, {size(sum(w.bytes for w in found))}"
+    print(f"removed {total}" if asked.delete else f"{total} to remove" + ("; remove with --delete" if found else ""))
+    return 0
+
+
+def waste(folder: Path) -> Iterator[Waste]:
+    """Everything in a study that nothing needs."""
+    from sdvar_exp.store.manifest import read_cells
+
+    ledger = read_ledger(folder)
+    cells = read_cells(folder)
+    for path in sorted(folder.rglob(".*.tmp")):
+        if "wandb" not in path.relative_to(folder).parts and _old(path):
+            yield Waste(path, "a temporary file of a write that broke off", _bytes(path))
+    wanted = {cell for body in ledger.sessions[-1:] for cell in body.get("cells", ())}
+    used = {cell for cell, _, _ in ledger.units}
+    baselines = {str(about["baseline"]) for cell, about in cells.items() if cell in used | wanted}
+    stale = {cell for cell in cells if wanted and cell not in used | wanted | baselines}
+    for cell in sorted(stale):
+        path = folder / "cells" / f"{cell}.json"
+        yield Waste(path, f"{cells[cell]['name']}: planned, never decoded, not in the last command", _bytes(path))
+    for place in sorted((folder / "images").glob("*")):
+        if place.is_dir():
+            yield from _images(place, ledger.units, known=place.name in used)
+
+
+def _images(place: Path, units: set[UnitKey], known: bool) -> Iterator[Waste]:
+    if not known:
+        if all(_old(path) for path in place.rglob("*")):
+            yield Waste(place, "images of a cell without a row", sum(_bytes(p) for p in place.rglob("*")))
+        return
+    for path in sorted(place.glob("*.png")):
+        found = IMAGE.fullmatch(path.name)
+        if found and (place.name, int(found[1]), int(found[2])) not in units and _old(path):
+            yield Waste(path, "an image without a row", _bytes(path))
+
+
+def _old(path: Path) -> bool:
+    """Whether nobody can be at work on a file any more; false for one that is gone meanwhile."""
+    try:
+        return time.time() - path.stat().st_mtime > FRESH_S
+    except OSError:
+        return False
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def remove(path: Path) -> None:
+    """A file or a folder; one that is gone already is fine."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""`sdvar-exp logs CELL`: what happened to a cell: its command, its failures with their tracebacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
+from sdvar_exp.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="sdvar-exp logs", description="What happened to a cell: starts, failures with tracebacks.")
+    parser.add_argument("cell", help="its id or the first digits of it, its name, a pattern, or key=value that one cell has")
+    parser.add_argument("--study", help="its folder or name; default: the study that has the cell")
+    parser.add_argument("--json", action="store_true", help="the records for machines, one a line")
+    add_results_dir(parser)
+    asked = parser.parse_args(argv)
+    folder, cell = find_cell(asked.cell, asked.study, Path(asked.results_dir))
+    for body in records(folder, cell):
+        print(json.dumps(body, ensure_ascii=False) if asked.json else text(body))
+    return 0
+
+
+def find_cell(word: str, study: str | None, results_dir: Path) -> tuple[Path, str]:
+    """The study and the id of a cell; without `study`, of the one study in which `word` means a cell."""
+    if study is not None:
+        folder = find_study(study, results_dir)
+        return folder, one_cell(word, folder)
+    folders = sorted(p.parent for p in results_dir.glob("*/manifest.json"))
+    if len(folders) < 2:
+        folder = find_study(None, results_dir)
+        return folder, one_cell(word, folder)
+    found, reasons = [], []
+    for folder in folders:
+        try:
+            found.append((folder, one_cell(word, folder)))
+        except UserError as error:
+            reasons.append(str(error))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{word!r} is in {', '.join(f.name for f, _ in found)}; say which with --study")
+    raise UserError(f"no study in {results_dir} has one cell {word!r}: {'; '.join(reasons[:3])}")
+
+
+def records(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
+    """Sessions that had the cell, its failures, and how many rows and timings it has."""
+    from sdvar_exp.store.ledger import LedgerReader
+    from sdvar_exp.store.manifest import read_cells
+
+    about = read_cells(folder)[cell]
+    yield {"type": "cell", "study": str(folder), **{k: about[k] for k in ("id", "name", "lossless", "config", "overrides")}}
+    units: set[tuple[int, int]] = set()
+    failures, timings, last = [], 0, None
+    for body in LedgerReader(folder / "ledger").read():
+        kind = body.get("type")
+        if kind == "session" and cell in body.get("cells", ()):
+            yield body
+        if body.get("cell") != cell:
+            continue
+        if kind == "unit":
+            units.add((body["label"], body["seed"]))
+            last = body.get("sample", {}).get("finished_at", last)
+        elif kind == "failure":
+            failures.append(body)
+        timings += kind == "timing"
+    for body in failures:
+        yield {**body, "done": (body["label"], body["seed"]) in units}
+    yield {"type": "summary", "units": len(units), "timings": timings, "failures": len(failures), "last_finished_at": last}
+
+
+def text(body: dict[str, Any]) -> str:
+    """A record for people."""
+    kind = body["type"]
+    if kind == "cell":
+        lines = [f"{body['id']}  {body['name']}  ({body['study']})", f"overrides: {' '.join(body['overrides']) or 'none'}"]
+        return "\n".join([*lines, *(f"  {key}: {_flat(value)}" for key, value in body["config"].items())])
+    if kind == "session":
+        git = body.get("git") or {}
+        code = f"code {body.get('code')}" + (f", commit {str(git.get('commit'))[:12]}{' + changes' if git.get('dirty') else ''}"
+                                             if git else "")
+        words = " ".join(body.get("argv", ()))
+        return f"{body.get('started_at')}  started on {body.get('host')} by pid {body.get('pid')}: {words}  [{code}]"
+    if kind == "failure":
+        again = "; it has a row now" if body["done"] else ""
+        head = f"failed: label {body['label']}, seed {body['seed']}, attempt {body.get('attempt')}: {body['error']}{again}"
+        return "\n".join([head, *(f"  {line}" for line in str(body.get("traceback", "")).rstrip().splitlines())])
+    last = f", the last at {body['last_finished_at']}" if body["last_finished_at"] else ""
+    return f"{body['units']} units with a row{last}; {body['timings']} timings; {body['failures']} failures"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        rest = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name" and v != "")
+        return f"{value.get('name', '')}{f' ({rest})' if rest and 'name' in value else rest}"
+    return str(value)

@@ -1,0 +1,88 @@
+"""`sdvar-exp status`: how far studies are, and who is at work on them; from ledgers and locks alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sdvar_exp.cli.studies import count, duration, find_study, read_ledger, study_parser
+from sdvar_exp.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("status", "How far studies are: units done, failed and pending, and whether one is running.")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    results = Path(asked.results_dir)
+    folders = [find_study(asked.study, results)] if asked.study else sorted(p.parent for p in results.glob("*/manifest.json"))
+    if not folders:
+        raise UserError(f"{results} has no study; give --results-dir, or start one with sdvar-exp run")
+    states = [state_of(folder) for folder in folders]
+    if asked.json:
+        print(json.dumps(states, indent=1, ensure_ascii=False))
+        return 0
+    for place, state in enumerate(states):
+        print(("\n" if place else "") + "\n".join(text(state, cells=len(states) == 1)))
+    return 0
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """State of a study as plain data. lock: `free`, `live` or `stale`."""
+    from sdvar_exp.store.lock import holder_of
+    from sdvar_exp.store.manifest import planned_units, read_cells, read_manifest
+
+    manifest = read_manifest(folder) or {}
+    ledger = read_ledger(folder)
+    done = Counter(cell for cell, _, _ in ledger.units)
+    failed = Counter(cell for cell, _, _ in ledger.failed)
+    cells = []
+    for cell, about in read_cells(folder).items():
+        planned = planned_units(about)
+        pending = sum((cell, *unit) not in ledger.units for unit in planned)
+        cells.append({"id": cell, "name": about["name"], "planned": len(planned), "done": done[cell],
+                      "failed": failed[cell], "pending": pending, "timings": ledger.timings[cell]})
+    found = holder_of(folder / "lock")
+    lock: dict[str, Any] = {"state": "free"} if found is None else {"state": "live" if found[1] else "stale", **found[0]}
+    rate = ledger.unit_seconds()
+    pending = sum(c["pending"] for c in cells)
+    return {
+        "study": manifest.get("study", folder.name), "folder": str(folder), "created": manifest.get("created"),
+        "lock": lock, "done": sum(c["done"] for c in cells), "failed": sum(c["failed"] for c in cells), "pending": pending,
+        "sessions": len(ledger.sessions),
+        "last_record_s_ago": None if ledger.last is None else max(0, time.time() - ledger.last),
+        "seconds_left": None if rate is None else rate[0] * pending, "damage": ledger.damage, "jobs": jobs_of(folder),
+        "cells": cells,
+    }
+
+
+def jobs_of(folder: Path) -> list[str]:
+    """One line per Slurm job of a study; empty where the study was not run by that engine."""
+    return []
+
+
+def text(state: dict[str, Any], cells: bool) -> list[str]:
+    """The state for people; one line per cell where there is one study."""
+    lock = state["lock"]
+    who = f"pid {lock.get('pid')} on {lock.get('host')}"
+    running = {
+        "free": "not running", "live": f"running: {who}",
+        "stale": f"not running (stale lock of {who}, which is gone; the next run takes it over)",
+    }[lock["state"]]
+    ago = state["last_record_s_ago"]
+    lines = [f"{state['study']}: {running}" + ("" if ago is None else f"; last record {duration(ago)} ago")]
+    failed = f", {state['failed']} failed" if state["failed"] else ""
+    left = state["seconds_left"]
+    eta = f", about {duration(left)} of decoding left" if left and state["pending"] else ""
+    lines.append(f"  {count(len(state['cells']), 'cell')}: {state['done']} units done, {state['pending']} pending{failed}{eta}")
+    lines += [f"  {line}" for line in state["jobs"]]
+    lines += [f"  damaged: {line}" for line in state["damage"]]
+    if cells:
+        for c in state["cells"]:
+            failed = f", {c['failed']} failed" if c["failed"] else ""
+            lines.append(f"  {c['id']}  {c['done']}/{c['planned']}{failed}  {c['name']}")
+        if state["failed"]:
+            lines.append("  why: sdvar-exp logs CELL; again: sdvar-exp run --failed with the same words")
+    return lines

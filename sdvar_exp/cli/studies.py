@@ -1,0 +1,190 @@
+"""What the verbs that look at a study have in common: finding studies and cells, and the state of a ledger. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.errors import UserError
+
+UnitKey = tuple[str, int, int]
+
+
+def study_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
+    """A parser with `[STUDY]` and `--results-dir`."""
+    parser = Parser(prog=f"sdvar-exp {verb}", description=description, epilog=epilog,
+                    formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter)
+    parser.add_argument("study", nargs="?", help="its folder, or its name in the results folder; default: the only one")
+    add_results_dir(parser)
+    return parser
+
+
+def add_results_dir(parser: Parser) -> None:
+    parser.add_argument("--results-dir", default="results", help="where studies lie (default: results)")
+
+
+def find_study(name: str | None, results_dir: Path) -> Path:
+    """The folder of a study; `UserError` naming the studies there are."""
+    known = sorted(path.parent.name for path in results_dir.glob("*/manifest.json"))
+    if name is None:
+        if len(known) == 1:
+            return results_dir / known[0]
+        raise UserError(f"which study? {_listed(known, results_dir)}")
+    for folder in (Path(name), results_dir / name):
+        if (folder / "manifest.json").is_file():
+            return folder
+    near = get_close_matches(name, known, n=1)
+    raise UserError(f"there is no study {name!r}; " + (f"did you mean {near[0]!r}?" if near else _listed(known, results_dir)))
+
+
+def _listed(known: list[str], results_dir: Path) -> str:
+    if known:
+        return f"{results_dir} has {', '.join(known)}"
+    return f"{results_dir} has none; give its folder, or --results-dir"
+
+
+def match_cells(word: str, cells: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Ids of the cells that `word` means: an id or its first digits (four or more), a name or its first words, a pattern
+    (`test3*`), or `key=value` of the configuration (`strategy=test3`, `acceptance.tau=0.7`). cells: name by id. May be empty.
+    """
+    key, equals, value = word.partition("=")
+    if equals and " " not in key and not any(name == word for name in cells.values()):
+        return [cell for cell in cells if _has(configs.get(cell, {}), key, value)]
+    exact = [cell for cell, name in cells.items() if word in (cell, name)]
+    if exact:
+        return exact
+    digits = [cell for cell in cells if len(word) >= 4 and cell.startswith(word)]
+    return digits or [cell for cell, name in cells.items() if fnmatchcase(name, word) or name.startswith(f"{word} ")]
+
+
+def _has(config: Mapping[str, Any], key: str, value: str) -> bool:
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if isinstance(found, Mapping):
+        found = found.get("name")
+    if isinstance(found, bool):
+        return str(found).lower() == value.lower()
+    if isinstance(found, int | float):
+        try:
+            return float(value) == found
+        except ValueError:
+            return False
+    return found is not None and str(found) == value
+
+
+def one_cell(word: str, folder: Path) -> str:
+    """The id of the one cell of a study that `word` means; `UserError` for none or several."""
+    from sdvar_exp.store.manifest import read_cells
+
+    about = read_cells(folder)
+    names = {cell: str(c["name"]) for cell, c in about.items()}
+    found = match_cells(word, names, {cell: c["config"] for cell, c in about.items()})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = _some([f'{c} {names[c]}' for c in found])
+        raise UserError(f"{word!r} means {len(found)} cells of {folder}: {listed}; give an id")
+    near = get_close_matches(word, [*names.values(), *names], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {_some([f'{c} {n}' for c, n in names.items()])}"
+    raise UserError(f"{folder} has no cell {word!r}; {hint}")
+
+
+def _some(texts: list[str], most: int = 6) -> str:
+    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
+
+
+@dataclass
+class Ledger:
+    """What a pass over a study's ledger found. seconds, steps: between units that one process finished one after another."""
+
+    units: set[UnitKey] = field(default_factory=set)
+    failures: dict[UnitKey, dict[str, Any]] = field(default_factory=dict)
+    timings: Counter[str] = field(default_factory=Counter)
+    timing_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: int = 0
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    last: float | None = None
+
+    @property
+    def failed(self) -> dict[UnitKey, dict[str, Any]]:
+        """The last failure of every unit that has no row."""
+        return {key: body for key, body in self.failures.items() if key not in self.units}
+
+    def unit_seconds(self) -> tuple[float, int] | None:
+        """Measured seconds per unit and over how many units; None where nothing was measured."""
+        return (self.seconds / self.steps, self.steps) if self.steps else None
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """One pass over the ledger of a study; empty where there is none."""
+    from sdvar_exp.store.ledger import LedgerReader
+
+    found = Ledger()
+    finished: dict[tuple[str, int], float] = {}  # when a process last finished a unit
+    reader = LedgerReader(folder / "ledger")
+    for body in reader.read():
+        kind = body.get("type")
+        if kind == "session":
+            found.sessions.append(body)
+            _saw(found, body.get("started_at"))
+            finished.pop((str(body.get("host")), int(body.get("pid") or 0)), None)
+        elif kind in ("unit", "failure"):
+            key = (body["cell"], body["label"], body["seed"])
+            if kind == "failure":
+                found.failures[key] = body
+                continue
+            found.units.add(key)
+            sample = body.get("sample", {})
+            at = _saw(found, sample.get("finished_at"))
+            if at is not None:
+                who = (str(sample.get("host")), int(sample.get("pid") or 0))
+                if who in finished:
+                    found.seconds, found.steps = found.seconds + max(0.0, at - finished[who]), found.steps + 1
+                finished[who] = at
+        elif kind == "timing":
+            found.timings[body["cell"]] += 1
+            parts = ("baseline_ms", "cell_ms", "baseline_decode_ms", "cell_decode_ms")
+            found.timing_ms.append(sum(float(body.get(name) or 0) for name in parts))
+    found.damage = reader.damage
+    return found
+
+
+def _saw(found: Ledger, text: str | None) -> float | None:
+    try:
+        at = float(calendar.timegm(time.strptime(text or "", "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None
+    found.last = at if found.last is None else max(found.last, at)
+    return at
+
+
+def count(number: int, what: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count_bytes: float) -> str:
+    """`120 kB`, `3.4 MB`, `12 GB`, decimal."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count_bytes >= scale:
+            return f"{count_bytes / scale:.1f} {unit}"
+    return f"{count_bytes / 1e3:.0f} kB"

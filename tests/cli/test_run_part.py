@@ -1,0 +1,106 @@
+"""What is left of a command: plan against a ledger, run --only and run --failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sdvar_exp.config import compose
+from sdvar_exp.plan import Plan
+from sdvar_exp.runner.work import groups
+from sdvar_exp.store import Study
+from tests.store.making import FINGERPRINT, timing_body, unit_body
+
+Call = Callable[..., tuple[int, str, str]]
+WORDS = ["strategy=sequential,draft_only,test3", "labels=[0,3]", "seeds=2", "study=s", "timing.units=2", "timing.repeats=1"]
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Plans that reach the runner, which does nothing else."""
+    seen: list[Plan] = []
+    fake: Any = ModuleType("sdvar_exp.runner")
+    fake.run_study = lambda plan, console: seen.append(plan) or 0
+    monkeypatch.setitem(sys.modules, "sdvar_exp.runner", fake)
+    return seen
+
+
+@pytest.fixture
+def study() -> dict[str, str]:
+    """Ids by strategy. sequential is done, of draft_only one unit failed and one failed before it worked; 3 s a unit."""
+    plan = compose(WORDS)
+    ids = {p.cell.strategy.name: p.cell.id for p in plan.cells}
+    with Study(plan.folder).open(plan, FINGERPRINT | {"checkpoints": {"embedded": {"vae": "a"}}}) as opened:
+        at = 0
+        for strategy, units in {"sequential": [(0, 0), (3, 0), (0, 1), (3, 1)], "draft_only": [(0, 0), (3, 0)]}.items():
+            for label, seed in units:
+                at += 3
+                opened.append(unit_body(ids[strategy], label, seed, finished_at=f"2026-01-01T00:00:{at:02}Z", host="h", pid=1))
+        opened.append(timing_body(ids["sequential"], 0, 0, 0, baseline=1000.0, ms=979.0))
+        for label, seed in ((0, 0), (3, 1)):
+            opened.append({"type": "failure", "cell": ids["draft_only"], "label": label, "seed": seed, "attempt": 1,
+                           "error": "ValueError: x", "traceback": ""})
+    return ids
+
+
+def test_plan_says_what_is_left(study: dict[str, str], call: Call) -> None:
+    """6 pending units at 3 s, 5 of 6 timings at 2 s: 28 s."""
+    plan = json.loads(call("plan", "--json", *WORDS)[1])
+    assert (plan["units_with_baselines"], plan["cached"], plan["pending"], plan["failed"], plan["timings"]) == (12, 6, 6, 1, 5)
+    assert [cell["pending"] for cell in plan["cells"]] == [0, 2, 4]
+    assert plan["eta_seconds"] == pytest.approx(6 * 3 + 5 * 2) and plan["eta_from_units"] == 5
+    assert plan["images"] == 12 and plan["image_bytes"] is None and plan["free_bytes"] > 0
+    out = call("plan", *WORDS)[1]
+    assert "cached 6, pending 6, 1 of them failed before; 5 timings to measure" in out
+    assert "time: about 28 s, from 5 units of s" in out and "draft_only  2 pending" in out and "sequential  done" in out
+
+
+def test_a_new_study_is_estimated_from_one_of_the_same_models(study: dict[str, str], call: Call) -> None:
+    picture = Path("results/s/images/x/0_0.png")
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"x" * 1000)
+    plan = json.loads(call("plan", "--json", *WORDS, "study=t", "images=1")[1])
+    assert plan["eta_seconds"] == pytest.approx(12 * 3 + 6 * 2) and plan["pending"] == 12
+    assert plan["images"] == 1 + 2 + 2 and plan["image_bytes"] == 5000
+    assert json.loads(call("plan", "--json", *WORDS, "study=t", "model=var_d16_d30")[1])["eta_seconds"] is None
+
+
+@pytest.mark.parametrize(("only", "strategies"), [
+    (["test3"], ["test3"]), (["strategy=draft_only"], ["draft_only"]), (["t*", "seq*"], ["sequential", "test3"]),
+])
+def test_only(only: list[str], strategies: list[str], runner: list[Plan], call: Call) -> None:
+    words = [word for one in only for word in ("--only", one)]
+    assert call("run", *WORDS, *words)[0] == 0
+    (plan,) = runner
+    assert [p.cell.strategy.name for p in plan.cells] == strategies
+    assert plan.argv == (*WORDS, *words), "the command that continues is the whole one"
+
+
+def test_only_what_failed(study: dict[str, str], runner: list[Plan], call: Call) -> None:
+    """A unit that failed and has a row now is fine."""
+    code, _, err = call("run", *WORDS, "--failed")
+    (plan,) = runner
+    key = (study["draft_only"], 3, 1)
+    assert code == 0 and plan.only == {key} and "note: 1 unit that failed, of 1 cell" in err
+    (group,) = groups(plan, set())
+    assert [task.unit_keys for task in group.tasks] == [(key,)], "the runner decodes nothing else"
+    assert call("run", *WORDS, "--failed", "--only=test3")[1] == "nothing of this command failed in results/s\n"
+    assert len(runner) == 1
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--only", "test4"], "--only test4: no cell of this command is meant; sdvar-exp plan lists them"),
+    (["--only", "test3 K=6"], "--only test3 K=6: no cell of this command is meant; did you mean 'test3 K=5'?; "
+                              "sdvar-exp plan lists them"),
+    (["--only"], "--only needs a cell: an id, a name, a pattern or key=value"),
+    (["--faild"], "unknown option --faild; did you mean '--failed'?"),
+])
+def test_mistakes(words: list[str], line: str, runner: list[Plan], call: Call) -> None:
+    code, out, err = call("run", *WORDS, *words)
+    assert (code, out, err) == (2, "", f"error: {line}\n") and not runner

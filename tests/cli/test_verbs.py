@@ -1,0 +1,235 @@
+"""status, logs, collect, table, diff and gc on studies that lie on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sdvar_exp.cli import VERBS
+from sdvar_exp.cli.studies import match_cells
+from sdvar_exp.store.lock import StudyLock
+from tests.cli.conftest import make_study
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, call: Call) -> None:
+    code, out, err = call(verb, "--help")
+    assert code == 0 and "usage: " in out and err == ""
+
+
+def test_the_module_is_the_command(repository: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "sdvar_exp", "status"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "error: results has no study; give --results-dir, or start one with sdvar-exp run\n"
+
+
+class TestStatus:
+    def test_one_study(self, call: Call) -> None:
+        make_study(skip=2)
+        code, out, _ = call("status")
+        lines = out.splitlines()
+        assert code == 0 and lines[0].startswith("demo: not running; last record ")
+        assert lines[1].startswith("  3 cells: 16 units done, 2 pending, 1 failed")
+        assert lines[4].endswith("  4/6, 1 failed  parallel_v1 γ=3") and "sdvar-exp run --failed" in lines[5]
+
+    def test_live_and_stale_locks(self, call: Call) -> None:
+        folder = make_study()
+        lock = StudyLock(folder / "lock")
+        lock.acquire()
+        (state,) = json.loads(call("status", "demo", "--json")[1])
+        assert state["lock"]["state"] == "live" and state["lock"]["pid"] == os.getpid()
+        assert call("status", "demo")[1].startswith(f"demo: running: pid {os.getpid()} on ")
+        holder = json.loads((folder / "lock").read_text())
+        lock.release()
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        (folder / "lock").write_text(json.dumps({**holder, "pid": gone.pid}))
+        assert "not running (stale lock of pid" in call("status", "demo")[1]
+        assert json.loads(call("status", "--json")[1])[0]["lock"]["state"] == "stale"
+
+    def test_a_damaged_line_is_told(self, call: Call) -> None:
+        folder = make_study()
+        (path,) = (folder / "ledger").glob("*.jsonl")
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:3], b"garbage\n", *lines[4:]]))
+        (state,) = json.loads(call("status", "--json")[1])
+        assert state["pending"] == 1 and len(state["damage"]) == 1 and "line 4" in state["damage"][0]
+
+
+class TestLogs:
+    def test_failures_with_their_tracebacks(self, call: Call) -> None:
+        make_study(skip=1)
+        code, out, _ = call("logs", "parallel_v1")
+        assert code == 0 and "failed: label 8, seed 2, attempt 1: ValueError: too bad\n  Traceback:\n    line 1" in out
+        assert out.splitlines()[-1].startswith("5 units with a row, the last at 20")
+        bodies = [json.loads(line) for line in call("logs", "gamma=fixed", "--json")[1].splitlines()]
+        assert [b["type"] for b in bodies] == ["cell", "failure", "summary"] and bodies[1]["done"] is False
+
+    @pytest.mark.parametrize(("argv", "line"), [
+        (["tset3 entry_num=4"], "results/demo has no cell 'tset3 entry_num=4'; did you mean 'test3 entry_num=4'?"),
+        (["sequential", "--study", "dmeo"], "there is no study 'dmeo'; did you mean 'demo'?"),
+    ])
+    def test_mistakes(self, call: Call, argv: list[str], line: str) -> None:
+        make_study()
+        assert call("logs", *argv) == (2, "", f"error: {line}\n")
+
+    def test_a_cell_of_two_studies(self, call: Call) -> None:
+        make_study("a")
+        make_study("b")
+        assert call("logs", "sequential") == (2, "", "error: 'sequential' is in a, b; say which with --study\n")
+        assert call("logs", "sequential", "--study", "b")[0] == 0
+
+
+def test_what_a_word_means() -> None:
+    cells = {"aaaa11112222": "test3 K=5", "aaaa33334444": "test3 K=5 no_prefix", "bbbb00001111": "parallel_v1 τ=0.7"}
+    configs = {"aaaa11112222": {"strategy": {"name": "test3", "entry_num": 5}, "batch": 1},
+               "bbbb00001111": {"strategy": {"name": "parallel_v1"}, "acceptance": {"name": "x", "tau": 0.7, "repair": False}}}
+    ids = list(cells)
+    for word, found in [("aaaa1", ids[:1]), ("aaaa", ids[:2]), ("test3 K=5", ids[:1]), ("test3", ids[:2]),
+                        ("*no_prefix", ids[1:2]),
+                        ("strategy=test3", ids[:1]), ("strategy.entry_num=5", ids[:1]), ("acceptance.tau=0.70", ids[2:]),
+                        ("acceptance.repair=false", ids[2:]), ("batch=2", []), ("aaa", [])]:
+        assert match_cells(word, cells, configs) == found, word
+
+
+class TestTable:
+    def test_where_chooses_rows(self, call: Call) -> None:
+        make_study()
+        rows = json.loads(call("table", "--json", "--where", "strategy == 'parallel_v1' and label == 3")[1])
+        assert [(row["name"], row["n"], row["labels"]) for row in rows] == [("parallel_v1 γ=3", 3, 1)]
+
+    def test_groups(self, call: Call) -> None:
+        make_study()
+        rows = json.loads(call("table", "--json", "--group", "label")[1])
+        assert [(row["label"], row["cells"], row["n"]) for row in rows] == [(3, 3, 9), (8, 3, 9)]
+        code, out, _ = call("table", "--group", "strategy,acceptance_tau")
+        assert code == 0 and "parallel_v1" in out and "[" in out
+        assert call("table", "--group", "strategy", "--csv")[1].splitlines()[0].startswith("strategy,cells,n,pixel_mae,")
+
+    @pytest.mark.parametrize(("argv", "start"), [
+        (["--group", "starategy"], "there is no column 'starategy' to group by"),
+        (["--where", "label =="], "where: cannot read 'label =='"),
+        (["--where", "label > 99"], "--where 'label > 99' chooses no row of results/demo"),
+        (["--stable", "--where", "label > 1"], "--stable gives the whole table"),
+    ])
+    def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
+        make_study()
+        code, out, err = call("table", *argv)
+        assert (code, out) == (2, "") and err.startswith(f"error: {start}") and err.count("\n") == 1
+
+
+class TestDiff:
+    def test_equal_studies(self, call: Call) -> None:
+        make_study("a")
+        make_study("b")
+        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>0", "--fail-on", "n<18")
+        assert code == 0 and "the same configuration" in out and "B − A over 18 common units" in out
+
+    def test_a_regression_fails(self, call: Call) -> None:
+        """Every image of two cells of three moved by 0.3: the mean difference is 0.2, and its interval excludes 0."""
+        make_study("a")
+        make_study("b", shift=0.3)
+        code, out, _ = call("diff", "a", "b", "--json", "--fail-on", "pixel_mae>0.1", "--fail-on", "correlation>0")
+        found = json.loads(out)
+        assert code == 1 and found["failed"] == ["pixel_mae>0.1: it is 0.2"]
+        (row,) = [row for row in found["metrics"] if row["metric"] == "pixel_mae"]
+        assert row["difference"] == pytest.approx(0.2) and row["b"] - row["a"] == pytest.approx(0.2) and row["n"] == 18
+        assert call("diff", "a", "b", "--fail-on", "pixel_mae>0.21")[0] == 0
+        assert call("diff", "a", "b", "--fail-on", "pixel_mae.low>0")[0] == 1
+
+    def test_other_code_is_a_difference(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", code="beef")
+        assert "code: c0de → beef" in call("diff", "a", "b")[1]
+
+    def test_two_cells_of_a_study(self, call: Call) -> None:
+        make_study()
+        code, out, _ = call("diff", "--study", "demo", "parallel_v1", "test3")
+        assert code == 0 and "strategy.name: parallel_v1 → test3" in out and "acceptance: match_rate tau=0.7" in out
+        assert call("diff", "demo:parallel_v1", "demo:test3")[1] == out
+
+    def test_a_gate_does_not_pass_for_want_of_data(self, call: Call) -> None:
+        make_study("a")
+        make_study("b")
+        code, out, _ = call("diff", "a", "b", "--fail-on", "speedup<0")
+        assert code == 1 and "FAILED: speedup<0: speedup has no value on both sides" in out
+
+    @pytest.mark.parametrize(("argv", "start"), [
+        (["a", "b", "--fail-on", "pixel_mea>1"], "--fail-on 'pixel_mea>1': there is no metric 'pixel_mea'"),
+        (["a", "b", "--fail-on", "pixel_mae"], "--fail-on 'pixel_mae' cannot be read"),
+        (["a", "b", "--fail-on", "|pixel_mae>1"], "--fail-on '|pixel_mae>1' cannot be read"),
+        (["a", "b:sequential"], "compare two studies or two cells"),
+        (["a", "c"], "there is no study 'c'"),
+    ])
+    def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
+        make_study("a")
+        make_study("b")
+        code, out, err = call("diff", *argv)
+        assert (code, out) == (2, "") and err.startswith(f"error: {start}")
+
+
+def test_collect_makes_the_tables_again(call: Call) -> None:
+    folder = make_study(skip=1)
+    code, out, _ = call("collect", "--no-figures")
+    assert code == 0 and out.startswith("17 rows of 3 cells from 1 ledger file; 1 units are missing\n")
+    assert len(pd.read_parquet(folder / "tables/samples.parquet")) == 17
+    found = json.loads(call("collect", "--no-figures", "--json")[1])
+    assert (found["samples"], found["missing"], found["failures"]) == (17, 1, 1)
+
+
+class TestGc:
+    @pytest.fixture
+    def folder(self) -> Path:
+        """A study with a temporary file, an image without a row, one with, images of no cell, and a fresh image."""
+        folder = make_study()
+        cell = json.loads(next((folder / "cells").glob("*.json")).read_text())["id"]
+        for name in (f"images/{cell}/3_0.png", f"images/{cell}/3_7.png", f"images/{cell}/.3_7.png.1.0.tmp",
+                     "images/ffff/1_1.png"):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 10)
+            os.utime(path, (time.time() - 7200,) * 2)
+        (folder / f"images/{cell}/3_8.png").write_bytes(b"being written")
+        return folder
+
+    def test_lists_and_removes_only_when_told(self, folder: Path, call: Call) -> None:
+        found = json.loads(call("gc", "--json")[1])["found"]
+        assert sorted(Path(w["path"]).name for w in found) == [".3_7.png.1.0.tmp", "3_7.png", "ffff"]
+        assert all(Path(w["path"]).exists() for w in found), "a listing removes nothing"
+        before = call("table", "--stable")[1]
+        code, out, _ = call("gc", "--delete")
+        assert code == 0 and out.splitlines()[-1] == "removed 3 things, 0 kB"
+        assert not any(Path(w["path"]).exists() for w in found) and call("table", "--stable")[1] == before
+        assert sorted(p.name for p in folder.glob("images/*/*")) == ["3_0.png", "3_8.png"]
+        assert call("gc")[1] == "0 things, 0 kB to remove\n"
+
+    def test_a_running_study_is_left_alone(self, folder: Path, call: Call) -> None:
+        lock = StudyLock(folder / "lock")
+        lock.acquire()
+        code, _, err = call("gc", "--delete")
+        lock.release()
+        assert code == 2 and "is in use by pid" in err and (folder / "images/ffff").exists()
+
+    def test_cells_that_never_ran(self, call: Call) -> None:
+        """Planned once, without a row, and not in the last command."""
+        folder = make_study(skip=6)
+        assert call("gc", "--delete", "--dry-run")[0] == 2
+        from sdvar_exp.store import Study
+        from tests.store.making import make_cells
+
+        cells = [p.cell.id for p in make_cells()]
+        Study(folder).attach().append({"type": "session", "cells": cells[:2]})
+        (found,) = json.loads(call("gc", "--json")[1])["found"]
+        assert Path(found["path"]).name == f"{cells[2]}.json" and "never decoded" in found["why"]
