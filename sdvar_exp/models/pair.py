@@ -17,6 +17,7 @@ from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.pyramid import Pyramid
 
 WEIGHTS = Path(__file__).with_name("weights")
+SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain"}  # name of the pair: file of its draft
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -109,15 +110,17 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     """Load a pair of models.
 
     Args:
-        spec: `embedded` (shipped with the package) or a `ModelSpec` with checkpoint files.
+        spec: `embedded` or `embedded_plain` (shipped with the package; distilled and plain draft) or a `ModelSpec` with
+            checkpoint files.
         device: where to put it; see `resolve_device`.
         dtype: float32, float64, bfloat16 or float16.
     Raises:
         UserError: a file that is missing, damaged or does not fit; models that do not belong together.
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
-    if spec.name == "embedded" and not (spec.vae or spec.draft or spec.target):
-        paths = {r: WEIGHTS / f"{r}.safetensors" for r in ("vae", "draft", "target")}
+    if spec.name in SHIPPED and not (spec.vae or spec.draft or spec.target):
+        names = {"vae": "vae", "draft": SHIPPED[spec.name], "target": "target"}
+        paths = {role: WEIGHTS / f"{name}.safetensors" for role, name in names.items()}
     else:
         paths = {r: _find(spec, r) for r in ("vae", "draft", "target")}
     target, draft = build_var(paths["target"]), build_var(paths["draft"])

@@ -4,34 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-ROLES = ("vae", "target", "draft")
+MODELS = {"target": "target", "draft": "draft (distilled, the default)", "draft_plain": "draft (plain)"}
 
 
 def render(card: dict[str, Any]) -> str:
     """The card as Markdown; the same text for the same `card.json`."""
-    vae, target, draft = (card[r] for r in ROLES)
+    vae, drawn = card["vae"], card["distillation"]
     stages = len(vae["patch_nums"])
+    numbers = range(stages)
+    head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
         "# Model card: the embedded pair", "",
         "Written by `scripts/train.py part=export` from `card.json`; do not edit.", "",
         f"- **Data**: {card['data']}; grey values repeated to RGB in [-1, 1]. No augmentation for the transformers.",
         f"- **Stages**: {stages}, sides {', '.join(map(str, vae['patch_nums']))}; {vae['vocab_size']} codes of width "
         f"{vae['z_channels']}.",
+        f"- **Drafts**: `model=embedded` has the distilled one, trained on {drawn['samples'] - drawn['held_out']:,} samples "
+        f"of the target (guidance linear, {drawn['cfg']}) by KL(p ‖ q) of the guided distributions, strengths 0 to "
+        f"{drawn['strongest']}; `model=embedded_plain` has the one trained on the data.",
         f"- **Stored**: {card['stored']}. Test metrics on the first {card['held_out']} test images.",
         "- **Licence**: MIT, as the project and the data.",
-        "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST).",
+        "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
+        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`.",
         "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short, so the target "
         "is far from the best that its size allows; acceptance rates here say nothing about ImageNet models.", "",
         "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |", "|---|---|---|---|---|---|",
         f"| VQVAE | {vae['vocab_size']} codes, {vae['codes_used']:.1%} used | {vae['steps']} | {vae['minutes']} | "
         f"MSE {vae['mse']:.4f}, MAE {vae['mae']:.4f} on [-1, 1] | `{vae['sha256'][:16]}` |",
     ]
-    for name, m in (("target", target), ("draft", draft)):
+    for role, name in MODELS.items():
+        m = card[role]
+        steps, minutes = (f"{m[f'{key}_before']} + {m[key]}" if f"{key}_before" in m else str(m[key])
+                          for key in ("steps", "minutes"))
         lines.append(
-            f"| {name}, depth {m['depth']}, width {m['width']} | {m['parameters']:,} | {m['steps']} | {m['minutes']} | "
+            f"| {name}, depth {m['depth']}, width {m['width']} | {m['parameters']:,} | {steps} | {minutes} | "
             f"{m['ce']:.3f} nats per token | `{m['sha256'][:16]}` |")
-    lines += ["", "Cross-entropy per token by stage, in nats:", "", "| stage | " + " | ".join(map(str, range(stages))) + " |",
-              "|---" * (stages + 1) + "|"]
-    for name, m in (("target", target), ("draft", draft)):
-        lines.append(f"| {name} | " + " | ".join(f"{m[f'ce_{k}']:.2f}" for k in range(stages)) + " |")
+    begun = [f"the {name} from `{card[role]['init'][:16]}`" for role, name in MODELS.items() if card[role]["init"]]
+    if begun:
+        lines += ["", f"Trained on from given weights (SHA-256): {'; '.join(begun)}. Steps before + after."]
+    lines += ["", "Cross-entropy per token on test images by stage, in nats:", "", *head]
+    for role, name in MODELS.items():
+        lines.append(f"| {name} | " + " | ".join(f"{card[role][f'ce_{k}']:.2f}" for k in numbers) + " |")
+    lines += ["", f"Agreement with the target on {drawn['held_out']} of its own samples (guidance linear, {drawn['cfg']}): "
+              "overlap 1-TV of the guided distributions, and share of equal tokens under shared noise:", "", *head]
+    for role in ("draft", "draft_plain"):
+        for what, text in (("overlap", "1-TV"), ("match", "equal")):
+            values = " | ".join(f"{card[role][f'{what}_{k}']:.2f}" for k in numbers)
+            lines.append(f"| {MODELS[role]}, {text} | {values} |")
     return "\n".join(lines) + "\n"

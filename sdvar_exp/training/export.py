@@ -16,6 +16,7 @@ from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
+from sdvar_exp.training import distill as distill_training
 from sdvar_exp.training import var as var_training
 from sdvar_exp.training import vqvae as vqvae_training
 from sdvar_exp.training.card import render
@@ -51,15 +52,41 @@ def load_vae(settings: vqvae_training.VQVAESettings, folder: Path) -> VQVAE:
     return vae
 
 
-def export(
-    vqvae: vqvae_training.VQVAESettings, transformers: dict[str, var_training.VARSettings], folder: Path, out: Path,
-    data_folder: Path, held_out: int = 2000,
-) -> dict[str, Any]:
-    """Write `vae`, `target`, `draft` .safetensors and `card.json` (settings, steps, metrics, hashes) to `out`.
+def load_transformer(settings: var_training.VARSettings, vae: VQVAE, folder: Path) -> VAR:
+    """A trained transformer as it is shipped."""
+    model = var_training.build(settings, vae)
+    load_checkpoint(model, folder / f"{settings.name}.ckpt")
+    return model
 
-    Metrics are measured on the first `held_out` test images.
+
+def started_from(settings: var_training.VARSettings, earlier: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of the weights that a training began with; `earlier` is the card that is about to be replaced.
+
+    Steps and minutes of those weights are added where the earlier card describes them (equal SHA-256).
+    """
+    if not settings.init:
+        return {"init": ""}
+    digest = sha256(Path(settings.init))
+    out: dict[str, Any] = {"init": digest}
+    for about in earlier.values():
+        if isinstance(about, dict) and about.get("sha256") == digest:
+            out["steps_before"] = about["steps"] + about.get("steps_before", 0)
+            out["minutes_before"] = round(about["minutes"] + about.get("minutes_before", 0), 1)
+    return out
+
+
+def export(
+    vqvae: vqvae_training.VQVAESettings, target: var_training.VARSettings, draft: var_training.VARSettings,
+    distilled: distill_training.DistillSettings, folder: Path, out: Path, data_folder: Path, held_out: int = 2000,
+) -> dict[str, Any]:
+    """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and `card.json` to `out`.
+
+    The card holds settings, steps, hashes and metrics; those are measured on the first `held_out` test images, agreement
+    with the target on the held-out samples of the distillation.
     """
     out.mkdir(parents=True, exist_ok=True)
+    previous = out / "card.json"
+    earlier = json.loads(previous.read_text()) if previous.is_file() else {}
     vae = vqvae_training.build(vqvae)
     about = load_checkpoint(vae, folder / "vqvae.ckpt")
     images, labels = load_split(data_folder, "t10k")
@@ -71,13 +98,18 @@ def export(
         "vae": {**dataclasses.asdict(vqvae), **about, **vqvae_training.reconstruction(vae, images[:held_out], side)},
     }
     tokens, _ = var_training.encode_split(vae, data_folder, "t10k", folder / "test_tokens.pt")
+    files = sorted((folder / f"samples-{distilled.student.name}").glob("samples-*.pt"))
+    held = distill_training.load_samples(files[-(distilled.held_out // distilled.chunk) :])
+    card["distillation"] = {**dataclasses.asdict(distilled), "student": distilled.student.name}
     models: dict[str, VAR] = {}
-    for role, settings in transformers.items():
-        models[role] = var_training.build(settings, vae)
-        about = load_checkpoint(models[role], folder / f"{settings.name}.ckpt")
-        losses = var_training.stage_losses(models[role], vae, tokens[:held_out], labels[:held_out])
-        size = sum(p.numel() for p in models[role].parameters())
-        card[role] = {**dataclasses.asdict(settings), **about, "parameters": size, **losses}
+    for role, settings in {"target": target, "draft_plain": draft, "draft": distilled.student}.items():
+        model = models[role] = var_training.build(settings, vae)
+        about = load_checkpoint(model, folder / f"{settings.name}.ckpt")
+        losses = var_training.stage_losses(model, vae, tokens[:held_out], labels[:held_out])
+        card[role] = {**dataclasses.asdict(settings), **about, **started_from(settings, earlier),
+                      "parameters": sum(p.numel() for p in model.parameters()), **losses}
+        if role != "target":
+            card[role] |= distill_training.agreement(model, vae, held, distilled.cfg)
     Pair(vae, models["draft"], models["target"], "embedded", {})
     for role, module in {"vae": vae, **models}.items():
         path = out / f"{role}.safetensors"
@@ -85,6 +117,6 @@ def export(
         path.chmod(0o644)
         card[role]["sha256"] = sha256(path)
         card[role]["bytes"] = path.stat().st_size
-    (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    previous.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     (out / "README.md").write_text(render(card))
     return card

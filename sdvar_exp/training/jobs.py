@@ -1,4 +1,4 @@
-"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `export`, or `all` in that order."""
+"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `export`, or `all` in that order."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS
-from sdvar_exp.training import export, var, vqvae
+from sdvar_exp.training import distill, export, var, vqvae
 from sdvar_exp.training.data import DEFAULT_FOLDER
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vqvae", "target", "draft", "export")
+PARTS = ("vqvae", "target", "draft", "distilled", "export")
 
 
 def _draft() -> var.VARSettings:
@@ -39,6 +39,7 @@ class TrainSettings:
     vqvae: vqvae.VQVAESettings = field(default_factory=vqvae.VQVAESettings)
     target: var.VARSettings = field(default_factory=var.VARSettings)
     draft: var.VARSettings = field(default_factory=_draft)
+    distilled: distill.DistillSettings = field(default_factory=distill.DistillSettings)
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "all"):
@@ -54,10 +55,16 @@ def run(settings: TrainSettings) -> None:
         log.info("part %s, checkpoints and logs in %s", part, out)
         if part == "vqvae":
             vqvae.train_vqvae(settings.vqvae, data, out)
+        elif part == "distilled":
+            vae = export.load_vae(settings.vqvae, out)
+            target = export.load_transformer(settings.target, vae, out)
+            distill.train_distilled(settings.distilled, target, vae, out)
         elif part == "export":
-            roles = {"target": settings.target, "draft": settings.draft}
-            card = export.export(settings.vqvae, roles, out, Path(settings.weights), data, settings.held_out)
-            log.info("exported to %s: %s", settings.weights, {k: card[k]["bytes"] for k in ("vae", "target", "draft")})
+            card = export.export(
+                settings.vqvae, settings.target, settings.draft, settings.distilled, out, Path(settings.weights), data,
+                settings.held_out)
+            roles = ("vae", "target", "draft", "draft_plain")
+            log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})
         else:
             chosen = settings.target if part == "target" else settings.draft
             var.train_var(chosen, export.load_vae(settings.vqvae, out), data, out)

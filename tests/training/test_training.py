@@ -16,12 +16,13 @@ from sdvar_exp.decoding import decode
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
-from sdvar_exp.training import export, loop, var, vqvae
+from sdvar_exp.training import distill, export, loop, var, vqvae
 from sdvar_exp.training.data import load_split
 
 VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, steps=4, batch=8, warmup=2, max_minutes=5)
 TARGET = var.VARSettings(depth=2, width=32, heads=2, steps=4, batch=8, warmup=2, short_stages=2, max_minutes=5)
 DRAFT = replace(TARGET, name="draft", depth=1)
+DISTILLED = distill.DistillSettings(student=replace(TARGET, name="distilled", depth=1), samples=20, chunk=10, held_out=10)
 
 
 @pytest.fixture
@@ -82,15 +83,60 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     torch.set_rng_state(torch_state)
     assert model.depth == 2
 
-    card = export.export(VQ, {"target": TARGET, "draft": DRAFT}, whole, out, data, held_out=10)
-    assert card["target"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
+    distill.train_distilled(DISTILLED, export.load_transformer(TARGET, vae, whole), vae, whole)
+    card = export.export(VQ, TARGET, DRAFT, DISTILLED, whole, out, data, held_out=10)
+    assert card["target"]["steps"] == card["draft"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
+    assert 0 < card["draft"]["overlap"] <= 1 and 0 <= card["draft_plain"]["match"] <= 1
     assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()
+    again = replace(TARGET, init=str(out / "target.safetensors"))
+    assert export.started_from(again, card) == {
+        "init": card["target"]["sha256"], "steps_before": 4, "minutes_before": card["target"]["minutes"]}
     files = {r: str(out / f"{r}.safetensors") for r in ("vae", "draft", "target")}
     pair = load_pair(ModelSpec("mine", **files))
     stored = vae.state_dict()
     assert all(torch.equal(v, stored[k]) for k, v in pair.vae.state_dict().items() if "ema" not in k)
     result = decode(pair, Cell(choose("strategy", "sequential")), [Unit(3, 0)])
     assert [t.shape[1] for t in result.tokens] == [1, 4, 9]
+
+
+def test_distillation_brings_the_student_to_the_teacher(tmp_path: Path) -> None:
+    """A student of the teacher's size, with its weights but for the head, ends closer to it than it began."""
+    torch.manual_seed(0)
+    vae = vqvae.build(VQ).eval().requires_grad_(False)
+    target = var.build(TARGET, vae)
+    with torch.no_grad():
+        target.head.weight.mul_(200)
+    s = replace(DISTILLED, samples=60, student=replace(TARGET, name="distilled", steps=60, peak=1e-2, max_minutes=5))
+    files = distill.draw_samples(s, target, vae, tmp_path / "samples-distilled")
+    samples = distill.load_samples(files)
+    assert samples["codes"].shape == (60, 14) and samples["logits"].shape == (2, 60, 14, 16)
+    fresh = distill.agreement(var.build(s.student, vae), vae, samples, s.cfg)
+    same = distill.agreement(target, vae, samples, s.cfg)
+    assert same["overlap"] == pytest.approx(1, abs=2e-3)  # logits are kept in float16
+    last = distill.train_distilled(s, target, vae, tmp_path)
+    assert last["eval_overlap"] > fresh["overlap"] + 0.05
+
+
+def test_samples_are_the_guided_targets() -> None:
+    """Frequencies of the first code against the exact distribution (χ², false alarm below 1e-6)."""
+    from scipy.stats import chisquare
+
+    torch.manual_seed(1)
+    vae = vqvae.build(VQ).eval().requires_grad_(False)
+    target = var.build(TARGET, vae)
+    with torch.no_grad():
+        target.head.weight.mul_(200)
+    labels = torch.full((4000,), 3)
+    codes, logits = distill.draw(target, vae, labels, cfg=0.0, seed=5)
+    exact = logits[0, 0].double().softmax(-1)
+    counts = torch.bincount(codes[:, 0], minlength=16)
+    assert chisquare(counts.numpy(), (exact * 4000).numpy()).pvalue > 1e-6
+    # guidance moves the last stage, never the first (t_0 = 0)
+    strong, both = distill.draw(target, vae, labels, cfg=5.0, seed=5)
+    assert torch.equal(strong[:, 0], codes[:, 0]) and not torch.equal(strong[:, -1], codes[:, -1])
+    weights = distill.linear_weights(vae, 5.0)
+    assert weights.flatten().tolist() == [0.0] + [2.5] * 4 + [5.0] * 9
+    assert torch.equal(distill.guided(both, weights)[:, 0], both[:4000, 0])
 
 
 def test_a_missing_data_set_is_one_line(tmp_path: Path) -> None:
