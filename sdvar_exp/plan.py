@@ -7,6 +7,10 @@ from pathlib import Path
 
 from sdvar_exp.cell import Cell
 
+OBJECTIVES = ("pixel_mae", "correlation", "token_agreement", "target_calls", "target_token_forwards", "draft_token_forwards",
+              "committed_per_call", "speedup", "latency_ms")
+"""Columns of the summary that a plan can be optimised for."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -55,6 +59,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
     allow_mixed: bool = False
     debug: str = "none"
+    objective: str | None = None
 
 
 @dataclass(frozen=True)

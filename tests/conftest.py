@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Before torch, numpy and matplotlib are imported: parallel workers must not each start a thread per core.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[_variable] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests beside each other are no workers beside each other: times are not marked as contended for them.
+os.environ.setdefault("SDVAR_PRESENCE", os.path.join(tempfile.gettempdir(), f"sdvar-exp-presence-{os.getpid()}"))
 
 import importlib.util
 import shutil

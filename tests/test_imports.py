@@ -29,11 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BASE | {"metrics", "store"},
     "config": BASE,
     "runner": BASE | {"models", "decoding", "metrics", "store", "tracking", "report"},
-    "cli": BASE | {"config", "store", "tracking", "report", "runner", "models"},
+    "engines": BASE | {"store", "runner"},  # of runner only what imports no torch, see below
+    "cli": BASE | {"config", "store", "tracking", "report", "runner", "models", "api"},
+    "api": BASE | {"config", "store", "report", "runner"},
 }
 # The one file of config that knows training: only scripts/train.py imports it.
 EXCEPTIONS = {"config/training.py": {"training"}}
-TORCH_FREE = ("errors", "pyramid", "registry", "cell", "plan", "config", "store", "report", "cli")
+TORCH_FREE = ("errors", "pyramid", "registry", "cell", "plan", "config", "store", "report", "cli", "api", "engines")
 
 
 def _parts() -> list[str]:

@@ -79,9 +79,36 @@ class TrackingNode:
 
 @dataclass
 class EngineNode:
-    """name: which engine runs the units."""
+    """name: which engine runs the units; the rest as in `EngineOptions`, explained in conf/engine/."""
 
     name: str = MISSING
+    unit_timeout_s: float = 0.0
+    retries: int = 1
+    fail_fast: bool = False
+    max_failures: int = 0
+
+
+@dataclass
+class PoolNode(EngineNode):
+    """A pool of workers on this machine."""
+
+    workers: int = 0
+
+
+@dataclass
+class SlurmNode(PoolNode):
+    """An array of Slurm jobs, each with a pool of its own."""
+
+    detach: bool = False
+    partition: str = ""
+    time_min: int = 60
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float = 0.0
+    workers_per_job: int = 1
+    requeues: int = 8
+    setup: list[str] = field(default_factory=list)
+    sbatch: list[str] = field(default_factory=list)
 
 
 class DesignName(Enum):
@@ -130,12 +157,15 @@ class Root:
     design: Any = MISSING
     cells: Any = MISSING
     exclude: Any = MISSING
+    objective: str | None = MISSING
 
 
 FIXED_NODES: dict[tuple[str, str], type] = {
     ("model", "pair"): ModelNode,
     ("tracking", "wandb"): TrackingNode,
     ("engine", "engine"): EngineNode,
+    ("engine", "pool"): PoolNode,
+    ("engine", "slurm"): SlurmNode,
     ("design", "design"): DesignNode,
     ("root", "root"): Root,
 }

@@ -10,8 +10,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sdvar_exp.config.composing import Tree, plain, shown
+from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.plan import Settings, Timing
+from sdvar_exp.plan import OBJECTIVES, EngineOptions, Settings, Timing
 
 SEED_LIMIT = 2**32
 MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip
@@ -69,6 +70,10 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         errors.append(f"timing.repeats must be ≥ 1, got {timing['repeats']}")
     if threads < 0:
         errors.append(f"threads must be ≥ 0, got {threads}")
+    objective = plain(cfg, "objective")
+    if objective is not None and objective not in OBJECTIVES:
+        hint = did_you_mean(objective, OBJECTIVES) or f"; {choices_text(OBJECTIVES)}"
+        errors.append(f"unknown objective {objective!r}{hint}")
     images: str | int = "all"
     try:
         images = parse_images(plain(cfg, "images"))
@@ -79,9 +84,21 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         timing=Timing(timing["units"], timing["repeats"]), tracking=plain(cfg.tracking, "mode"),
         project=plain(cfg.tracking, "project"), entity=plain(cfg.tracking, "entity"),
         base_url=plain(cfg.tracking, "base_url"),
-        engine=plain(cfg.engine, "name"), plugins=tuple(plain(cfg, "plugins")),
-        allow_mixed=plain(cfg, "allow_mixed"), debug=tree.choices.get("debug") or "none",
+        engine=plain(cfg.engine, "name"), engine_options=engine_options(cfg, errors), plugins=tuple(plain(cfg, "plugins")),
+        allow_mixed=plain(cfg, "allow_mixed"), objective=objective, debug=tree.choices.get("debug") or "none",
     )
+
+
+def engine_options(cfg: DictConfig, errors: list[str]) -> EngineOptions:
+    """What the group `engine` says beside its name; mistakes go to `errors`."""
+    given: dict[str, Any] = {str(key): plain(cfg.engine, str(key)) for key in cfg.engine if key != "name"}
+    for key, value in given.items():
+        if is_int(value) or isinstance(value, float):
+            least = 1 if key in ("time_min", "cpus", "workers_per_job") else 0
+            if value < least:
+                errors.append(f"engine.{key} must be ≥ {least}, got {value}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return EngineOptions(**values)
 
 
 def study_name(tree: Tree) -> str:

@@ -18,10 +18,6 @@ KEPT = 64
 """Results held in memory; groups need the baselines of their own units only."""
 
 
-class BaselineError(RuntimeError):
-    """A cell cannot be compared: its unit's baseline failed. The unit stays pending."""
-
-
 class Baselines:
     """Results of baseline cells by unit."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, write_figures
-from sdvar_exp.runner.progress import say
+from sdvar_exp.runner.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
 log = logging.getLogger(__name__)
@@ -78,9 +77,3 @@ def places(folder: Path, figures: list[Path]) -> list[str]:
     if (folder / "images").is_dir():
         lines.append(f"images   {shown(folder / 'images')}")
     return lines
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be pasted: relative to the working directory if it lies there."""
-    absolute = Path(os.path.abspath(path))
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: the unit at work is finished first; a second signal stops at once and the unit is rolled back.
+"""Ctrl-C, SIGTERM and SIGUSR1 (a scheduler's notice): the unit at work is finished first.
+
+A second signal stops at once and the unit is rolled back.
 
 A unit without a row never happened, so stopping anywhere is safe; finishing the unit merely wastes nothing.
 """
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 NOTE = b"\nstopping after this unit; once more: at once\n"
 
 
@@ -22,6 +24,11 @@ class Interrupt:
     def __init__(self) -> None:
         self._shielded = False
         self._asked = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came; inside `shield`, to end what is in there soon."""
+        return self._asked
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -44,7 +51,7 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Handle SIGINT and SIGTERM through an `Interrupt`; only a main thread can, others get one that no signal reaches."""
+    """Handle `SIGNALS` through an `Interrupt`; only a main thread can, others get one that no signal reaches."""
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

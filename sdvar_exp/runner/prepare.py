@@ -18,7 +18,6 @@ from sdvar_exp.registry import Choice, plain
 from sdvar_exp.store import fingerprint
 
 Load = Callable[[ModelSpec, torch.device, str], Pair]
-ENGINES = ("inprocess",)
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,9 @@ def prepare(plan: Plan, load: Load) -> Prepared:
     """Load every pair once and check every cell.
 
     Raises:
-        UserError: an engine, device or file that is not there; a cell or label that its pair cannot decode.
+        UserError: a device or file that is not there; a cell or label that its pair cannot decode.
     """
     settings = plan.settings
-    require(settings.engine in ENGINES, f"engine must be one of {', '.join(ENGINES)}, got {settings.engine!r}")
     require(bool(plan.cells), "the plan has no cells; name at least one strategy")
     full, added = with_baselines(plan)
     device = resolve_device(settings.device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -74,3 +76,9 @@ def duration(seconds: float) -> str:
 def say(console: Console, text: str, style: str = "") -> None:
     """One line as it is: no markup, no colours for numbers, no wrapping where there is no terminal."""
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal, highlight=False)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be pasted: relative to the working directory if it lies there."""
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

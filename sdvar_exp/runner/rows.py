@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import numpy as np
@@ -41,13 +40,6 @@ def near_tie(tokens: np.ndarray, baseline: Result, pyramid: Pyramid) -> bool:
     first = pyramid.stage_of[int(different.argmax())]
     here = pyramid.rows(first, first + 1)
     return bool((baseline.margins[here][different[here]] < NEAR_TIE).all())
-
-
-def failure_body(cell_id: str, unit: Unit, error: Exception, attempt: int) -> Body:
-    """A unit that raised. Call it while the exception is handled."""
-    text = "".join(traceback.format_exception(error))
-    return {"type": "failure", "cell": cell_id, "label": unit.label, "seed": unit.seed,
-            "error": f"{type(error).__name__}: {error}", "traceback": text, "attempt": attempt}
 
 
 def amplified_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

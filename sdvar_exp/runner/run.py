@@ -5,19 +5,17 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 
-from sdvar_exp.models.pair import load_pair
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.finish import finish, shown
-from sdvar_exp.runner.interrupt import Interrupt, interruptible
-from sdvar_exp.runner.noise import record_noise
-from sdvar_exp.runner.prepare import Load, Prepared, prepare
-from sdvar_exp.runner.progress import say
-from sdvar_exp.runner.timing import run_timing, timed_repeats
-from sdvar_exp.runner.units import run_units, start_job
-from sdvar_exp.runner.work import Group, groups, plan_units, timings
+from sdvar_exp.runner.backend import Backend, Factory
+from sdvar_exp.runner.engine import Detached, Engine, make_engine, wait_for_workers
+from sdvar_exp.runner.interrupt import interruptible
+from sdvar_exp.runner.progress import say, shown
+from sdvar_exp.runner.sweep import Sweep, attempts_of
+from sdvar_exp.runner.work import Group, groups, plan_units
 from sdvar_exp.store import Study, redact, session_record
 from sdvar_exp.tracking import Follower, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
@@ -27,49 +25,72 @@ FINISH_S, BROKEN_OFF_S = 60.0, 3.0
 """How long W&B's child may take at the end of a run, and of one that broke off."""
 
 
-def run_study(plan: Plan, console: Console, load: Load = load_pair) -> int:
+def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory | None = None) -> int:
     """Run a plan, or what is left of it.
 
+    load: stands in for `load_pair`. backend: stands in for models altogether, see `Backend`.
     Returns 0; 1 if units failed (they are recorded, and tried again by the same command); 130 if interrupted.
     Raises `UserError` before anything is written if the plan cannot run; `StorageError` if the disk takes no more.
     """
     with interruptible() as interrupt:
         try:
-            prepared = prepare(plan, load)
-            with Study(plan.folder).open(prepared.plan, prepared.fingerprint, plan.settings.allow_mixed) as study:
-                return _run(study, prepared, console, interrupt)
+            engine = make_engine(plan.settings)
+            factory = backend or models_of(load)
+            made = factory(plan)
+            with Study(plan.folder).open(made.plan, made.fingerprint, plan.settings.allow_mixed) as study:
+                wait_for_workers(study.folder)
+                options = plan.settings.engine_options
+                sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study))
+                made.begin(study, sweep.attempts)
+                return _run(sweep, engine)
         except KeyboardInterrupt:
             say(console, f"stopped; this goes on where it stopped: {command(plan)}")
             return INTERRUPTED
 
 
-def _run(study: Study, prepared: Prepared, console: Console, interrupt: Interrupt) -> int:
-    plan = prepared.plan
-    done = study.done()
-    pending = groups(plan, done)
-    for line in heading(study, prepared, pending):
+def models_of(load: Any = None) -> Factory:
+    """The factory of real models; imports torch."""
+    from sdvar_exp.runner.models import Models
+
+    return Models() if load is None else Models(load)
+
+
+def _run(sweep: Sweep, engine: Engine) -> int:
+    study, backend, console = sweep.study, sweep.backend, sweep.console
+    plan = backend.plan
+    pending = groups(plan, study.done())
+    for line in heading(study, backend, pending):
         say(console, line)
-    if pending or timings(plan, done, timed_repeats(study)):
-        study.append(session(prepared))
+    if pending or backend.pending_timings():
+        study.append(session(backend))
     s = plan.settings
     files = {"mode": s.tracking, "project": s.project, "entity": s.entity, "base_url": s.base_url}
-    options = resolve(said_on_command_line(plan.argv), files)
-    follower = start_follower(study.folder, options)
+    follower = start_follower(study.folder, resolve(said_on_command_line(plan.argv), files))
     try:
-        job = start_job(study, prepared, console, interrupt)
-        failed = run_units(job, pending)
-        record_noise(job)
-        failed += run_timing(job)
+        if pending:
+            engine.run_units(sweep, pending)
+        backend.record_noise()
+        if not sweep.stopped and backend.pending_timings():
+            sweep.failed += engine.run_timing(sweep)
         outcome = finish_aside(follower)
+        from sdvar_exp.runner.finish import finish
+
         sound = finish(study, plan, console)
         if (sent := outcome()).message:
             say(console, sent.message, "" if sent.ok else "yellow")
+    except Detached as detached:
+        follower.finish(BROKEN_OFF_S)
+        for line in detached.lines:
+            say(console, line)
+        return FINE
     except BaseException:
         follower.finish(BROKEN_OFF_S)
         raise
-    if failed:
-        say(console, f"{failed} failed; try them again: {command(plan)}", "bold red")
-    return FINE if sound and not failed else FAILED
+    if sweep.stopped:
+        say(console, f"{sweep.stopped}; this goes on: {command(plan)}", "bold red")
+    elif sweep.failed:
+        say(console, f"{sweep.failed} failed; try them again: {command(plan)}", "bold red")
+    return FINE if sound and not sweep.failed else FAILED
 
 
 def finish_aside(follower: Follower) -> Callable[[], Outcome]:
@@ -85,31 +106,32 @@ def finish_aside(follower: Follower) -> Callable[[], Outcome]:
     return wait
 
 
-def heading(study: Study, prepared: Prepared, pending: list[Group]) -> list[str]:
+def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
     """What is about to happen, in two or three lines."""
-    plan = prepared.plan
+    plan = backend.plan
     total = len(plan.cells) * len(plan_units(plan))
     left = sum(len(task.units) for group in pending for task in group.tasks)
     there = f", {total - left} done already" if left < total else ""
+    engine = "" if plan.settings.engine == "inprocess" else f", engine {plan.settings.engine}"
     lines = [
         f"{plan.study}: {_count(len(plan.cells), 'cell')} × {_count(len(plan.labels), 'label')} × "
         f"{_count(len(plan.seeds), 'seed')} = {_count(total, 'image')}{there}",
-        f"models {', '.join(dict.fromkeys(pair.name for pair in prepared.pairs.values()))}; {prepared.device}, "
-        f"{plan.settings.dtype}, {_count(prepared.threads, 'thread')}; results in {shown(study.folder)}",
+        f"models {', '.join(backend.models)}; {backend.device}, "
+        f"{plan.settings.dtype}, {_count(backend.threads, 'thread')}{engine}; results in {shown(study.folder)}",
     ]
-    if prepared.added:
-        lines.append(f"added to compare with: {', '.join(prepared.added)}")
+    if backend.added:
+        lines.append(f"added to compare with: {', '.join(backend.added)}")
     return lines
 
 
-def session(prepared: Prepared) -> dict[str, object]:
+def session(backend: Backend) -> dict[str, object]:
     """Provenance of this invocation."""
-    plan = prepared.plan
+    plan = backend.plan
     timing = {"units": plan.settings.timing.units, "repeats": plan.settings.timing.repeats, "warm_up": 1}
     return session_record(
-        plan.argv, study=plan.study, device=str(prepared.device), dtype=plan.settings.dtype, threads=prepared.threads,
-        checkpoints=prepared.fingerprint["checkpoints"], timing=timing, cells=[p.cell.id for p in plan.cells],
-        labels=list(plan.labels), seeds=list(plan.seeds),
+        plan.argv, study=plan.study, device=backend.device, dtype=plan.settings.dtype, threads=backend.threads,
+        checkpoints=backend.fingerprint["checkpoints"], timing=timing, cells=[p.cell.id for p in plan.cells],
+        labels=list(plan.labels), seeds=list(plan.seeds), engine=plan.settings.engine,
     )
 
 

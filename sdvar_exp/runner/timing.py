@@ -13,11 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+from rich.console import Console
+
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import Clock, NoiseBook, decode, decode_images, make_noise, now_ms
+from sdvar_exp.runner.failures import record_error
+from sdvar_exp.runner.interrupt import Interrupt
+from sdvar_exp.runner.presence import Presence
 from sdvar_exp.runner.progress import phase, say
 from sdvar_exp.runner.rows import Body
-from sdvar_exp.runner.units import Job, record_failure
+from sdvar_exp.runner.units import Job
 from sdvar_exp.runner.work import Task, Timed, UnitKey, timings
 from sdvar_exp.store import StorageError, Study
 from sdvar_exp.store.ledger import LedgerReader
@@ -34,6 +40,16 @@ class Measured:
     breakdown: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A job whose timing phase is under way."""
+
+    job: Job
+    console: Console
+    interrupt: Interrupt
+    presence: Presence
+
+
 def timed_repeats(study: Study) -> dict[UnitKey, set[int]]:
     """Repeats that the ledger has, by unit."""
     found: dict[UnitKey, set[int]] = defaultdict(set)
@@ -42,7 +58,7 @@ def timed_repeats(study: Study) -> dict[UnitKey, set[int]]:
     return found
 
 
-def run_timing(job: Job) -> int:
+def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
     """Time what is asked for and missing; the number of measurements that failed."""
     work = timings(job.prepared.plan, job.study.done(), timed_repeats(job.study))
     total = sum(len(timed.repeats) for _, tasks in work for timed in tasks)
@@ -50,46 +66,54 @@ def run_timing(job: Job) -> int:
         return 0
     warm: set[str] = set()
     failed = 0
-    with phase(job.console, "time", total) as step, _light_collections():
+    with phase(console, "time", total) as step, _light_collections(), Presence(device_name(job.prepared.device)) as presence:
         for units, tasks in work:
             cells = [timed.task.cell for timed in tasks]
             books = {model: make_noise(job.prepared.pairs[model], units, [c for c in cells if c.model == model])
                      for model in dict.fromkeys(c.model for c in cells)}
             gc.collect()
             for timed in tasks:
-                failed += _run(job, timed, books[timed.task.cell.model], warm)
+                failed += _run(Watched(job, console, interrupt, presence), timed, books[timed.task.cell.model], warm)
                 step(len(timed.repeats), timed.task.planned.name)
     return failed
 
 
-def _run(job: Job, timed: Timed, noise: NoiseBook, warm: set[str]) -> int:
+def _run(at: Watched, timed: Timed, noise: NoiseBook, warm: set[str]) -> int:
     """All missing repeats of one task; 1 if they could not be measured."""
-    task = timed.task
+    task, job = timed.task, at.job
     try:
         if task.cell.id not in warm:
             pair_up(job, task, noise, "AB")
             warm.add(task.cell.id)
         for repeat in timed.repeats:
-            with job.interrupt.shield():
-                job.study.append(measure_pair(job, timed, noise, repeat))
+            with at.interrupt.shield():
+                job.study.append(measure_pair(at, timed, noise, repeat))
     except StorageError:
         raise
     except Exception as error:
-        for line in record_failure(job, task, list(task.units[:1]), error):
-            say(job.console, f"timing {line}", "red")
+        for line in record_error(job.study, job.attempts, task, list(task.units[:1]), error):
+            say(at.console, f"timing {line}", "red")
         return 1
     return 0
 
 
-def measure_pair(job: Job, timed: Timed, noise: NoiseBook, repeat: int) -> Body:
+def device_name(device: torch.device) -> str:
+    """The device as all processes of this machine name it."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else "cpu"
+
+
+def measure_pair(at: Watched, timed: Timed, noise: NoiseBook, repeat: int) -> Body:
     """Time baseline and cell once, in an order that alternates over units and repeats."""
     order = "AB" if (timed.index + repeat) % 2 == 0 else "BA"
-    a, b = pair_up(job, timed.task, noise, order)
+    before = at.presence.others()
+    a, b = pair_up(at.job, timed.task, noise, order)
+    contended = before or at.presence.others()
     first = timed.task.units[0]
     return {
         "type": "timing", "cell": timed.task.cell.id, "label": first.label, "seed": first.seed, "repeat": repeat,
         "order": order, "batch": len(timed.task.units), "baseline_ms": a.ms, "cell_ms": b.ms,
-        "baseline_decode_ms": a.decode_ms, "cell_decode_ms": b.decode_ms, "breakdown": b.breakdown, "contended": False,
+        "baseline_decode_ms": a.decode_ms, "cell_decode_ms": b.decode_ms, "breakdown": b.breakdown,
+        "contended": contended,
     }
 
 

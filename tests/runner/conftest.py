@@ -18,7 +18,7 @@ from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.plan import Plan, PlannedCell, Settings, Timing
 from sdvar_exp.registry import Choice, choose
-from sdvar_exp.runner import baselines, finish, run_study, timing, units
+from sdvar_exp.runner import baselines, finish, presence, run_study, timing, units
 from tests.goldens.fill_weights import fill_state_dict
 from tests.support import golden_pair, golden_settings
 
@@ -86,6 +86,12 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 @pytest.fixture
 def figures() -> None:
     """Draw figures in this test."""
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other tests on this machine are no other workers: times are not contended by them."""
+    monkeypatch.setenv(presence.VARIABLE, str(tmp_path / "presence"))
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def test_a_full_disk_stops_the_run(plan: MakePlan, run: Run, monkeypatch: pytest
     assert run(small)[0] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_lets_the_unit_finish_and_says_how_to_continue(
     number: signal.Signals, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

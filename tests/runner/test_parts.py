@@ -11,13 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from sdvar_exp.cell import Unit
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.runner.interrupt import interruptible
 from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.progress import duration, phase
 from sdvar_exp.runner.result import Result, to_numpy
-from sdvar_exp.runner.rows import amplified_difference, failure_body, near_tie
+from sdvar_exp.runner.rows import amplified_difference, near_tie
 
 PYRAMID = Pyramid((1, 2))
 
@@ -34,7 +33,7 @@ def test_a_signal_inside_a_unit_waits_for_its_end() -> None:
     assert done == ["finished"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), interruptible() as interrupt, interrupt.shield():
@@ -94,15 +93,6 @@ def test_a_near_tie_excuses_what_follows_in_later_stages() -> None:
     tokens = np.array([7, 7, 7, 7, 7])
     assert near_tie(tokens, result([1e-5, 1, 1, 1, 1]), PYRAMID)
     assert not near_tie(tokens, result([1e-3, 0, 0, 0, 0]), PYRAMID)
-
-
-def test_a_failure_keeps_its_traceback() -> None:
-    try:
-        raise ValueError("no such code")
-    except ValueError as error:
-        body = failure_body("cell", Unit(3, 1), error, attempt=2)
-    assert body["error"] == "ValueError: no such code" and "test_parts.py" in body["traceback"]
-    assert (body["label"], body["seed"], body["attempt"]) == (3, 1, 2)
 
 
 def test_the_difference_is_amplified_and_clipped() -> None:

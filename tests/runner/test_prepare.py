@@ -73,7 +73,7 @@ BAD: dict[str, tuple[dict, str]] = {
     "gamma": ({"cells": {"x": loop(gamma=6)}}, r"x: gamma.value must lie in 1 … 5, got 6"),
     "redraft in batches": (
         {"cells": {"x": loop(rule="match_rate", batch=2, on_reject=OnReject.redraft)}}, r"x: on_reject=redraft .* batch=1"),
-    "engine": ({"engine": "cloud"}, r"engine must be one of inprocess, got 'cloud'"),
+    "engine": ({"engine": "cloud"}, r"engine must be one of inprocess, pool, slurm, got 'cloud'"),
     "device": ({"device": "tpu"}, r"device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     "no cells": ({"cells": {}}, r"the plan has no cells"),
 }

@@ -1,0 +1,147 @@
+"""The units phase as every engine runs it: one task after another, failures recorded, rows written last. No torch."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from sdvar_exp.decoding.guarantees import lossless
+from sdvar_exp.plan import EngineOptions
+from sdvar_exp.runner.backend import Backend, Body, Factory
+from sdvar_exp.runner.failures import UnitTimeout, out_of_memory, poisoned, record_error, transient
+from sdvar_exp.runner.interrupt import Interrupt
+from sdvar_exp.runner.progress import say
+from sdvar_exp.runner.work import Group, Task, UnitKey
+from sdvar_exp.store import StorageError, Study
+from sdvar_exp.store.ledger import LedgerReader
+
+log = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 10
+
+
+def attempts_of(study: Study) -> Counter[UnitKey]:
+    """Failures of each unit that the ledger has."""
+    failed = LedgerReader(study.ledger).read(containing=b'"type":"failure"')
+    return Counter((b["cell"], b["label"], b["seed"]) for b in failed)
+
+
+@dataclass
+class Sweep:
+    """What an engine gets: an open study and what decodes for it.
+
+    failed: units that failed for good in this run. stopped: why no more units are begun, or empty.
+    """
+
+    study: Study
+    backend: Backend
+    factory: Factory
+    console: Console
+    interrupt: Interrupt
+    options: EngineOptions
+    attempts: Counter[UnitKey] = field(default_factory=Counter)
+    failed: int = 0
+    stopped: str = ""
+
+    def note_failures(self, lines: list[str], units: int) -> None:
+        """Show failures, count the final ones, and stop the run where the options say so."""
+        for line in lines[: max(0, SHOWN_FAILURES - self.failed)]:
+            say(self.console, line, "red")
+        self.failed += units
+        if units and self.options.fail_fast:
+            self.stopped = "stopped at the first failure (engine.fail_fast=true)"
+        elif units and 0 < self.options.max_failures <= self.failed:
+            self.stopped = f"stopped after {self.failed} failures (engine.max_failures={self.options.max_failures})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A task that is over. failed: units without a row. lines: for people. unusable: the process should end."""
+
+    failed: int = 0
+    lines: tuple[str, ...] = ()
+    unusable: bool = False
+
+
+class Tasks:
+    """Runs tasks in this process. timeout_s: of one unit, 0 for none; enforced where Python still runs."""
+
+    def __init__(
+        self, study: Study, backend: Backend, attempts: Counter[UnitKey], options: EngineOptions, timeout_s: float = 0.0
+    ) -> None:
+        self.study, self.backend, self.attempts = study, backend, attempts
+        self.options, self.timeout_s = options, timeout_s
+        self._done = study.done()
+
+    def share(self, group: Group) -> Any | None:
+        """What the tasks of a group share; None where making it fails: then each task fails alone, with its reason."""
+        try:
+            return self.backend.share(group)
+        except StorageError:
+            raise
+        except Exception:
+            log.debug("nothing to share for %s", group.units, exc_info=True)
+            return None
+
+    def run(self, task: Task, shared: Any | None) -> Outcome:
+        """Decode and commit one task, again where its failure is transient. What was committed before stays."""
+        left = [i for i, key in enumerate(task.unit_keys) if key not in self._done]
+        lines: list[str] = []
+        for attempt in range(self.options.retries + 1):
+            try:
+                with time_limit(self.timeout_s * len(task.units)):
+                    made = self._evaluate(task, shared)
+            except StorageError:
+                raise
+            except Exception as error:
+                log.debug("%s failed", task.planned.name, exc_info=True)
+                lines += record_error(self.study, self.attempts, task, [task.units[i] for i in left], error)
+                if poisoned(error):
+                    return Outcome(len(left), tuple(lines), unusable=True)
+                if transient(error) and attempt < self.options.retries:
+                    continue
+                return Outcome(len(left), tuple(lines))
+            self.study.append(*(made[i] for i in left))
+            return Outcome(0, tuple(lines))
+        raise AssertionError("unreachable")
+
+    def _evaluate(self, task: Task, shared: Any | None) -> list[Body]:
+        """Records of a task. A batch too large for memory is cut in two where that cannot change its tokens."""
+        try:
+            return self.backend.evaluate(task, shared)
+        except Exception as error:
+            if not (out_of_memory(error) and len(task.units) > 1 and lossless(task.cell) != "no"):
+                raise
+            log.warning("%s: out of memory with %d images at once; trying fewer", task.planned.name, len(task.units))
+        self.backend.free()
+        half = len(task.units) // 2
+        parts = (Task(task.planned, task.units[:half]), Task(task.planned, task.units[half:]))
+        return [body for part in parts for body in self._evaluate(part, None)]
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `UnitTimeout` inside after so many seconds; 0, or not in the main thread: no limit."""
+    if seconds <= 0 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise UnitTimeout(f"took longer than engine.unit_timeout_s allows ({seconds:g} s)")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
