@@ -20,11 +20,13 @@ def main(argv: list[str]) -> int:
     if help_wanted(argv):
         print(run_help("run", argv))
         return 0
-    from sdvar_exp.config import compose, passthrough
+    from sdvar_exp.config import compose, multirun, passthrough
 
     asked = read_choice(argv)
     if passthrough.wants_hydra(asked.words):
         return passthrough.answer(asked.words, "sdvar-exp run")
+    if multirun.wanted(asked.words):
+        return sweep(asked)
     plan = compose(asked.words)
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
@@ -38,6 +40,28 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.runner import run_study
 
     return run_study(replace(chosen, argv=tuple(argv)), Console())
+
+
+def sweep(asked: Choice) -> int:
+    """Let Hydra's own sweeper and launcher choose the jobs; each adds to the study, and returns the objective."""
+    if asked.only or asked.failed:
+        raise UserError("--only and --failed do not go with hydra/sweeper and hydra/launcher; leave those out")
+    from sdvar_exp.config import multirun
+
+    return multirun.run(asked.words, job)
+
+
+def job(words: Sequence[str]) -> float | None:
+    """One job of a Hydra sweeper: run it, and return what it is to be judged by.
+
+    Raises `RuntimeError` if units failed, so that the sweeper counts the job as failed.
+    """
+    from sdvar_exp.api import Study
+
+    study = Study(words)
+    check_machine(study.plan)
+    study.run(quiet=False)
+    return study.objective()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import copy
 import dataclasses
 import typing
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -42,10 +43,18 @@ def version_arguments() -> dict[str, str]:
     return {"version_base": "1.3"} if (major, minor) == (1, 3) else {}
 
 
-def started() -> AbstractContextManager[Any]:
-    """Hydra set up on the conf folder, for the length of a `with`."""
-    start: Any = initialize_config_dir(config_dir=str(conf_folder()), job_name="sdvar-exp", **version_arguments())
-    return typing.cast("AbstractContextManager[Any]", start)
+@contextmanager
+def started() -> Iterator[None]:
+    """Hydra set up on the conf folder, for the length of a `with`; inside a Hydra job, that job's set-up comes back after."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(conf_folder()), job_name="sdvar-exp", **version_arguments()):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if before is not None:
+            GlobalHydra.instance().initialize(before)
 
 
 @dataclass

@@ -112,7 +112,8 @@ def expand(override: Override, known: Known, errors: list[str]) -> list[Item]:
     if not override.is_sweep_override():
         return [Item(key, str(override.input_line), override)]
     if override.value_type is ValueType.INTERVAL_SWEEP:
-        errors.append(f"{override.input_line}: an interval needs an optimising sweeper; list the values instead")
+        errors.append(f"{override.input_line}: an interval needs an optimising sweeper (hydra/sweeper=…); "
+                      "list the values instead")
         return []
     value = override.value()
     if isinstance(value, Glob):
@@ -159,7 +160,7 @@ def _check_hydra(key: str) -> str | None:
     if key.startswith(HYDRA_ALLOWED):
         return None
     if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper")):
-        return f"{key}: cells are expanded and run by sdvar-exp itself; choose how with engine=…"
+        return f"{key}: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line"
     return f"{key} has no effect here: nothing is written outside results_dir; remove it"
 
 

@@ -87,12 +87,12 @@ ONE_LINE = {
     "cells=3": "cells must be a list of lists of overrides, not 3",
     'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params",
     "hydra/launcher=joblib":
-        "hydra/launcher: cells are expanded and run by sdvar-exp itself; choose how with engine=…",
+        "hydra/launcher: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line",
     "hydra.run.dir=x": "hydra.run.dir has no effect here: nothing is written outside results_dir; remove it",
     # what cannot be read
     "foo": "cannot read 'foo': write key=value",
     "labels=interval(0,3)":
-        "labels=interval(0,3): an interval needs an optimising sweeper; list the values instead",
+        "labels=interval(0,3): an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead",
 }
 
 

@@ -1,0 +1,101 @@
+"""The command line for Python programs and notebooks: the same words, the same ledger, a DataFrame at the end.
+
+    from sdvar_exp import Study, load_results
+
+    frame = Study(["strategy=parallel_v1", "acceptance.tau=0.5,0.7", "labels=[0,3]"], study="taus").run()
+    load_results("results/taus", where="acceptance_tau == 0.7")
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class RunFailed(RuntimeError):
+    """Units failed, or a check after the run did. The message ends with what the run printed."""
+
+
+class Study:
+    """What one command line means; nothing is run, and nothing written, before `run`.
+
+    Args:
+        overrides: words of `sdvar-exp run`, sweeps and flags included.
+        study, results_dir, config_dir: short for the words `study=…`, `results_dir=…`, `--config-dir …`.
+    Raises:
+        UserError: for a mistake in the words; its message has one line per mistake.
+    """
+
+    def __init__(
+        self, overrides: Sequence[str] = (), *, study: str | None = None, results_dir: Path | str | None = None,
+        config_dir: Path | str | None = None,
+    ) -> None:
+        from sdvar_exp.config import compose
+
+        if isinstance(overrides, str):
+            raise UserError(f"overrides is a list of words, not one text; write {shlex.split(overrides)!r}")
+        words = [] if config_dir is None else ["--config-dir", str(config_dir)]
+        words += [str(word) for word in overrides]
+        words += [f"study={study}"] if study is not None else []
+        words += [f"results_dir='{results_dir}'"] if results_dir is not None else []
+        self.argv = tuple(words)
+        self.plan: Plan = replace(compose(words), argv=self.argv)
+
+    @property
+    def folder(self) -> Path:
+        """Where the study lies."""
+        return self.plan.folder
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """Names of the cells that the words mean, by id; baselines that are added to compare with are not among them."""
+        return {planned.cell.id: planned.name for planned in self.plan.cells}
+
+    def run(self, *, check: bool = True, quiet: bool = True) -> pd.DataFrame:
+        """Decode what is left, as `sdvar-exp run` does, and return `results()`.
+
+        check: raise `RunFailed` if a unit failed; otherwise its row is missing. quiet: print nothing.
+        Raises `UserError` if the plan cannot run, `KeyboardInterrupt` if it was stopped; what was decoded is kept.
+        """
+        from rich.console import Console
+
+        from sdvar_exp.runner import run_study
+
+        printed = StringIO()
+        console = Console(file=printed, width=120) if quiet else Console()
+        code = run_study(self.plan, console)
+        if code == 130:
+            raise KeyboardInterrupt(f"stopped; run() goes on where {self.folder} stopped")
+        if code and check:
+            raise RunFailed(f"the run of {self.folder} failed with exit code {code}\n{printed.getvalue()}".rstrip())
+        return self.results()
+
+    def results(self) -> pd.DataFrame:
+        """Rows of this study's own cells, labels and seeds as `load_results` gives them; what else lies there is left out."""
+        from sdvar_exp.store import load_results
+
+        frame = load_results(self.folder)
+        own = frame["cell"].isin(list(self.cells)) & frame["label"].isin(self.plan.labels) & frame["seed"].isin(self.plan.seeds)
+        return frame[own].reset_index(drop=True)
+
+    def stable_csv(self, table: str = "samples") -> str:
+        """The stable table of the whole folder: what `sdvar-exp table --stable` prints."""
+        from sdvar_exp.store import stable_csv
+
+        return str(stable_csv(self.folder, table))
+
+    def objective(self) -> float | None:
+        """The number that the key `objective` names, over the results on disk; None where it names none."""
+        from sdvar_exp.report.objective import objective_of
+
+        return objective_of(self.plan)

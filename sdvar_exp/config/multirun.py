@@ -1,0 +1,81 @@
+"""Hydra's own multirun, for its sweepers (Optuna, Ax, Nevergrad, …) and launchers (joblib, submitit, …).
+
+Without one of them `sdvar-exp run` expands sweeps itself. With one, Hydra calls `job` once for each of its jobs, with the
+job's overrides; what the job returns is the sweeper's objective. Hydra's own files go to `<results_dir>/.hydra`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sdvar_exp.config.command import load_entries, read_command
+from sdvar_exp.config.composing import CONFIG_NAME, version_arguments
+from sdvar_exp.config.errors import explain
+from sdvar_exp.config.folder import conf_folder
+from sdvar_exp.errors import UserError
+
+Job = Callable[[Sequence[str]], float | None]
+OURS = ("hydra.sweeper.params", "hydra.searchpath", "hydra.verbose")
+HINTS = {
+    "hydra/sweeper": "a sweeper is a package, e.g. hydra-optuna-sweeper",
+    "hydra/launcher": "a launcher is a package, e.g. hydra-joblib-launcher",
+}
+
+
+def wanted(words: Sequence[str]) -> bool:
+    """Whether a command names a sweeper or a launcher of Hydra's, or settings of one."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in words if not word.startswith("-")]
+    theirs = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper.", "hydra.launcher.", "hydra.sweep.")
+    return any(key.startswith(theirs) and not key.startswith(OURS) for key in keys)
+
+
+def run(words: Sequence[str], job: Job) -> int:
+    """Run Hydra's multirun on a command line; 0 if it came to its end.
+
+    Raises `UserError` for a mistake in the words; whatever a job raises and its sweeper lets pass, as `RuntimeError`.
+    """
+    command = read_command(words)
+    load_entries(command)
+    place = [] if command.extra is None else ["--config-dir", str(command.extra)]
+    own = [*place, *(word for word in command.overrides if word.startswith("hydra.searchpath="))]
+
+    def task(cfg: Any) -> float | None:
+        return job([*own, *HydraConfig.get().overrides.task])
+
+    main = hydra.main(config_path=str(conf_folder()), config_name=CONFIG_NAME, **version_arguments())(task)
+    with _command_line([*place, "-m", *command.overrides]):
+        try:
+            main()
+        except UserError:
+            raise
+        except (HydraException, OmegaConfBaseException) as error:
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            hint = next((f"; {text}" for key, text in HINTS.items() if key in str(error)), "")
+            raise UserError(f"{explain(error)}{hint}") from error
+    return 0
+
+
+@contextmanager
+def _command_line(argv: list[str]) -> Iterator[None]:
+    """What Hydra reads: its words from the process's arguments, and that errors are to be raised, not printed."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["sdvar-exp", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
