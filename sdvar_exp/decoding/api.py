@@ -10,7 +10,7 @@ from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding.clock import Clock, now_ms
 from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.noise import NoiseBook, Stream
-from sdvar_exp.decoding.outcomes import counts, margins, outcomes
+from sdvar_exp.decoding.outcomes import counts, margins, outcomes, passes
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.decoding.speculate import OnReject
 from sdvar_exp.errors import UserError
@@ -76,7 +76,8 @@ def decode(
     d = Decoder(pair, cell, units, noise, clock)
     cell.strategy.entry.function(cell.strategy.params, d)
     return Decoded(
-        tuple(d.tokens), d.f_hats[-1], counts(d), outcomes(d, record), tuple(d.rounds), margins(d) if record else None
+        tuple(d.tokens), d.f_hats[-1], counts(d), outcomes(d, record), tuple(d.rounds), margins(d) if record else None,
+        passes(d),
     )
 
 

@@ -8,7 +8,7 @@ from sdvar_exp.decoding import gamma as controllers
 from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.guarantees import batch_free
 from sdvar_exp.decoding.noise import Stream
-from sdvar_exp.decoding.records import Counts, Round, StageOutcome
+from sdvar_exp.decoding.records import Counts, Pass, Round, StageOutcome
 from sdvar_exp.decoding.sampling import margin
 
 
@@ -29,6 +29,12 @@ def counts(d: Decoder) -> Counts:
         kv_bytes=sum(s.cache.nbytes for s in (target, draft) if s), replaced_tokens=tuple(replaced.tolist()),
         target_calls_alone=calls_alone(d, target.calls if target else 0),
     )
+
+
+def passes(d: Decoder) -> tuple[Pass, ...]:
+    """Every forward of the decode, the target's first, then the draft's, each in order."""
+    sessions = [(role, vars(d).get(role)) for role in ("target", "draft")]
+    return tuple(Pass(role, *one) for role, session in sessions if session for one in session.passes)
 
 
 def calls_alone(d: Decoder, calls: int) -> tuple[int, ...] | None:

@@ -68,6 +68,16 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One forward of a model: rows of the stages first … stop-1, for `halves` guidance halves."""
+
+    role: str
+    first: int
+    stop: int
+    halves: int
+
+
+@dataclass(frozen=True)
 class Decoded:
     """Result of one decode of B units.
 
@@ -81,3 +91,4 @@ class Decoded:
     stages: tuple[StageOutcome, ...]
     rounds: tuple[Round, ...]
     margins: torch.Tensor | None = field(default=None, repr=False)
+    passes: tuple[Pass, ...] = ()

@@ -41,6 +41,7 @@ class ModelSession:
         self.cache = model.new_cache(len(self._labels))
         self.stage = self.null_stage = self.base = 0
         self.calls = self.rows = 0
+        self.passes: list[tuple[int, int, int]] = []  # first stage, stop, guidance halves of every forward
         self.use(weights)
 
     @property
@@ -130,6 +131,7 @@ class ModelSession:
         logits = self.model(x, condition, self.cache, mask, rows)
         self.cache.advance(x.shape[1])
         self.calls += 1
+        self.passes.append((first, stop, (rows.stop - rows.start) // self.batch))
         self.rows += x.shape[1] * (rows.stop - rows.start) // self.batch
         return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -1,0 +1,165 @@
+"""The sequential baseline against the official VAR code and against the machine's own matrix multiplication.
+
+    python -m benchmarks.sequential --official FOLDER --write
+
+FOLDER is a checkout of FoundationVision/VAR, used as it is but for three things, each in its favour: the sampler is replaced
+by an argmax over noise made beforehand (so that both sides must give the same tokens, and its multinomial costs nothing),
+the VAE decode at the end is left out on both sides, and `huggingface_hub` is stood in for where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.common import interleaved, machine, parser, publish, ratio, start, table
+from benchmarks.models import SIDES, random_pair
+from sdvar_exp.cell import Cell, Unit
+from sdvar_exp.decoding import decode, make_noise
+from sdvar_exp.decoding.noise import NoiseBook, Stream
+from sdvar_exp.models.pair import Pair
+from sdvar_exp.registry import choose
+
+SHAPES = ((8, 512), (16, 1024))
+
+
+def load_official(folder: Path) -> Any:
+    """The official `models` package."""
+    if not (folder / "models" / "var.py").is_file():
+        raise SystemExit(f"error: {folder} is not a checkout of FoundationVision/VAR")
+    sys.path.insert(0, str(folder))
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        stand_in = ModuleType("huggingface_hub")
+        stand_in.PyTorchModelHubMixin = object  # type: ignore[attr-defined]
+        sys.modules["huggingface_hub"] = stand_in
+    import models.var
+    import models.vqvae
+
+    return models
+
+
+def official_decode(official: Any, pair: Pair, depth: int, width: int, noise: NoiseBook, labels: torch.Tensor,
+                    seen: list[torch.Tensor]) -> Callable[[], object]:
+    """The official decode of the same weights, labels and noise; tokens of each stage go to `seen`."""
+    vae = official.vqvae.VQVAE(vocab_size=4096, z_channels=32, ch=32, test_mode=True, share_quant_resi=4, v_patch_nums=SIDES)
+    vae.quantize.load_state_dict(pair.vae.quantize.state_dict(), strict=False)
+    model = official.var.VAR(vae_local=vae, num_classes=1000, depth=depth, embed_dim=width, num_heads=width // 64,
+                             attn_l2_norm=True, patch_nums=SIDES, flash_if_available=True, fused_if_available=True)
+    model.load_state_dict(pair.target.state_dict())
+    model.eval()
+    stage = [0]
+
+    def sample(logits: torch.Tensor, **_: object) -> torch.Tensor:
+        tokens = (logits + noise.gumbel(Stream.target, stage[0])).argmax(-1, keepdim=True)
+        stage[0] += 1
+        seen.append(tokens[..., 0])
+        return tokens
+
+    official.var.sample_with_top_k_top_p_ = sample
+    vae.fhat_to_img = lambda f_hat: f_hat.clone()  # type: ignore[method-assign]
+
+    def run() -> object:
+        stage[0] = 0
+        seen.clear()
+        return model.autoregressive_infer_cfg(len(labels), labels, g_seed=0, cfg=1.5)
+
+    return run
+
+
+def multiplications(depth: int, width: int, batch: int) -> Callable[[], object]:
+    """Only the matrix products of a guided decode, in their own shapes: linear layers and attention, stage by stage."""
+    heads, rows = width // 64, 2 * batch
+    weights = {n: torch.randn(o, i) for n, (i, o) in {"qkv": (width, 3 * width), "proj": (width, width),
+                                                      "fc1": (width, 4 * width), "fc2": (4 * width, width)}.items()}
+    layers = [{n: w.clone() for n, w in weights.items()} for _ in range(depth)]  # as much memory traffic as the model's
+    head = torch.randn(4096, width)
+    inputs = {k: (torch.randn(rows * p * p, width), torch.randn(rows * p * p, 4 * width)) for k, p in enumerate(SIDES)}
+    seen, attention = 0, {}
+    for k, p in enumerate(SIDES):
+        seen += p * p
+        attention[k] = (torch.randn(rows * heads, p * p, 64), torch.randn(rows * heads, 64, seen),
+                        torch.randn(rows * heads, p * p, seen), torch.randn(rows * heads, seen, 64))
+
+    def run() -> None:
+        for k in range(len(SIDES)):
+            narrow, wide = inputs[k]
+            q, kt, a, v = attention[k]
+            for layer in layers:
+                F.linear(narrow, layer["qkv"])
+                torch.bmm(q, kt)
+                torch.bmm(a, v)
+                F.linear(narrow, layer["proj"])
+                F.linear(narrow, layer["fc1"])
+                F.linear(wide, layer["fc2"])
+            F.linear(narrow, head)
+
+    return run
+
+
+@torch.inference_mode()
+def measure(depth: int, width: int, batch: int, official: Any | None, repeats: int) -> dict[str, Any]:
+    """One row: seconds of each and their ratios."""
+    pair = random_pair((depth, width))
+    units = [Unit(i, 0) for i in range(batch)]
+    noise = make_noise(pair, units).prepare([Stream.target])
+    cell = Cell(choose("strategy", "sequential"), choose("cfg_schedule", "linear", cfg=1.5))
+    runs: dict[str, Callable[[], object]] = {
+        "ours": lambda: decode(pair, cell, units, noise=noise, record=False),
+        "products": multiplications(depth, width, batch),
+    }
+    seen: list[torch.Tensor] = []
+    if official is not None:
+        labels = torch.tensor([u.label for u in units])
+        runs["official"] = official_decode(official, pair, depth, width, noise, labels, seen)
+    took = interleaved(runs, repeats)
+    out: dict[str, Any] = {"depth": depth, "width": width, "batch": batch,
+                           "seconds": {k: [float(x) for x in v] for k, v in took.items()},
+                           "limit": ratio(took["products"], took["ours"])}
+    if official is not None:
+        runs["official"]()
+        ours = torch.cat(decode(pair, cell, units, noise=noise, record=False).tokens, 1)
+        out["equal"] = float((ours == torch.cat(seen, 1)).double().mean())
+        out["speedup"] = ratio(took["official"], took["ours"])
+        out["official_limit"] = ratio(took["products"], took["official"])
+    return out
+
+
+def main() -> None:
+    options: argparse.ArgumentParser = parser(__doc__)
+    options.add_argument("--official", type=Path, help="checkout of FoundationVision/VAR; without it that column is empty")
+    options.add_argument("--shapes", nargs="+", default=[f"{d}x{w}" for d, w in SHAPES], help="depth x width")
+    options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    args = options.parse_args()
+    start(args)
+    official = load_official(args.official) if args.official else None
+    rows, data = [], []
+    for shape in args.shapes:
+        depth, width = map(int, shape.split("x"))
+        for batch in args.batches:
+            found = measure(depth, width, batch, official, args.repeats)
+            mid = {k: sorted(v)[len(v) // 2] for k, v in found["seconds"].items()}
+            rows.append([f"{depth}, {width}", batch, f"{mid['official']:.2f}" if official else "–", f"{mid['ours']:.2f}",
+                         found.get("speedup", "–"), found["limit"], found.get("official_limit", "–"),
+                         f"{found['equal']:.2%}" if official else "–", args.repeats])
+            data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
+            print(rows[-1], flush=True)
+    text = (f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "
+            "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products alone, "
+            "in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
+            + table(["depth, width", "B", "official s", "ours s", "official ÷ ours", "products ÷ ours",
+                     "products ÷ official", "equal tokens", "n"], rows)
+            + "\n\n`python -m benchmarks.sequential --official FOLDER --write`")
+    publish("sequential", "Sequential baseline", text, data, args.write)
+
+
+if __name__ == "__main__":
+    main()

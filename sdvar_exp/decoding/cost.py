@@ -1,0 +1,103 @@
+"""What a decode costs: the time of a forward from its shape, fitted to measurements or derived from a hardware profile.
+
+A pass feeds rows of the stages first … stop-1 for `halves` guidance halves of B images. Its time is modelled as
+
+    T = launch + row · N + context · N · keys        N = B · halves · rows, keys = rows up to stage `stop`
+
+(one fixed cost per forward, linear layers in proportion to the rows fed, attention in proportion to rows × keys). A decode
+is the sum over its passes, plus `stage` per committed stage for sampling and f̂. From a hardware profile the same numbers
+follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and bytes ÷ bandwidth. NumPy and SciPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from sdvar_exp.decoding.records import Pass
+from sdvar_exp.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Milliseconds: `launch` per forward, `row` per row fed, `context` per row and key; see the module's formula."""
+
+    launch: float
+    row: float
+    context: float
+
+    def ms(self, pyramid: Pyramid, one: Pass, batch: int) -> float:
+        """Predicted milliseconds of one forward."""
+        return float(features(pyramid, one, batch) @ np.array([self.launch, self.row, self.context]))
+
+
+def features(pyramid: Pyramid, one: Pass, batch: int) -> np.ndarray:
+    """(1, N, N · keys) of a pass, (3,)."""
+    n = batch * one.halves * pyramid.count(one.first, one.stop)
+    return np.array([1.0, n, n * pyramid.offsets[one.stop]])
+
+
+def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelCost:
+    """Non-negative least squares on relative errors of (pass, batch, milliseconds)."""
+    x = np.array([features(pyramid, one, batch) for one, batch, _ in measured])
+    y = np.array([ms for *_, ms in measured])
+    scale = x.max(axis=0)
+    solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
+    return ModelCost(*(solution / scale))
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """Costs of both models by role, and `stage` milliseconds per committed stage (sampling, f̂)."""
+
+    models: Mapping[str, ModelCost]
+    stage: float = 0.0
+
+    def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1) -> float:
+        """Predicted milliseconds of a decode without its VAE decode."""
+        return sum(self.models[p.role].ms(pyramid, p, batch) for p in passes) + self.stage * pyramid.stages
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device: TFLOP/s and GB/s as they are reached in practice, µs per kernel launch, bytes of a number."""
+
+    name: str
+    tflops: float
+    bandwidth: float
+    launch_us: float
+    bytes: int = 2
+
+
+# Dense bfloat16 peak and memory bandwidth of the vendor's data sheets, times 0.6 and 0.8 for what large models reach.
+HARDWARE = {h.name: h for h in (
+    Hardware("A100-80G", 0.6 * 312, 0.8 * 2039, 4.0), Hardware("H100-SXM", 0.6 * 989, 0.8 * 3350, 4.0),
+    Hardware("H200-SXM", 0.6 * 989, 0.8 * 4800, 4.0), Hardware("RTX-4090", 0.6 * 165, 0.8 * 1008, 4.0),
+)}
+KERNELS_PER_BLOCK = 14  # four linear layers, attention, norms, modulations, residuals
+
+
+def parameters(depth: int, width: int, vocab: int = 4096) -> int:
+    """Weights that a forward reads: 12·C² per block and the head (modulations are computed once per decode)."""
+    return depth * 12 * width * width + vocab * width
+
+
+def roofline_ms(hardware: Hardware, depth: int, width: int, pyramid: Pyramid, one: Pass, batch: int = 1,
+                vocab: int = 4096) -> float:
+    """Milliseconds of one forward of a VAR on a device: max(compute, memory) plus launches."""
+    n = batch * one.halves * pyramid.count(one.first, one.stop)
+    keys = pyramid.offsets[one.stop]
+    flops = 2 * n * parameters(depth, width, vocab) + 4 * depth * n * keys * width
+    cache = 2 * depth * batch * one.halves * keys * width
+    moved = hardware.bytes * (parameters(depth, width, vocab) + cache + 16 * depth * n * width)
+    busy = max(flops / (hardware.tflops * 1e12), moved / (hardware.bandwidth * 1e9))
+    return 1e3 * busy + depth * KERNELS_PER_BLOCK * hardware.launch_us / 1e3
+
+
+def roofline_decode_ms(hardware: Hardware, depths: Mapping[str, int], pyramid: Pyramid, passes: Sequence[Pass],
+                       batch: int = 1) -> float:
+    """Milliseconds of a decode by models of width 64·depth (`depths` by role), sampling and f̂ left out."""
+    return sum(roofline_ms(hardware, depths[p.role], 64 * depths[p.role], pyramid, p, batch) for p in passes)
