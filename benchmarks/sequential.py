@@ -153,8 +153,8 @@ def main() -> None:
             data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
             print(rows[-1], flush=True)
     text = (f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "
-            "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products alone, "
-            "in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
+            "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products "
+            "alone, in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
             + table(["depth, width", "B", "official s", "ours s", "official ÷ ours", "products ÷ ours",
                      "products ÷ official", "equal tokens", "n"], rows)
             + "\n\n`python -m benchmarks.sequential --official FOLDER --write`")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdvar_exp.decoding.records import Pass
 from sdvar_exp.decoding.cost import HARDWARE, DecodeCost, Hardware, ModelCost, features, fit, parameters, roofline_ms
+from sdvar_exp.decoding.records import Pass
 from sdvar_exp.pyramid import Pyramid
 
 PYRAMID = Pyramid((1, 2, 3))
