@@ -64,7 +64,7 @@ def algorithm(decoded: Decoded, i: int) -> dict[str, Any]:
     for name in PER_IMAGE:
         values = columns[name]
         columns[name] = int(values[i]) if values else None
-    columns["gamma_trace"] = ",".join(str(r.proposed) for r in decoded.rounds) or None
+    columns["gamma_trace"] = ",".join(str(r.gamma) for r in decoded.rounds) or None
     return columns
 
 

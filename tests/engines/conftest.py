@@ -1,0 +1,73 @@
+"""Small studies on the fake backend."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sdvar_exp.plan import EngineOptions, Plan, Settings, Timing
+from sdvar_exp.runner import finish, presence
+from sdvar_exp.runner.run import run_study
+from sdvar_exp.store import stable_csv
+from sdvar_exp.store.ledger import LedgerReader
+from tests.engines.fake import Fake
+from tests.store.making import make_cells
+
+MakePlan = Callable[..., Plan]
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No figures, and nobody else on this machine."""
+    monkeypatch.setattr(finish, "write_figures", lambda *_, **__: [])
+    monkeypatch.setenv(presence.VARIABLE, str(tmp_path / "presence"))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> MakePlan:
+    """plan(engine="pool", workers=2, …): three cells, two labels, four seeds on the fake backend."""
+
+    def make(
+        engine: str = "inprocess", folder: str = "results", labels: Any = (3, 8), seeds: Any = (0, 1, 2, 3), timing: int = 0,
+        cells: Any = None, images: str = "none", **options: Any,
+    ) -> Plan:
+        chosen = {"workers": 2, **options}
+        settings = Settings(device="cpu", threads=1, tracking="none", images=images, timing=Timing(timing, 2), engine=engine,
+                            engine_options=EngineOptions(**chosen))
+        return Plan("study", tmp_path / folder, cells or make_cells(), tuple(labels), tuple(seeds), settings,
+                    argv=("study=study",))
+
+    return make
+
+
+@pytest.fixture
+def run() -> Run:
+    """run(plan, fake): exit code and what was printed."""
+
+    def start(plan: Plan, fake: Fake | None = None) -> tuple[int, str]:
+        out = io.StringIO()
+        code = run_study(plan, Console(file=out, width=200), backend=fake or Fake())
+        return code, out.getvalue()
+
+    return start
+
+
+def records(plan: Plan, kind: str) -> list[dict[str, Any]]:
+    """Ledger records of one type."""
+    return [b for b in LedgerReader(plan.folder / "ledger").read() if b["type"] == kind]
+
+
+def keys(bodies: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(cell, label, seed) of records, sorted."""
+    return sorted((b["cell"], b["label"], b["seed"]) for b in bodies)
+
+
+def stable(plan: Plan) -> dict[str, str]:
+    """The stable tables of units and stages."""
+    return {name: stable_csv(plan.folder, name) for name in ("samples", "stages")}
