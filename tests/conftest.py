@@ -51,6 +51,7 @@ PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
         "Fashion-MNIST (Debian package dataset-fashion-mnist)",
         lambda: (FASHION_MNIST / "train-images-idx3-ubyte.gz").is_file(),
     ),
+    "fish": ("the fish shell", _command("fish")),
     "latex": ("LaTeX, for figures in its fonts", _command("pdflatex", "lualatex")),
     "slurm": ("a Slurm controller", _command("sbatch")),
     "submitit": ("the submitit package", _module("submitit")),
@@ -58,6 +59,7 @@ PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
         "the weights of the embedded pair",
         lambda: any((REPOSITORY / "sdvar_exp/models/weights").glob("*.safetensors")),
     ),
+    "zsh": ("the Z shell", _command("zsh")),
 }
 
 

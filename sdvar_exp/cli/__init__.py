@@ -25,6 +25,7 @@ VERBS = {
     "push": "send a study to W&B",
     "doctor": "check this machine, and say how to mend what is missing",
     "gc": "find, and with --delete remove, files that nothing needs",
+    "completion": "teach bash, zsh or fish to complete sdvar-exp",
 }
 USAGE, INTERRUPTED = 2, 130
 
@@ -73,7 +74,7 @@ def _guess(verb: str) -> str:
 def _help() -> str:
     lines = ["usage: sdvar-exp COMMAND …", "", "Experiments in speculative decoding of visual autoregressive models.", ""]
     lines.append("commands:")
-    lines += [f"  {verb:8} {text}" for verb, text in VERBS.items()]
+    lines += [f"  {verb:10} {text}" for verb, text in VERBS.items()]
     lines += ["", "sdvar-exp COMMAND --help says more.", "",
               "  sdvar-exp run experiment=demo",
               "  sdvar-exp run strategy=sequential,parallel_v1 acceptance=exact 'labels=[0,3,8]' seeds=4"]

@@ -29,7 +29,7 @@ def help_wanted(argv: Sequence[str]) -> bool:
 
 def config_dir(argv: Sequence[str]) -> Path | None:
     """The `--config-dir` of a command line."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
             return folder.check_config_dir(value if equals else following)
