@@ -88,7 +88,7 @@ class Decoder:
 
     @cached_property
     def draft(self) -> ModelSession:
-        return ModelSession(self.pair.draft, self.quantize.next_input, self.labels_B, self.proposal_weights, self.weights)
+        return ModelSession(self.pair.draft, self.quantize.next_input, self.labels_B, self.proposal_weights)
 
     @cached_property
     def proposal_weights(self) -> tuple[float, ...]:
@@ -202,8 +202,8 @@ class Decoder:
         self.forced_commits += int(forced)
         self._roll_back(None)
 
-    def close_round(self, proposal: Proposal, verdicts: Sequence[Judged], passed: int, reason: str) -> None:
-        """Log the round and what was wasted."""
+    def close_round(self, proposal: Proposal, verdicts: Sequence[Judged], passed: int, gamma: int, reason: str) -> None:
+        """Log the round, with the γ that was decided, and what was wasted."""
         committed = self.committed - proposal.first
         dropped = range(self.committed, proposal.first + len(proposal))
         self.wasted_tokens += sum(self.pyramid.lengths[k] for k in dropped)
@@ -212,7 +212,7 @@ class Decoder:
         share = tuple(float(v.verdict.accepted_Bl.double().mean()) for v in verdicts) if wanted else ()
         self.rounds.append(Round(
             len(self.rounds), proposal.first, len(proposal), committed, passed, self._verified_rows,
-            tuple(v.passed for v in verdicts), share, reason,
+            tuple(v.passed for v in verdicts), share, reason, gamma,
         ))
 
     # --- parts -------------------------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ def _replay(d: Decoder, image: int, until: int) -> int:
         committed = min(passed + 1, gamma) if gamma else 1
         seen = verdicts[: min(passed + 1, gamma)]
         share = tuple(float(v.accepted_Bl[image].double().mean()) for v in seen)
-        history.append(Round(len(history), stage, gamma, committed, passed, 0, tuple(passes[: len(seen)]), share, reason))
+        judged = tuple(passes[: len(seen)])
+        history.append(Round(len(history), stage, gamma, committed, passed, 0, judged, share, reason, gamma))
         stage += committed
     return len(history)
 

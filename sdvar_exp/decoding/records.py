@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 class Round:
     """One draft-verify-commit round, of the whole batch.
 
-    first: first proposed stage. proposed: γ, stages drafted (a bonus stage is not one). committed: stages committed.
+    first: first proposed stage. proposed: stages drafted (a bonus stage is not one). committed: stages committed.
     passed: leading stages that passed in every image. rows: target rows fed per guidance half. stage_passed: verdict of
     each judged stage in every image. accepted_share: share of accepted tokens of each judged stage. reason: why this γ.
+    gamma: γ as decided and cut to the room left; one more than `proposed` where skip_last leaves a stage to the target.
     """
 
     index: int
@@ -27,6 +28,7 @@ class Round:
     stage_passed: tuple[bool, ...]
     accepted_share: tuple[float, ...]
     reason: str = ""
+    gamma: int = 0
 
 
 @dataclass(frozen=True)

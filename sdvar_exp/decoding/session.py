@@ -25,32 +25,36 @@ class ModelSession:
         next_input: (stage, f̂) → rows of that stage before the word embedding, (B, L_k, c).
         labels_B: int64 labels.
         weights: guidance weight t_k of every stage.
-        widest: weights that may be switched to later; decides whether the cache has unconditional rows.
     """
 
     def __init__(
         self, model: VAR, next_input: Callable[[int, torch.Tensor], torch.Tensor], labels_B: torch.Tensor,
-        weights: Sequence[float], widest: Sequence[float] | None = None,
+        weights: Sequence[float],
     ) -> None:
         self.model, self.next_input = model, next_input
         self.batch = len(labels_B)
-        doubled = any(weights) or any(widest or ())
-        null = torch.full_like(labels_B, model.num_classes)
-        self._labels = torch.cat((labels_B, null)) if doubled else labels_B
+        self.weights = tuple(weights)
+        self._labels = self._with_null(labels_B) if any(weights) else labels_B
         self.condition = model.condition(self._labels)
         self.cache = model.new_cache(len(self._labels))
         self.stage = self.null_stage = self.base = 0
         self.calls = self.rows = 0
         self.passes: list[tuple[int, int, int]] = []  # first stage, stop, guidance halves of every forward
-        self.use(weights)
 
     @property
     def pyramid(self) -> Pyramid:
         return self.model.pyramid
 
     def use(self, weights: Sequence[float]) -> None:
-        """Guide from now on with these weights."""
+        """Guide from now on with these weights. Where none did so far, the cache gets room for unconditional rows."""
         self.weights = tuple(weights)
+        if any(weights) and len(self._labels) == self.batch:
+            self._labels = self._with_null(self._labels)
+            self.condition = self.model.condition(self._labels)
+            wide = self.model.new_cache(len(self._labels))
+            wide.kv[:, :, : self.batch] = self.cache.kv
+            wide.advance(self.cache.length)
+            self.cache = wide
 
     def halves(self, stage: int) -> int:
         """Guidance halves fed at a stage: 2 while any stage from here on is guided."""
@@ -97,6 +101,9 @@ class ModelSession:
             self.stage = max(stage, self.base)
             self.null_stage = min(self.null_stage, self.stage)
             self.cache.truncate(self._at(self.stage))
+
+    def _with_null(self, labels_B: torch.Tensor) -> torch.Tensor:
+        return torch.cat((labels_B, torch.full_like(labels_B, self.model.num_classes)))
 
     def _at(self, stage: int) -> int:
         return self.pyramid.offsets[stage] - self.pyramid.offsets[self.base]

@@ -59,6 +59,8 @@ class Loop:
         require(not (self.bonus and self.skip_last), "strategy.bonus and strategy.skip_last exclude each other")
         if self.on_reject is OnReject.redraft:
             require(not (self.bonus or self.skip_last), "on_reject=redraft takes neither bonus nor skip_last")
+            require(self.draft_cfg == "same", "on_reject=redraft commits the draft's own proposals, which take the cell's "
+                    f"guidance: use strategy.draft_cfg=same, not {self.draft_cfg}")
 
 
 def check_loop(cell: Cell, stages: int) -> None:
@@ -107,4 +109,4 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             count = len(proposal) if options.on_reject is CONTINUE else min(passed + 1, len(proposal))
             sampled = extra and (full or (options.skip_last and options.on_reject is CONTINUE))
             d.commit(proposal, verdicts, count, logits[-1] if sampled else None)
-        d.close_round(proposal, verdicts, passed, reason)
+        d.close_round(proposal, verdicts, passed, gamma, reason)

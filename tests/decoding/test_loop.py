@@ -161,6 +161,8 @@ def test_what_is_fed_and_committed(name: str) -> None:
     out = decode(pair, case.cell, [Unit(3, 0)])
     counts = out.counts
     assert trace(out) == case.trace
+    skipped = int(getattr(case.cell.strategy.params, "skip_last", False))
+    assert [r.gamma for r in out.rounds] == [r.proposed + skipped for r in out.rounds]
     assert pair.passes("draft") == case.draft
     assert pair.passes("target") == case.target
     assert (counts.draft_calls, counts.target_calls) == (len(case.draft), len(case.target))
@@ -351,3 +353,13 @@ def test_any_script_under_any_setting_does_what_the_text_says(data: st.DataObjec
     if counts.target_calls_alone is not None:
         for row, label in enumerate(labels):
             assert decode(pair, cell, [Unit(label, 0)]).counts.target_calls == counts.target_calls_alone[row]
+
+
+def test_the_gamma_trace_shows_what_was_decided() -> None:
+    """Also where the last stage of a round is left to the target."""
+    from sdvar_exp.runner.result import algorithm
+
+    for cell, expected in ((loop(gamma=3, skip_last=True), "3,1"), (loop(gamma=3), "3,1"), (loop(gamma=(0, 2)), "0,2,1"),
+                           (loop(gamma=2, on_reject="redraft"), "2,1,1,1,1")):
+        pair = FakePair(script=Script(misses={3: {0: 1}} if expected.startswith("2") else {}))
+        assert algorithm(decode(pair, cell, [Unit(3, 0)]), 0)["gamma_trace"] == expected  # type: ignore[arg-type]

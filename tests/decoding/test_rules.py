@@ -178,6 +178,9 @@ def test_cells_that_do_not_fit(cell: Cell, message: str) -> None:
     ({"draft_cfg": float("inf")}, "strategy.draft_cfg must be same, off or a number ≥ 0, got inf"),
     ({"bonus": True, "skip_last": True}, "strategy.bonus and strategy.skip_last exclude each other"),
     ({"bonus": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
+    ({"skip_last": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
+    ({"draft_cfg": False, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not off"),
+    ({"draft_cfg": 1.5, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not 1.5"),
 ])
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -31,9 +31,9 @@ def features(pair: Pair, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
     return pair.vae.quantize.f_hats(tokens)
 
 
-def session(pair: Pair, schedule: str = "linear", role: str = "target", doubled: bool = False) -> ModelSession:
+def session(pair: Pair, schedule: str = "linear", role: str = "target") -> ModelSession:
     t = weights(SCHEDULES[schedule], S)
-    return ModelSession(getattr(pair, role), pair.vae.quantize.next_input, LABELS, t, (1.0,) if doubled else None)
+    return ModelSession(getattr(pair, role), pair.vae.quantize.next_input, LABELS, t)
 
 
 def step_by_step(pair: Pair, f_hats: list[torch.Tensor], stop: int = S, **options: str) -> list[torch.Tensor]:
@@ -219,11 +219,11 @@ def test_an_interval_feeds_the_unconditional_half_up_to_its_last_stage(far: Pair
 def test_unconditional_rows_are_filled_in_one_counted_pass(far: Pair, schedule: str, unguided: int) -> None:
     """Proposals without guidance, then guided stages: as if both halves had always been fed."""
     f_hats = features(far, codes(far, 0))
-    s, always = session(far, "off", doubled=True), session(far, schedule)
+    s, always = session(far, "off"), session(far, schedule)
     for k in range(unguided):
         s.logits(f_hats, k + 1, want=k)
         always.logits(f_hats, k + 1, want=k)
-    assert (s.calls, s.rows) == (unguided, far.pyramid.offsets[unguided])
+    assert (s.calls, s.rows, s.cache.kv.shape[2]) == (unguided, far.pyramid.offsets[unguided], 2)
     s.use(weights(SCHEDULES[schedule], S))
     later = [s.logits(f_hats, k + 1, want=k)[0] for k in range(unguided, S)]
     assert gap(later, [always.logits(f_hats, k + 1, want=k)[0] for k in range(unguided, S)]) <= 1e-10
@@ -240,7 +240,7 @@ def test_unconditional_rows_are_filled_in_one_counted_pass(far: Pair, schedule: 
 @torch.inference_mode()
 def test_any_history_of_passes_rollbacks_and_schedules_ends_in_the_same_logits(far: Pair, data: st.DataObject) -> None:
     right = features(far, codes(far, 11))
-    s = session(far, "linear", doubled=True)
+    s = session(far, data.draw(st.sampled_from(["linear", "off"])))
     committed = 0
     for _ in range(data.draw(st.integers(1, 5))):
         s.use(weights(SCHEDULES[data.draw(st.sampled_from(sorted(SCHEDULES)))], S))

@@ -159,6 +159,9 @@ def test_memory_is_that_of_the_models_in_use(near: Pair) -> None:
     assert draft == target  # the near draft has the target's shape
     assert decode(near, loop("exact", (0,)), UNITS[:1]).counts.kv_bytes == target
     assert decode(near, loop("exact", 2), UNITS[:1]).counts.kv_bytes == target + draft
+    off = decode(near, loop("exact", 2, draft_cfg="off"), UNITS[:1]).counts.kv_bytes
+    assert off == target + draft // 2  # a draft that is never guided has no unconditional rows
+    assert decode(near, loop("exact", 2, until=3, draft_cfg="off"), UNITS[:1]).counts.kv_bytes == target + draft
     unguided = replace(sequential(), cfg_schedule=choose("cfg_schedule", "off"))
     assert decode(near, unguided, UNITS).counts.kv_bytes == 3 * target // 2
 
