@@ -7,7 +7,14 @@ from sdvar_exp.decoding.speculate import OnReject, repairs
 
 
 def lossless(cell: Cell) -> str:
-    """`tokens`: those of the sequential target; `distribution`: drawn from it; `no` (DESIGN 2.2)."""
+    """`tokens`: those of the sequential target; `distribution`: drawn from it; `no`: nothing is promised (DESIGN 2.2).
+
+    A fact of the configuration alone: the rule's own promise (`exact`, `never`: tokens; `rejection`: distribution) where
+    strategy is parallel_v1 or dynamic_gamma, on_reject is `correct` and the mask is block_causal. Bonus, skip_last, γ = 0
+    and draft_cfg change nothing: an unjudged stage is the target's own sample. `hybrid` keeps the promise for its stages <
+    verify_until only, so the cell as a whole is `no`, and so are the ends that happen to give the same tokens: hybrid with
+    verify_until = S, test3 with entry_num = 0, always(until=0), neighbourhood with δ = 0.
+    """
     strategy = cell.strategy
     if strategy.name == "sequential":
         return "tokens"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
-from sdvar_exp.cell import Cell, Sampling, Unit
+from sdvar_exp.cell import Cell, Noise, Sampling, Unit
 from sdvar_exp.decoding.api import check_cell, streams_read
 from sdvar_exp.decoding.evidence import StageView, Verdict, by_share
 from sdvar_exp.decoding.guarantees import batch_free, lossless
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
-from sdvar_exp.registry import choose
+from sdvar_exp.registry import Choice, choose, names, plain
 from tests.decoding.cells import draft_only, hand_off, loop, sequential
 
 V = 4
@@ -139,6 +140,43 @@ def parallel(cell: Cell) -> Cell:
     (loop(mask="block_diagonal"), "no"), (loop(until=5), "no"), (loop(bonus=True, noise="independent"), "tokens"),
 ])
 def test_lossless_is_a_property_of_the_cell(cell: Cell, expected: str) -> None:
+    assert lossless(cell) == expected
+
+
+PROMISES = {"exact": "tokens", "never": "tokens", "rejection": "distribution"}  # DESIGN 2.2, the rest promise nothing
+
+
+def alone_or_looped(strategy: str, on_reject: str) -> Choice:
+    loops = {"on_reject": on_reject} if strategy in ("parallel_v1", "dynamic_gamma", "hybrid") else {}
+    return choose("strategy", strategy, **loops)
+
+
+@pytest.mark.parametrize("strategy", names("strategy"))
+@pytest.mark.parametrize("on_reject", ["correct", "continue", "redraft"])
+def test_lossless_over_all_combinations(strategy: str, on_reject: str) -> None:
+    """Strategy × on_reject × rule × mask, against the sentence of DESIGN 2.2; options that cannot matter do not."""
+    options: list[dict[str, Any]] = [{}] if on_reject == "redraft" else [{}, {"bonus": True}, {"draft_cfg": "off"}]
+    for rule, mask in product(names("acceptance"), names("mask")):
+        expected = "no"
+        if strategy in ("parallel_v1", "dynamic_gamma") and on_reject == "correct" and mask == "block_causal":
+            expected = PROMISES.get(rule, "no")
+        if strategy == "sequential":
+            expected = "tokens"
+        choice = alone_or_looped(strategy, on_reject)
+        for more in options if strategy in ("parallel_v1", "dynamic_gamma", "hybrid") else [{}]:
+            cell = Cell(choose("strategy", strategy, **{**plain(choice.params), **more}),
+                        mask=choose("mask", mask), acceptance=choose("acceptance", rule), gamma=choose("gamma", "fixed"))
+            for noise in Noise:
+                one = replace(cell, sampling=Sampling(noise=noise, top_k=3))
+                assert lossless(one) == lossless(one.normalised()) == expected, (rule, mask, more)
+
+
+@pytest.mark.parametrize(("cell", "expected"), [
+    (loop(until=5), "no"), (hand_off(0), "no"), (loop(choose("acceptance", "always", until=0)), "no"),
+    (loop(choose("acceptance", "neighbourhood", delta=0.0)), "no"), (loop(gamma=(0, 2)), "tokens"),
+    (loop("rejection", gamma=(0, 2)), "distribution"), (loop(skip_last=True), "tokens"), (loop(draft_cfg=4.0), "tokens"),
+])
+def test_the_promise_is_that_of_the_configuration_not_of_its_numbers(cell: Cell, expected: str) -> None:
     assert lossless(cell) == expected
 
 
