@@ -5,14 +5,15 @@ A pass feeds rows of the stages first … stop-1 for `halves` guidance halves of
     T = launch + row · N + context · N · keys        N = B · halves · rows, keys = rows up to stage `stop`
 
 (one fixed cost per forward, linear layers in proportion to the rows fed, attention in proportion to rows × keys). A decode
-is the sum over its passes, plus `stage` per committed stage for sampling and f̂. From a hardware profile the same numbers
-follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and bytes ÷ bandwidth. NumPy and SciPy only.
+is the sum over its passes, plus `stage` per stage in a pass for sampling and f̂, plus what each model costs once. From a
+hardware profile the same numbers follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and
+bytes ÷ bandwidth. NumPy and SciPy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import nnls
@@ -51,14 +52,22 @@ def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelC
 
 @dataclass(frozen=True)
 class DecodeCost:
-    """Costs of both models by role, and `stage` milliseconds per committed stage (sampling, f̂)."""
+    """Milliseconds of a decode's parts.
+
+    models: forwards, by role. stage: per stage in a forward, for sampling and f̂. once: per decode and
+    model that it uses, by role, for modulations and cache.
+    """
 
     models: Mapping[str, ModelCost]
     stage: float = 0.0
+    once: Mapping[str, float] = field(default_factory=dict)
 
     def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1) -> float:
         """Predicted milliseconds of a decode without its VAE decode."""
-        return sum(self.models[p.role].ms(pyramid, p, batch) for p in passes) + self.stage * pyramid.stages
+        forwards = sum(self.models[p.role].ms(pyramid, p, batch) for p in passes)
+        used = {p.role for p in passes}
+        sampled = sum(p.stop - p.first for p in passes)
+        return forwards + self.stage * max(sampled, pyramid.stages) + sum(self.once.get(role, 0.0) for role in used)
 
 
 @dataclass(frozen=True)
