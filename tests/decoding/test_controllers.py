@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from sdvar_exp.cell import Cell
 from sdvar_exp.decoding.gamma import GammaContext, next_gamma
+from sdvar_exp.decoding.gamma.cost_model import read
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.records import Round
 from sdvar_exp.decoding.speculate import check_loop
@@ -53,6 +57,19 @@ YES, NO = [True] * 10, [False] * 10
     ("aimd", {"start": 5, "decrease": "halve"}, NO, [5, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
     ("aimd", {"start": 4, "smallest": 2, "decrease": "halve"}, NO, [4, 2, 2, 2, 2, 2, 2, 2, 2, 1]),
     ("aimd", {"start": 2}, [True, True, True, False, *YES], [2, 3, 2, 3, 1]),
+    # stages of 1, 4, 9, 16, 25, … tokens: 1 + 4 + 9 + 16 = 30
+    ("token_budget", {"tokens": 30}, YES, [4, 1, 1, 1, 1, 1, 1]),
+    ("token_budget", {"tokens": 29}, YES, [3, 1, 1, 1, 1, 1, 1, 1]),
+    ("token_budget", {"tokens": 30}, NO, [4, 3, 2, 1, 1, 1, 1, 1, 1, 1]),
+    ("token_budget", {"tokens": 1}, YES, [1] * 10),
+    ("token_budget", {"tokens": 385}, YES, [10]),
+    # pass rate 0.7 → 0.79 → 0.8971 → 0.9879: 0.7² < ½, 0.79³ < ½, 0.8971⁷ < ½
+    ("acceptance_ema", {}, YES, [1, 2, 6, 1]),
+    ("acceptance_ema", {}, NO, [1] * 10),
+    # 0.9 → 0.45 → 0.725: 0.9⁷ < ½ < 0.9⁶, 0.45 < ½ still proposes one, 0.725³ < ½
+    ("acceptance_ema", {"prior": 0.9, "decay": 0.5}, [False, *YES], [6, 1, 2, 6]),
+    ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, YES, [3, 3, 3, 1]),
+    ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, [True, False, *YES], [3, 1, 1, 1, 1, 1, 1, 1, 1]),
 ])
 def test_traces(name: str, params: dict[str, Any], passes: list[bool], expected: list[int]) -> None:
     assert replay(choose("gamma", name, **params), passes) == expected
@@ -93,6 +110,99 @@ def test_bad_values(name: str, params: dict[str, Any], message: str) -> None:
 ])
 def test_schedules(name: str, params: dict[str, Any], expected: list[float]) -> None:
     assert weights(choose("cfg_schedule", name, **params), 5) == pytest.approx(expected)
+
+
+PROFILE = {"target_call": 10, "target_row": 1, "draft_call": 1, "draft_row": 0, "pass_rate": [0.5]}
+
+
+def profile(tmp_path: Path, **changes: Any) -> str:
+    """A profile's file; keys changed to None are left out."""
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({k: v for k, v in {**PROFILE, **changes}.items() if v is not None}))
+    return str(file)
+
+
+@pytest.mark.parametrize(("changes", "largest", "passes", "expected"), [
+    # at stage 0: 1/12, 1.5/17, 1.75/27: two; at stage 1: 1/15, 1.5/25: one; later stages cost more still
+    ({}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ({}, 10, NO, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+    # one call whatever is in it: as many as may be
+    ({"target_row": 0, "draft_call": 0, "pass_rate": [1]}, 4, YES, [4, 4, 2]),
+    # nothing passes behind stage 1, ties go to the smallest γ
+    ({"target_row": 0, "draft_call": 0, "pass_rate": [1, 0]}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
+    # only rows of the draft and calls of the target cost; at stage 0: 1/10.5, 1.9/12.5, 2.71/17, 3.439/25; at 3: 1/18,
+    # 1.9/30.5, 2.71/48.5; at 5: 1/28, 1.9/52.5, 2.71/84.5; at 7: 1/42, 1.9/82.5
+    ({"target_row": 0, "draft_call": 0, "draft_row": 0.5, "pass_rate": [0.9]}, 10, YES, [3, 2, 2, 1, 1, 1]),
+])
+def test_cost_model(tmp_path: Path, changes: dict[str, Any], largest: int, passes: list[bool], expected: list[int]) -> None:
+    assert replay(choose("gamma", "cost_model", profile=profile(tmp_path, **changes), largest=largest), passes) == expected
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("{", "is not JSON: Expecting property name"), ("[1]", "must be a JSON object with target_call, draft_call"),
+    (b"\xff\xfe{", "is not JSON: "),
+    ({"target_call": -1}, "target_call must be a number ≥ 0, got -1"), ({"draft_row": "2"}, "draft_row must be a number ≥ 0"),
+    ({"draft_call": True}, "draft_call must be a number ≥ 0, got True"),
+    ({"target_row": float("nan")}, "target_row must be a number ≥ 0, got nan"), ({"target_row": None}, "lacks target_row"),
+    ({"target_row": 0, "target_call": 0}, "target_call and target_row must not both be 0"),
+    ({"pass_rate": []}, r"pass_rate must be a list of numbers in \[0, 1\], got \[\]"),
+    ({"pass_rate": [1.5]}, r"pass_rate must be a list of numbers in \[0, 1\], got \[1.5\]"),
+    ({"pass_rate": 0.5}, r"pass_rate must be a list of numbers in \[0, 1\], got 0.5"),
+    ({"stages": 10}, "10 stages need as many pass rates, got 1"), ({"rows": 3}, "has unknown keys: rows; it takes target_call"),
+])
+def test_bad_profiles(tmp_path: Path, content: Any, message: str) -> None:
+    if isinstance(content, dict):
+        file = Path(profile(tmp_path, **content))
+    else:
+        file = tmp_path / "costs.json"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"^gamma.profile {re.escape(str(file))}:? {message}") as error:
+        choose("gamma", "cost_model", profile=str(file))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "nowhere.json", "some/where"])
+def test_a_missing_profile(missing: str) -> None:
+    with pytest.raises(UserError, match=f"gamma.profile {missing} is not a file; give a path .* shipped profile: generic"):
+        choose("gamma", "cost_model", profile=missing)
+
+
+def test_a_profile_for_other_pyramids_is_refused(tmp_path: Path) -> None:
+    parts = {"mask": choose("mask", "block_causal"), "acceptance": choose("acceptance", "exact")}
+    for rates, fits in (([0.5] * 5, True), ([0.5] * 10, False)):
+        gamma = choose("gamma", "cost_model", profile=profile(tmp_path, pass_rate=rates, stages=len(rates)))
+        cell = Cell(choose("strategy", "dynamic_gamma"), gamma=gamma, **parts)
+        if fits:
+            check_loop(cell, 5)
+        else:
+            with pytest.raises(UserError, match="is for 10 stages, this model has 5: use another profile"):
+                check_loop(cell, 5)
+    check_loop(Cell(choose("strategy", "dynamic_gamma"), gamma=choose("gamma", "cost_model"), **parts), 5)
+
+
+def test_the_content_of_a_profile_is_part_of_the_cell(tmp_path: Path) -> None:
+    """Another content is another cell at once, and a cell never decodes with a content that it was not named for."""
+    cells = []
+    for rate in (0.5, 0.6):
+        gamma = choose("gamma", "cost_model", profile=profile(tmp_path, pass_rate=[rate], target_row=0))
+        cells.append(Cell(choose("strategy", "dynamic_gamma"), gamma=gamma))
+        assert replay(gamma, YES) == replay(choose("gamma", "cost_model", profile=gamma.params.profile), YES)
+    assert cells[0].id != cells[1].id
+    old, new = (cell.gamma.params for cell in cells if cell.gamma)
+    assert (old.profile, len(old.digest)) == (new.profile, 16)
+    with pytest.raises(UserError, match=f"has changed since its digest {old.digest} was noted, now it is {new.digest}"):
+        choose("gamma", "cost_model", profile=old.profile, digest=old.digest)
+    Path(new.profile).write_text(json.dumps(PROFILE))
+    read.cache_clear()
+    with pytest.raises(UserError, match="was changed while it was in use: start again"):
+        replay(Choice("gamma", "cost_model", new), YES)
+
+
+def test_the_shipped_profile() -> None:
+    found = read("generic", choose("gamma", "cost_model").params.digest)
+    assert "Not measured" in found["note"]
+    assert len(found["pass_rate"]) == 10 and "stages" not in found
+    assert replay(choose("gamma", "cost_model"), YES) != replay(choose("gamma", "cost_model", largest=1), YES)
 
 
 def test_a_pyramid_of_one_stage_has_a_weight() -> None:
