@@ -37,6 +37,7 @@ def forward(model: VAR, one: Pass, batch: int) -> Callable[[], object]:
     """One forward of the given shape on a cache that holds the stages before it."""
     pyramid, n = model.pyramid, batch * one.halves
     cache = model.new_cache(n)
+    cache.kv.normal_()
     cache.advance(pyramid.offsets[one.first])
     condition = model.condition(torch.zeros(n, dtype=torch.int64, device=model.device))
     x = torch.randn(n, pyramid.count(one.first, one.stop), model.width, device=model.device, dtype=model.dtype)

@@ -18,7 +18,7 @@ class KVCache:
         self, depth: int, batch: int, heads: int, capacity: int, head_dim: int,
         dtype: torch.dtype, device: torch.device | str,
     ) -> None:
-        self.kv = torch.zeros(depth, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+        self.kv = torch.empty(depth, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)  # written before read
         self.length = 0
 
     @property
