@@ -21,6 +21,7 @@ def rows(count: int, batch: int = 3) -> torch.Tensor:
 
 def test_a_write_is_read_back_and_advances_nothing() -> None:
     c = cache()
+    c.kv.zero_()
     k, v = rows(2), rows(2)
     out_k, out_v = c.write(1, ALL, k, v)
     assert torch.equal(out_k, k) and torch.equal(out_v, v)
