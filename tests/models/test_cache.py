@@ -12,7 +12,9 @@ ALL = slice(None)
 
 
 def cache(capacity: int = 6) -> KVCache:
-    return KVCache(depth=2, batch=3, heads=2, capacity=capacity, head_dim=4, dtype=torch.float32, device="cpu")
+    out = KVCache(depth=2, batch=3, heads=2, capacity=capacity, head_dim=4, dtype=torch.float32, device="cpu")
+    out.kv.zero_()  # so that rows nobody wrote can be told
+    return out
 
 
 def rows(count: int, batch: int = 3) -> torch.Tensor:
@@ -21,7 +23,6 @@ def rows(count: int, batch: int = 3) -> torch.Tensor:
 
 def test_a_write_is_read_back_and_advances_nothing() -> None:
     c = cache()
-    c.kv.zero_()
     k, v = rows(2), rows(2)
     out_k, out_v = c.write(1, ALL, k, v)
     assert torch.equal(out_k, k) and torch.equal(out_v, v)
