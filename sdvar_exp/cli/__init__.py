@@ -23,6 +23,7 @@ VERBS = {
     "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
     "push": "send a study to W&B",
+    "dashboard": "make a W&B workspace and a report of a study",
     "doctor": "check this machine, and say how to mend what is missing",
     "gc": "find, and with --delete remove, files that nothing needs",
     "completion": "teach bash, zsh or fish to complete sdvar-exp",

@@ -70,12 +70,13 @@ def row_hash(metrics: Mapping[str, Any]) -> str:
 def contents(folder: Path, tables: Tables) -> list[Content]:
     """One content per cell that has rows, in plan order."""
     by_cell = dict(iter(tables.samples.groupby("cell", sort=False)))
-    return [
-        _content(folder, run, by_cell[run["cell"]]) for run in tables.runs.to_dict("records") if run["cell"] in by_cell
-    ]
+    stages = dict(iter(tables.stages.groupby("cell", sort=False)))
+    none = tables.stages.iloc[:0]
+    runs = [run for run in tables.runs.to_dict("records") if run["cell"] in by_cell]
+    return [_content(folder, run, by_cell[run["cell"]], stages.get(run["cell"], none)) for run in runs]
 
 
-def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame) -> Content:
+def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages: pd.DataFrame) -> Content:
     metrics = _metrics(samples)
     units = list(zip(samples["label"].astype(int), samples["seed"].astype(int), strict=True))
     rows = tuple((unit, {"label": unit[0], "seed": unit[1], **row}) for unit, row in zip(units, metrics, strict=True))
@@ -87,7 +88,7 @@ def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame) -> Con
         group=run["study"],
         config=_config(run),
         rows=rows,
-        summary=_summary(samples, run),
+        summary=_summary(samples, run) | _acceptance(stages),
         pictures=tuple(p for p in pictures if p is not None),
     )
 
@@ -120,6 +121,18 @@ def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
             out[column] = math.fsum(values) / len(values)
     out["identical_units"] = int(samples["identical"].fillna(False).sum())
     return out
+
+
+def stage_key(stage: int) -> str:
+    """Summary key of a stage's acceptance; two digits, so that stages sort."""
+    return f"acceptance_stage_{stage:02}"
+
+
+def _acceptance(stages: pd.DataFrame) -> dict[str, float]:
+    """Mean share of accepted tokens by stage, over the images in which the stage was judged."""
+    judged = stages.dropna(subset="acceptance")
+    means = {int(stage): rows["acceptance"] for stage, rows in judged.groupby("stage")}
+    return {stage_key(stage): math.fsum(values) / len(values) for stage, values in sorted(means.items())}
 
 
 def _extra(samples: pd.DataFrame) -> list[str]:

@@ -1,0 +1,36 @@
+"""`sdvar-exp dashboard`: a W&B workspace and a report of a study, made by code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from sdvar_exp.cli.studies import find_study, study_parser
+
+FAILED = 1
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("dashboard", "Make a W&B workspace and a report of a study: trade-off, acceptance by stage, speed-up "
+                                       "by strategy, images. Push the study first. Needs the extra 'dashboards' and a login.")
+    parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
+    parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")
+    asked = parser.parse_args(argv)
+    folder = find_study(asked.study, Path(asked.results_dir))
+    from sdvar_exp.tracking import PushError, resolve
+    from sdvar_exp.tracking.dashboard import as_plain, build, facts_of, save
+
+    options = resolve({"mode": "online", "project": asked.project, "entity": asked.entity}, {})
+    dashboards = build(facts_of(folder), options)
+    if asked.dry_run:
+        print(json.dumps(as_plain(dashboards), indent=1, ensure_ascii=False))
+        return 0
+    try:
+        for address in save(dashboards, options):
+            print(address)
+    except PushError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    return 0
