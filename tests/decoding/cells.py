@@ -86,13 +86,15 @@ UNITS = [Unit(1, 0), Unit(7, 3), Unit(4, 1)]
 GAMMAS: dict[str, Choice] = {
     **{f"γ = {n}": controller(n) for n in range(1, 6)},
     "aimd": choose("gamma", "aimd", start=1), "halving": choose("gamma", "aimd", start=4, decrease="halve"),
-    "table": controller((3, 1, 2)),
+    "table": controller((3, 1, 2)), "acceptance_ema": choose("gamma", "acceptance_ema", prior=0.9),
+    "token_budget": choose("gamma", "token_budget", tokens=30), "cost_model": choose("gamma", "cost_model"),
 }
 INTERVAL = choose("cfg_schedule", "interval", cfg=2.0, first=1, last=2)
 RULES = {name: choose("acceptance", name) for name in names("acceptance")} | {
     "argmax": choose("acceptance", "match_rate", mode="argmax", tau=0.2),
     "until 3": choose("acceptance", "always", until=3),
     "rate 0.9": choose("acceptance", "match_rate", tau=0.9),
+    "kl": choose("acceptance", "kl", tau=0.025), "tv": choose("acceptance", "tv", tau=0.09),
 }
 ALONE: dict[tuple[int, Cell, Unit], torch.Tensor] = {}  # by identity of the pair: fixtures live as long as the session
 
