@@ -70,4 +70,5 @@ def _all(tables: Tables, summary: pd.DataFrame, place: Path) -> Iterator[Drawn]:
 
 def _command(tables: Tables) -> str:
     studies = tables.runs["study"].unique() if "study" in tables.runs else []
-    return " ".join(["sdvar-exp figures", *(f"study={s}" for s in studies)])
+    codes = tables.runs["code"].dropna().unique() if "code" in tables.runs else []
+    return " ".join(["sdvar-exp figures", *(f"study={s}" for s in studies), *(f"(code {c})" for c in codes)])

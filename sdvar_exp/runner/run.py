@@ -16,7 +16,7 @@ from sdvar_exp.runner.interrupt import interruptible
 from sdvar_exp.runner.progress import say, shown
 from sdvar_exp.runner.sweep import Sweep, attempts_of
 from sdvar_exp.runner.work import Group, groups, plan_units
-from sdvar_exp.store import Study, redact, session_record
+from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.tracking import Follower, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
 
@@ -63,6 +63,7 @@ def _run(sweep: Sweep, engine: Engine) -> int:
         say(console, line)
     if pending or backend.pending_timings():
         study.append(session(backend))
+        keep_diff(study.folder)
     s = plan.settings
     files = {"mode": s.tracking, "project": s.project, "entity": s.entity, "base_url": s.base_url}
     follower = start_follower(study.folder, resolve(said_on_command_line(plan.argv), files))

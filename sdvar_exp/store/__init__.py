@@ -20,6 +20,7 @@ _HOME = {
     "fingerprint": "provenance",
     "session_record": "provenance",
     "redact": "provenance",
+    "keep_diff": "provenance",
     "code_version": "provenance",
     "baseline_key": "baseline",
 }

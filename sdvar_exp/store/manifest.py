@@ -61,13 +61,21 @@ def agree(manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint,
     if not mixed:
         raise UserError(
             f"study {study} was made under another fingerprint ({'; '.join(found)}); "
-            "go on as it was made, use another study=NAME, or add allow_mixed=true to tag the new rows"
+            f"go on as it was made{_settings_of(manifest['fingerprint'], fingerprint)}, use another study=NAME, "
+            "or add allow_mixed=true to tag the new rows"
         )
     others = manifest.get("others", {})
     for known, other in others.items():
         if not differences(other, fingerprint):
             return {**manifest, "others": {**others, known: _with_new_models(other, fingerprint)}, "current": known}
     return {**manifest, "others": {**others, mine: fingerprint}, "current": mine}
+
+
+def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
+    """` with threads=2 dtype=float32`: the settings that bring the study's own circumstances back, where settings do."""
+    keys = {"threads": "threads", "dtype": "dtype", "device_kind": "device"}
+    words = [f"{word}={old[key]}" for key, word in keys.items() if key in old and old[key] != new.get(key)]
+    return f" with {' '.join(words)}" if words else ""
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from sdvar_exp.store.files import StorageError, atomic_write
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECODING_CODE = ("models", "decoding", "metrics")
@@ -27,6 +33,9 @@ RECORDED_PACKAGES = (
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"(?i)(api[-_]?keys?|(?<![a-z])token|secrets?|passw(or)?d|credentials?|private[-_]?key)$")
 _SECRET_VALUE = re.compile(r"\b(wandb_v\d_|hf_|gh[pousr]_|github_pat_|sk-|AKIA)[\w-]{12,}")
+_ASSIGNED_SECRET = re.compile(
+    r"(?i)((?:api[-_]?key|(?<![a-z])token|secret|passw(?:or)?d|credential|private[-_]?key)s?[\"']?\s*[:=]\s*)(?:\"[^\"]+\"|'[^']+'|[\w./+-]{6,})"
+)
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -80,6 +89,7 @@ def session_record(argv: Iterable[str], **more: Any) -> dict[str, Any]:
         "packages": versions(RECORDED_PACKAGES),
         "code": code_version(),
         "git": git_state(),
+        "arithmetic": arithmetic_flags(),
         **more,
     }
 
@@ -138,11 +148,56 @@ def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:
         return None  # an environment inside somebody's checkout is not tracked by it
     commit = _output([*git, "rev-parse", "HEAD"])
     status = _output([*git, "status", "--porcelain", "--", ".", ":/conf"])
-    diff = _output([*git, "diff", "HEAD", "--", ".", ":/conf"])
+    diff = _diff(package)
     state: dict[str, Any] = {"commit": commit, "dirty": bool(status)}
     if diff:
         state["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
-    return state
+    untracked = sorted(line[3:] for line in (status or "").splitlines() if line.startswith("??"))
+    return {**state, "untracked": untracked} if untracked else state
+
+
+def _diff(package: Path) -> str | None:
+    """How the sources and conf/ differ from the commit; None where git cannot tell."""
+    return _output(["git", "-C", str(package), "diff", "HEAD", "--", ".", ":/conf"])
+
+
+def keep_diff(folder: Path, package: Path = PACKAGE) -> Path | None:
+    """Write the difference from the commit to `<folder>/provenance/<first digits of its hash>.diff`; None if there is none.
+
+    The name is that of the unredacted text, `diff_sha256` of the session; the text has secrets replaced. What cannot be
+    written is only missing: results do not depend on it.
+    """
+    state = git_state(package)
+    diff = _diff(package) if state and "diff_sha256" in state else None
+    if state is None or diff is None:
+        return None
+    path = folder / "provenance" / f"{state['diff_sha256'][:12]}.diff"
+    try:
+        if not path.exists():
+            atomic_write(path, ("\n".join(map(redact_line, diff.splitlines())) + "\n").encode())
+    except StorageError as error:
+        log.warning("%s", error)
+        return None
+    return path
+
+
+def redact_line(line: str) -> str:
+    """A line of text with secrets replaced: assignments to names that say so, values of the environment, known forms."""
+    return _ASSIGNED_SECRET.sub(rf"\1{HIDDEN}", redact([line])[0])
+
+
+def arithmetic_flags() -> dict[str, Any]:
+    """Switches of PyTorch that change results; empty where it is not loaded, as in a process that decodes nothing itself."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "backends"):
+        return {}
+    cudnn = torch.backends.cudnn
+    return {
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32, "tf32_cudnn": cudnn.allow_tf32,
+        "cudnn_benchmark": cudnn.benchmark, "cudnn_deterministic": cudnn.deterministic, "cudnn": cudnn.version(),
+        "cuda": torch.version.cuda, "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(), "threads": torch.get_num_threads(),
+    }
 
 
 def _output(command: list[str]) -> str | None:
