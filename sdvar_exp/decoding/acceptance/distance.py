@@ -21,7 +21,8 @@ class Bound:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_stage", tuple(self.by_stage))
-        require(all(t >= 0 for t in (self.tau, *self.by_stage)), f"acceptance.tau must be ≥ 0, got {self.tau}")
+        require(self.tau >= 0, f"acceptance.tau must be ≥ 0, got {self.tau}")
+        require(all(t >= 0 for t in self.by_stage), f"acceptance.by_stage must be ≥ 0, got {list(self.by_stage)}")
 
     def at(self, stage: int) -> float:
         """τ_k of a stage."""
