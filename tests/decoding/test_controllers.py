@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdvar_exp.cell import Cell
+from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.gamma import GammaContext, next_gamma
 from sdvar_exp.decoding.gamma.cost_model import read
 from sdvar_exp.decoding.guidance import weights
@@ -22,6 +22,8 @@ from sdvar_exp.decoding.speculate import check_loop
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose, names
+from tests.decoding.cells import loop, run_watched
+from tests.support import FakePair
 
 TEN = Pyramid(tuple(range(1, 11)))
 
@@ -205,6 +207,27 @@ def test_the_shipped_profile() -> None:
     assert replay(choose("gamma", "cost_model"), YES) != replay(choose("gamma", "cost_model", largest=1), YES)
 
 
+@pytest.mark.parametrize(("name", "params", "draft_cfg", "expected"), [
+    ("linear", {"cfg": 1.5}, "same", [0, 0.375, 0.75, 1.125, 1.5]),
+    ("linear", {"cfg": 1.5}, "off", [0, 0, 0, 0, 0]),
+    ("linear", {"cfg": 1.5}, 3.0, [0, 0.75, 1.5, 2.25, 3]),  # the same schedule at another strength
+    ("constant", {"cfg": 2.0}, 0.5, [0.5] * 5),
+    ("power", {"cfg": 1.6, "exponent": 2}, 3.2, [0, 0.2, 0.8, 1.8, 3.2]),
+    ("interval", {"cfg": 1.5, "first": 1, "last": 3}, 4.0, [0, 4, 4, 4, 0]),
+    ("interval", {"cfg": 1.5, "first": 1, "last": 3}, "off", [0] * 5),
+    ("cosine", {"cfg": 2.0}, 1.0, [0, (1 - math.sqrt(0.5)) / 2, 0.5, (1 + math.sqrt(0.5)) / 2, 1]),
+    ("off", {}, "same", [0] * 5),
+])
+def test_guidance_of_proposals(name: str, params: dict[str, Any], draft_cfg: Any, expected: list[float]) -> None:
+    pair = FakePair((1, 2, 3, 4, 5))
+    schedule = choose("cfg_schedule", name, **params)
+    for until in (None, 3):  # in the tail of `hybrid` the draft is guided as the cell says
+        d = run_watched(pair, loop(gamma=2, schedule=schedule, draft_cfg=draft_cfg, until=until), [Unit(3, 0)], lambda d: None)
+        assert d.proposal_weights == pytest.approx(expected)
+        assert d.weights == d.target.weights == weights(schedule, 5)
+        assert d.draft.weights == (d.proposal_weights if until is None else d.weights)
+
+
 def test_a_pyramid_of_one_stage_has_a_weight() -> None:
     for name in names("cfg_schedule"):
         assert len(weights(choose("cfg_schedule", name), 1)) == 1
@@ -223,9 +246,9 @@ def test_a_cell_named_by_words_is_the_cell_named_by_members() -> None:
 
 
 def test_a_strength_for_the_draft_needs_a_schedule_that_has_one() -> None:
-    loop = choose("strategy", "parallel_v1", draft_cfg=2.0)
+    strategy = choose("strategy", "parallel_v1", draft_cfg=2.0)
     parts = {"mask": choose("mask", "block_causal"), "acceptance": choose("acceptance", "exact"),
              "gamma": choose("gamma", "fixed")}
-    check_loop(Cell(loop, **parts), 5)
+    check_loop(Cell(strategy, **parts), 5)
     with pytest.raises(UserError, match=r"strategy.draft_cfg=2 needs a schedule with a strength, not off"):
-        check_loop(Cell(loop, choose("cfg_schedule", "off"), **parts), 5)
+        check_loop(Cell(strategy, choose("cfg_schedule", "off"), **parts), 5)

@@ -58,6 +58,7 @@ DRAWN = {
         . ####
         . ####
         . ####""",
+    ("no_prefix", 2, 3): "\n".join([". .... #########"] * 9),
     # passes that start behind a cached stage
     ("block_causal", 1, 3): """
         # #### .........
@@ -139,6 +140,10 @@ DRAWN = {
         # .#..
         # ..#.
         # ...#""",
+    ("token_causal_blocks", 2, 3): "\n".join("# #### " + "." * i + "#" + "." * (8 - i) for i in range(9)),
+    ("token_causal_blocks_entry_full", 2, 3): "\n".join([FULL] * 9),
+    ("block_diagonal", 1, 2): "\n".join([". ####"] * 4),
+    ("block_diagonal_entry_full", 1, 2): "\n".join(["# ####"] * 4),
 }
 
 
@@ -148,7 +153,7 @@ def test_drawn(name: str, first: int, stop: int) -> None:
 
 
 # by stage: row = stage of the row, column = stage of the column
-LOCAL = {
+LOCAL = {  # window: rows
     1: ["#...", "##..", "#.#.", "#..#"],
     2: ["#...", "##..", "###.", "#.##"],
     3: ["#...", "##..", "###.", "####"],
