@@ -17,7 +17,7 @@ ONE_LINE = {
     # unknown choices
     "strategy=tset3": "unknown strategy 'tset3'; did you mean 'test3'?",
     "mask=3": "mask=3: masks are chosen by name; did you mean mask=block_causal?",
-    "engine=9": "unknown engine '9'; choose one of inprocess, pool",
+    "engine=9": "unknown engine '9'; choose one of inprocess, pool, slurm",
     "experiment=gide": "unknown experiment 'gide'; did you mean 'guide'?",
     "strategy=[test3,sequential]":
         "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sdvar_exp.runner import finish, presence
 from sdvar_exp.runner.run import run_study
 from sdvar_exp.store import stable_csv
 from sdvar_exp.store.ledger import LedgerReader
+from tests.engines import slurm
 from tests.engines.fake import Fake
 from tests.store.making import make_cells
 
@@ -27,6 +29,28 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No figures, and nobody else on this machine."""
     monkeypatch.setattr(finish, "write_figures", lambda *_, **__: [])
     monkeypatch.setenv(presence.VARIABLE, str(tmp_path / "presence"))
+
+
+@pytest.fixture(scope="session")
+def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Slurm of two nodes on loopback, for the length of the session."""
+    if os.geteuid() != 0:
+        pytest.skip("the Slurm of the tests is started by root")
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_mode & 0o005 != 0o005 and parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
+            parent.chmod(0o755)
+    try:
+        yield slurm.start(folder)
+    finally:
+        slurm.stop(folder)
+
+
+@pytest.fixture
+def cluster(slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`SLURM_CONF` of that Slurm, set; jobs of other tests are gone."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
+    return slurm_conf
 
 
 @pytest.fixture
