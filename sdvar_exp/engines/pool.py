@@ -39,7 +39,10 @@ def make(settings: Settings) -> Pool:
 
 
 class Pool:
-    """See `Engine`."""
+    """See `Engine`. awaited: whether the study's next coordinator is to wait for workers whose own one was killed."""
+
+    def __init__(self, awaited: bool = True) -> None:
+        self.awaited = awaited
 
     def run_units(self, sweep: Sweep, pending: Sequence[Group]) -> None:
         """See `Engine`."""
@@ -48,7 +51,7 @@ class Pool:
         count = sweep.options.workers or default_workers(gpus, sweep.backend.threads)
         settings = replace(plan.settings, device="cuda:0") if gpus else plan.settings
         at = Assignment(replace(plan, settings=settings), sweep.factory, sweep.study.folder.resolve(), sweep.attempts,
-                        sweep.options)
+                        sweep.options, self.awaited)
         total = sum(len(task.units) for group in pending for task in group.tasks)
         with (phase(sweep.console, "decode", total) as step, log_folder(sweep.study.folder) as logs,
               sweep.interrupt.shield()):

@@ -225,7 +225,7 @@ class Shard:
         console = Console(file=io.StringIO())
         with interruptible() as interrupt:
             sweep = Sweep(study, cast(Backend, facts), at.factory, console, interrupt, options, attempts_of(study))
-            Pool().run_units(sweep, [group for group in left if group.tasks])
+            Pool(awaited=False).run_units(sweep, [group for group in left if group.tasks])
         study.close()
         return sweep.failed
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,13 +44,14 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker is told at its start."""
+    """All that a worker is told at its start. awaited: whether the study's next coordinator waits for its end."""
 
     plan: Plan
     factory: Factory
     folder: Path
     attempts: Counter[UnitKey]
     options: EngineOptions
+    awaited: bool = True
 
 
 def pack(assignment: Assignment) -> list[bytes]:
@@ -79,7 +80,7 @@ def main(fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides
     try:
         assignment = unpack(connection.recv_bytes(), connection.recv_bytes())
-        with at_work(assignment.folder):
+        with at_work(assignment.folder) if assignment.awaited else nullcontext():
             return serve(connection, assignment)
     except StorageError as error:
         return say(connection, "storage", str(error))

@@ -31,7 +31,8 @@ def when(true: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            raise AssertionError(subprocess.run(["squeue", "--array"], capture_output=True, text=True).stdout)
         time.sleep(0.05)
 
 
@@ -126,7 +127,7 @@ def test_killed_five_times_at_random_points(plan: MakePlan, run: Run, cluster: P
     for kill in range(5):
         process = start(mine, fake)
         before = units_of(mine)
-        when(lambda before=before: units_of(mine) > before)
+        when(lambda before=before: units_of(mine) > before, 20)
         time.sleep(rng.uniform(0, 0.4))
         victims = job_processes(mine.folder) if kill % 2 else []
         assert victims or kill % 2 == 0
