@@ -75,7 +75,7 @@ def check_loop(cell: Cell, stages: int) -> None:
     if gamma.name == "fixed":
         require(gamma.params.value <= stages, f"gamma.value must lie in 1 … {stages}, got {gamma.params.value}")
     if "check" in gamma.entry.meta:
-        gamma.entry.meta["check"](gamma.params, stages)
+        gamma.entry.meta["check"](cell, stages)
     if loop.on_reject is OnReject.redraft:
         require(gamma.name == "fixed", f"on_reject=redraft shrinks γ itself: use gamma=fixed, not {gamma.name}")
         require(not repairs(cell), "on_reject=redraft takes no acceptance.repair")

@@ -24,7 +24,7 @@ class Until:
 
 @register("acceptance", "always", Until)
 def always(rule: Until, view: StageView) -> Verdict:
-    """A stage passes if it lies before `until` (default: every stage): the lossy bound."""
+    """A stage passes if k < until (default: every stage): the lossy bound."""
     from sdvar_exp.decoding.evidence import Verdict
 
     accepted = view.draft_tokens_Bl >= (0 if rule.until < 0 or view.stage < rule.until else view.codebook.shape[0])
@@ -33,7 +33,7 @@ def always(rule: Until, view: StageView) -> Verdict:
 
 @register("acceptance", "never", lossless="tokens")
 def never(_: Empty, view: StageView) -> Verdict:
-    """No stage passes: the lossless bound, the draft's work is wasted."""
+    """No stage passes, the target's sample is committed: lossless, the draft's work is wasted."""
     from sdvar_exp.decoding.evidence import Verdict
 
     accepted = view.draft_tokens_Bl < 0

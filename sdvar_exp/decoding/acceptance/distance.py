@@ -31,7 +31,7 @@ class Bound:
 
 @register("acceptance", "kl", Bound)
 def kl(rule: Bound, view: StageView) -> Verdict:
-    """Mean over tokens of KL(p‖q) in nats, before top-k/top-p, ≤ τ_k. Lossy."""
+    """Mean over tokens of KL(p‖q) = Σ_v p·ln(p/q), p and q after temperature, before top-k/top-p, ≤ τ_k. Lossy."""
     from sdvar_exp.decoding.evidence import by_bound
 
     return by_bound(view, view.kl_Bl.mean(dim=1), rule.at(view.stage))
@@ -39,7 +39,7 @@ def kl(rule: Bound, view: StageView) -> Verdict:
 
 @register("acceptance", "tv", Bound)
 def tv(rule: Bound, view: StageView) -> Verdict:
-    """Mean over tokens of the total variation of processed p and q ≤ τ_k. Lossy."""
+    """Mean over tokens of TV(p, q) = ½ Σ_v |p - q|, the chance that `rejection` rejects one, processed, ≤ τ_k. Lossy."""
     from sdvar_exp.decoding.evidence import by_bound
 
     return by_bound(view, view.tv_Bl.mean(dim=1), rule.at(view.stage))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @register("acceptance", "exact", lossless="tokens", commits_target=True)
 def exact(_: Empty, view: StageView) -> Verdict:
-    """Every token equals the target's sample. Lossless, token for token, under `correct` and `block_causal`."""
+    """Every token equals argmax(ℓ_p + g), the target's sample under its noise. Lossless, token for token."""
     from sdvar_exp.decoding.evidence import by_share
 
     return by_share(view, view.draft_tokens_Bl == view.target_tokens_Bl, 1.0)

@@ -34,7 +34,7 @@ class MatchRate:
 
 @register("acceptance", "match_rate", MatchRate)
 def match_rate(rule: MatchRate, view: StageView) -> Verdict:
-    """Share of tokens equal to the target's sample (coupled) or most probable code (argmax) ≥ τ. Lossy."""
+    """Share of tokens equal to the target's argmax(ℓ_p + g) (coupled) or argmax ℓ_p (SDVAR's criterion) ≥ τ. Lossy."""
     from sdvar_exp.decoding.evidence import by_share
 
     wanted = view.target_tokens_Bl if rule.mode is MatchMode.coupled else view.target_argmax_Bl

@@ -28,7 +28,7 @@ class TopK:
 
 @register("acceptance", "top_k", TopK)
 def top_k(rule: TopK, view: StageView) -> Verdict:
-    """Share of tokens among the target's k most probable codes or with p > θ (processed p) ≥ τ. Lossy."""
+    """Share of tokens with rank under p ≤ k or p > θ, p processed, ≥ τ; rank = 1 + number of codes with larger p. Lossy."""
     from sdvar_exp.decoding.evidence import by_share
 
     p = view.probability(view.draft_tokens_Bl, view.p)

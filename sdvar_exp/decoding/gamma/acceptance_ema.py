@@ -27,7 +27,7 @@ class AcceptanceEma:
 
 @register("gamma", "acceptance_ema", AcceptanceEma)
 def acceptance_ema(g: AcceptanceEma, context: GammaContext) -> tuple[int, str]:
-    """Largest γ with a^γ ≥ threshold, a the moving average of stage verdicts in this decode over a prior (γ ≥ 1)."""
+    """Largest γ with a^γ ≥ threshold (γ ≥ 1); a ← decay·a + (1 - decay)·[passed] for each judged stage, from a prior."""
     rate = g.prior
     for past in context.history:
         for passed in past.stage_passed:

@@ -33,7 +33,7 @@ class Aimd:
 
 @register("gamma", "aimd", Aimd)
 def aimd(g: Aimd, context: GammaContext) -> tuple[int, str]:
-    """+1 after a round in which every stage passed, -1 or ×½ otherwise."""
+    """γ + 1 after a round in which every stage passed, else γ - 1 or ⌊γ/2⌋, within bounds (Chiu & Jain, 1989)."""
     gamma, reason = g.start, "start"
     for past in context.history:
         if past.passed == past.proposed:

@@ -8,11 +8,14 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.decoding.gamma import GammaContext
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.registry import register
+
+if TYPE_CHECKING:
+    from sdvar_exp.cell import Cell
 
 PROFILES = Path(__file__).with_name("profiles")
 COSTS = ("target_call", "draft_call", "target_row", "draft_row")
@@ -86,8 +89,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check(g: CostModel, stages: int) -> None:
+def check(cell: Cell, stages: int) -> None:
     """Raise `UserError` if the profile is for other pyramids."""
+    assert cell.gamma is not None
+    g = cell.gamma.params
     wanted = read(g.profile, g.digest).get("stages", stages)
     require(wanted == stages, f"gamma.profile {g.profile} is for {wanted} stages, this model has {stages}: use another profile")
 

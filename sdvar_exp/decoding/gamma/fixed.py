@@ -21,5 +21,5 @@ class Fixed:
 
 @register("gamma", "fixed", Fixed)
 def fixed(g: Fixed, context: GammaContext) -> tuple[int, str]:
-    """γ = value."""
+    """γ = value in every round, cut to the stages that are left."""
     return g.value, "fixed"

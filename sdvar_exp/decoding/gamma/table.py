@@ -23,5 +23,5 @@ class Table:
 
 @register("gamma", "table", Table)
 def table(g: Table, context: GammaContext) -> tuple[int, str]:
-    """γ = values[first stage of the round]."""
+    """γ = values[n], n the first stage of the round; 0 is the target alone for one stage."""
     return g.values[min(context.stage, len(g.values) - 1)], f"table[{context.stage}]"

@@ -21,7 +21,7 @@ class TokenBudget:
 
 @register("gamma", "token_budget", TokenBudget)
 def token_budget(g: TokenBudget, context: GammaContext) -> tuple[int, str]:
-    """Largest γ whose stages have at most `tokens` tokens: late stages are most of all tokens."""
+    """Largest γ with L_n + … + L_{n+γ-1} ≤ tokens (γ ≥ 1): late stages are most of all tokens."""
     gamma = 1
     while gamma < context.room and context.pyramid.count(context.stage, context.stage + gamma + 1) <= g.tokens:
         gamma += 1

@@ -13,7 +13,7 @@ from sdvar_exp.registry import Empty, register
 
 @register("mask", "no_prefix", code=0, feeds="entry", trained=False)
 def no_prefix(_: Empty, g: Grid) -> np.ndarray:
-    """`test3` only: just the rows of the entry stage are fed; nothing before them is seen or cached."""
+    """s(i) = s(j) = e, for `test3` only: just the rows of the entry stage are fed, nothing before them is cached."""
     return (g.row_stage == g.entry) & (g.column_stage == g.entry)
 
 
@@ -25,13 +25,13 @@ def token_causal_blocks(_: Empty, g: Grid) -> np.ndarray:
 
 @register("mask", "token_causal_blocks_entry_full", code=2, trained=False)
 def token_causal_blocks_entry_full(_: Empty, g: Grid) -> np.ndarray:
-    """As token_causal_blocks; rows of the entry stage see all columns. Out of distribution."""
+    """s(j) < s(i), or j = i, or s(i) = e: rows of the entry stage e see all. Out of distribution."""
     return token_causal_blocks(_, g) | (g.row_stage == g.entry)
 
 
 @register("mask", "block_causal", code=3, trained=True)
 def block_causal(_: Empty, g: Grid) -> np.ndarray:
-    """s(j) ≤ s(i): what VAR is trained with."""
+    """s(j) ≤ s(i): what VAR is trained with (arXiv 2404.02905)."""
     return g.column_stage <= g.row_stage
 
 
@@ -43,7 +43,7 @@ def block_diagonal(_: Empty, g: Grid) -> np.ndarray:
 
 @register("mask", "block_diagonal_entry_full", code=5, trained=False)
 def block_diagonal_entry_full(_: Empty, g: Grid) -> np.ndarray:
-    """As block_diagonal; rows of the entry stage see all columns. Out of distribution."""
+    """s(j) = s(i), or s(i) = e: rows of the entry stage e see all. Out of distribution."""
     return block_diagonal(_, g) | (g.row_stage == g.entry)
 
 

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 @register("strategy", "draft_only", reads=("noise",))
 def draft_only(_: Empty, d: Decoder) -> None:
-    """The draft alone, stage by stage."""
+    """The draft alone, stage by stage: the floor of quality and cost."""
     while not d.done:
         d.sample_alone("draft")

@@ -21,5 +21,5 @@ def check(cell: Cell, stages: int) -> None:
 
 @register("strategy", "parallel_v1", Loop, reads=("mask", "acceptance", "gamma", "noise"), check=check)
 def parallel_v1(s: Loop, d: Decoder) -> None:
-    """Draft γ stages, verify them in one target forward, commit; γ is fixed."""
+    """Draft γ stages, verify them in one target forward, commit; γ is fixed (SDVAR, after arXiv 2211.17192)."""
     speculate(d, s, until=d.stages)

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 @register("strategy", "sequential", reads=(), lossless="tokens")
 def sequential(_: Empty, d: Decoder) -> None:
-    """The target alone, stage by stage, with a KV cache."""
+    """The target alone, stage by stage, with a KV cache: S calls (VAR, arXiv 2404.02905). The baseline."""
     while not d.done:
         d.sample_alone("target")

@@ -32,7 +32,7 @@ def check(cell: Cell, stages: int) -> None:
 
 @register("strategy", "test3", Test3, reads=("mask", "noise"), check=check)
 def test3(s: Test3, d: Decoder) -> None:
-    """The draft generates the stages < entry_num; the target takes them and stage entry_num in one masked forward."""
+    """The draft makes the stages < K, the target takes them and stage K in one masked forward (SDVAR): S - K calls."""
     for _ in range(s.entry_num):
         d.sample_alone("draft")
     if s.entry_num and not d.done:  # at 0 there is no prefix to hand over: `sequential`, whatever the mask
