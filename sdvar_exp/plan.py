@@ -75,7 +75,8 @@ class PlannedCell:
 class Plan:
     """Cells × labels × seeds of one study. design: how the swept values were combined, in words.
 
-    only: (cell, label, seed) of the units to decode, where not all are asked for.
+    only: (cell, label, seed) of the units to decode, where not all are asked for. shared: other processes may work on
+    the same study at once, as the parallel jobs of a Hydra launcher do.
     """
 
     study: str
@@ -88,6 +89,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     design: str = "product"
     only: frozenset[tuple[str, int, int]] | None = None
+    shared: bool = False
 
     def asks(self, key: tuple[str, int, int]) -> bool:
         """Whether a unit, (cell, label, seed), is to be decoded."""

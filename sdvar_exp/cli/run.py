@@ -59,6 +59,7 @@ def job(words: Sequence[str]) -> float | None:
     from sdvar_exp.api import Study
 
     study = Study(words)
+    study.plan = replace(study.plan, shared=True)  # a launcher may run several jobs at once
     check_machine(study.plan)
     study.run(quiet=False)
     return study.objective()

@@ -17,7 +17,8 @@ from sdvar_exp.runner.progress import say, shown
 from sdvar_exp.runner.sweep import Sweep, attempts_of
 from sdvar_exp.runner.work import Group, groups, plan_units
 from sdvar_exp.store import Study, keep_diff, redact, session_record
-from sdvar_exp.tracking import Follower, Outcome, resolve, start_follower
+from sdvar_exp.store.lock import InUse
+from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
 
 FINE, FAILED, INTERRUPTED = 0, 1, 130
@@ -37,15 +38,29 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
             engine = make_engine(plan.settings)
             factory = backend or models_of(load)
             made = factory(plan)
-            with Study(plan.folder).open(made.plan, made.fingerprint, plan.settings.allow_mixed) as study:
-                wait_for_workers(study.folder)
+            study, joined = open_or_join(made)
+            with study:
+                if not plan.shared:
+                    wait_for_workers(study.folder)
                 options = plan.settings.engine_options
-                sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study))
+                sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study), joined=joined)
                 made.begin(study, sweep.attempts)
                 return _run(sweep, engine)
         except KeyboardInterrupt:
             say(console, f"stopped; this goes on where it stopped: {command(plan)}")
             return INTERRUPTED
+
+
+def open_or_join(made: Backend) -> tuple[Study, bool]:
+    """The plan's study, open; joined where the plan is shared and another process has it open."""
+    plan = made.plan
+    study = Study(plan.folder)
+    try:
+        return study.open(plan, made.fingerprint, plan.settings.allow_mixed), False
+    except InUse:
+        if not plan.shared:
+            raise
+        return study.join(plan, made.fingerprint), True
 
 
 def models_of(load: Any = None) -> Factory:
@@ -66,7 +81,8 @@ def _run(sweep: Sweep, engine: Engine) -> int:
         keep_diff(study.folder)
     s = plan.settings
     files = {"mode": s.tracking, "project": s.project, "entity": s.entity, "base_url": s.base_url}
-    follower = start_follower(study.folder, resolve(said_on_command_line(plan.argv), files))
+    options = Options("none") if sweep.joined else resolve(said_on_command_line(plan.argv), files)
+    follower = start_follower(study.folder, options)
     try:
         if pending:
             engine.run_units(sweep, pending)

@@ -39,7 +39,8 @@ def attempts_of(study: Study) -> Counter[UnitKey]:
 class Sweep:
     """What an engine gets: an open study and what decodes for it.
 
-    failed: units that failed for good in this run. stopped: why no more units are begun, or empty.
+    failed: units that failed for good in this run. stopped: why no more units are begun, or empty. joined: another process
+    has the study open, and follows it for W&B.
     """
 
     study: Study
@@ -51,6 +52,7 @@ class Sweep:
     attempts: Counter[UnitKey] = field(default_factory=Counter)
     failed: int = 0
     stopped: str = ""
+    joined: bool = False
 
     def note_failures(self, lines: list[str], units: int) -> None:
         """Show failures, count the final ones, and stop the run where the options say so."""
@@ -81,6 +83,7 @@ class Tasks:
         self.study, self.backend, self.attempts = study, backend, attempts
         self.options, self.timeout_s = options, timeout_s
         self._done = study.done()
+        self._shared = backend.plan.shared
 
     def share(self, group: Group) -> Any | None:
         """What the tasks of a group share; None where making it fails: then each task fails alone, with its reason."""
@@ -94,7 +97,11 @@ class Tasks:
 
     def run(self, task: Task, shared: Any | None) -> Outcome:
         """Decode and commit one task, again where its failure is transient. What was committed before stays."""
+        if self._shared:
+            self._done = self.study.done()
         left = [i for i, key in enumerate(task.unit_keys) if key not in self._done]
+        if not left:
+            return Outcome()  # another process was quicker
         lines: list[str] = []
         for attempt in range(self.options.retries + 1):
             try:

@@ -13,7 +13,8 @@ import os
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+
+class InUse(UserError):
+    """Another process has the study open."""
 
 
 class StudyLock:
@@ -77,10 +82,10 @@ class StudyLock:
                 raise
         return True
 
-    def _refusal(self, holder: dict[str, Any]) -> UserError:
+    def _refusal(self, holder: dict[str, Any]) -> InUse:
         host, pid = holder.get("host", "unknown"), holder.get("pid", "unknown")
         hint = "" if host == socket.gethostname() else f", or remove {self.path} if that process is gone"
-        return UserError(
+        return InUse(
             f"study {self.path.parent} is in use by pid {pid} on host {host}; wait for it to end or stop it{hint}"
         )
 
@@ -94,6 +99,20 @@ class StudyLock:
         with suppress(OSError):
             os.close(self._fd)
         self._fd = None
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time; waits for its turn. No more than good will where the file system has no advisory locks."""
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _flock(fd: int) -> bool:

@@ -19,7 +19,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.store import baseline, images, manifest
 from sdvar_exp.store.files import StorageError, make_folders, remove_empty
 from sdvar_exp.store.ledger import Body, LedgerReader, LedgerWriter
-from sdvar_exp.store.lock import StudyLock
+from sdvar_exp.store.lock import StudyLock, exclusive
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan
@@ -60,7 +60,7 @@ class Study:
             self._lock.acquire()
             agreed = manifest.agree(manifest.read_manifest(self.folder), plan.study, fingerprint, allow_mixed)
             manifest.write_manifest(self.folder, agreed)
-            manifest.write_cells(self.folder, plan)
+            self._write_cells(plan)
         except BaseException:
             if made and self._lock.held:  # a folder that began with this call holds nothing but its beginnings
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -88,6 +88,24 @@ class Study:
             raise UserError(f"study {known['study']} was started under another fingerprint ({found}); start it again")
         self._start(agreed["current"])
         return self
+
+    def join(self, plan: Plan, fingerprint: Mapping[str, Any], patience_s: float = 60.0) -> Study:
+        """Work beside the coordinator that has just opened the study: add the plan's cells, take no lock.
+
+        For jobs of one sweep that were started at once. Raises `UserError` where there is no study after all, or it has
+        another fingerprint.
+        """
+        deadline = time.monotonic() + patience_s
+        while manifest.read_manifest(self.folder) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.attach(fingerprint)
+        self._write_cells(plan)
+        return self
+
+    def _write_cells(self, plan: Plan) -> None:
+        """One process at a time, so that each cell gets a place of its own."""
+        with exclusive(self.folder / "cells.lock"):
+            manifest.write_cells(self.folder, plan)
 
     def _start(self, tag: str) -> None:
         self._tag = tag
