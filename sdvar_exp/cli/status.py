@@ -60,7 +60,9 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def jobs_of(folder: Path) -> list[str]:
     """One line per Slurm job of a study; empty where the study was not run by that engine."""
-    return []
+    from sdvar_exp.engines.squeue import status_lines
+
+    return status_lines(folder)
 
 
 def text(state: dict[str, Any], cells: bool) -> list[str]:

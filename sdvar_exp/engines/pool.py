@@ -49,7 +49,7 @@ class Pool:
         plan = sweep.backend.plan
         gpus = visible_gpus(sweep.backend.device)
         count = sweep.options.workers or default_workers(gpus, sweep.backend.threads)
-        settings = replace(plan.settings, device="cuda:0") if gpus else plan.settings
+        settings = replace(plan.settings, device="cuda") if gpus else plan.settings
         at = Assignment(replace(plan, settings=settings), sweep.factory, sweep.study.folder.resolve(), sweep.attempts,
                         sweep.options, self.awaited)
         total = sum(len(task.units) for group in pending for task in group.tasks)
