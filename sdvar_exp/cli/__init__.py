@@ -22,6 +22,7 @@ VERBS = {
     "diff": "what differs between two cells or studies; a regression gate with --fail-on",
     "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
+    "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
     "push": "send a study to W&B",
     "dashboard": "make a W&B workspace and a report of a study",
     "doctor": "check this machine, and say how to mend what is missing",

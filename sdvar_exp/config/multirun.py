@@ -6,6 +6,7 @@ job's overrides; what the job returns is the sweeper's objective. Hydra's own fi
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -69,12 +70,16 @@ def run(words: Sequence[str], job: Job) -> int:
 def _command_line(argv: list[str]) -> Iterator[None]:
     """What Hydra reads: its words from the process's arguments, and that errors are to be raised, not printed."""
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    logger = logging.getLogger("hydra")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # handlers and levels of this process are not Hydra's to set (conf/config.yaml)
     sys.argv = ["sdvar-exp", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     finally:
         sys.argv = before
+        logger.setLevel(level)
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:

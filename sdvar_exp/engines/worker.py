@@ -108,15 +108,18 @@ def serve(connection: Connection, at: Assignment) -> int:
     connection.send(("ready", os.getpid()))
     with Presence(backend.place):
         while (group := connection.recv()) is not None:
-            if not run_group(connection, tasks, group):
+            if not run_group(connection, tasks, group, at.options.fail_fast or at.options.max_failures > 0):
                 return UNUSABLE
             connection.send(("idle",))
     study.close()
     return 0
 
 
-def run_group(connection: Connection, tasks: Tasks, group: Group) -> bool:
-    """Decode a group, unless told to stop between two tasks. False if this process is of no more use."""
+def run_group(connection: Connection, tasks: Tasks, group: Group, ask: bool) -> bool:
+    """Decode a group, unless told to stop between two tasks. False if this process is of no more use.
+
+    ask: give the rest back after a failure, as the coordinator may want no more (`fail_fast`, `max_failures`).
+    """
     shared: Any = None
     for index, task in enumerate(group.tasks):
         if connection.poll():
@@ -128,6 +131,8 @@ def run_group(connection: Connection, tasks: Tasks, group: Group) -> bool:
         connection.send(("end", index, outcome))
         if outcome.unusable:
             return False
+        if ask and outcome.failed:
+            return True
     return True
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sdvar_exp.cell import Unit
+from sdvar_exp.cell import ModelSpec, Unit
 from sdvar_exp.decoding.api import Decoded, NoiseBook, decode, decode_images
 from sdvar_exp.runner.baselines import Baselines
 from sdvar_exp.runner.failures import BaselineError, NotFiniteError
+from sdvar_exp.runner.features import Extractor, extractor_for
 from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.prepare import Prepared
 from sdvar_exp.runner.result import Result, f_hat_of, result_of, to_numpy
@@ -22,20 +24,25 @@ from sdvar_exp.store import StorageError, Study
 
 @dataclass(frozen=True)
 class Job:
-    """What the phases share. attempts: failures of each unit so far. pictured: units whose images are kept."""
+    """What the phases share. attempts: failures of each unit so far. pictured: units whose images are kept.
+
+    extractors: what classifies the images of a model, None where nothing does.
+    """
 
     study: Study
     prepared: Prepared
     baselines: Baselines
     attempts: Counter[UnitKey]
     pictured: frozenset[Unit]
+    extractors: Mapping[ModelSpec, Extractor | None] = field(default_factory=dict)
 
 
 def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> Job:
     """A job of a study that is open."""
     images, units = prepared.plan.settings.images, plan_units(prepared.plan)
     kept = units if images == "all" else units[: 0 if images == "none" else int(images)]
-    return Job(study, prepared, Baselines(study, prepared), attempts, frozenset(kept))
+    extractors = {spec: extractor_for(spec, pair) for spec, pair in prepared.pairs.items()}
+    return Job(study, prepared, Baselines(study, prepared), attempts, frozenset(kept), extractors)
 
 
 def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Body]:
@@ -57,8 +64,22 @@ def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Bo
         check_finite(result)
         write_images(job, task, unit, result, baseline)
         attempt = job.attempts[cell.id, unit.label, unit.seed] + 1
-        bodies.append(unit_body(cell.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances))
+        body = unit_body(cell.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances)
+        bodies.append(add_seen(body, job, task, unit, result, baseline))
     return bodies
+
+
+def add_seen(body: Body, job: Job, task: Task, unit: Unit, result: Result, baseline: Result) -> Body:
+    """The record with what the model's classifier, if it has one, sees in the image and in the baseline's."""
+    extractor = job.extractors.get(task.cell.model)
+    if extractor is None:
+        return body
+    base = extractor.see_baseline(task.cell.baseline().id, unit, baseline.image)
+    own = base if result is baseline else extractor.see(result.image)
+    body["sample"] |= {"predicted_class": own.predicted, "class_correct": own.predicted == unit.label}
+    body["seen"] = {"classifier": extractor.digest, "features": own.features, "predicted": own.predicted,
+                    "baseline_features": base.features, "baseline_predicted": base.predicted}
+    return body
 
 
 def check_finite(result: Result) -> None:

@@ -33,6 +33,8 @@ FIDELITY = {
     "value_max": "float",
     "baseline_min": "float",
     "baseline_max": "float",
+    "predicted_class": "int",
+    "class_correct": "bool",
 }
 
 ALGORITHM = {

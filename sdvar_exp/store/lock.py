@@ -29,6 +29,10 @@ except ImportError:  # not a POSIX system
 log = logging.getLogger(__name__)
 
 
+PATIENCE_S = 10.0
+"""How long an advisory lock may outlive the process that took it."""
+
+
 class InUse(UserError):
     """Another process has the study open."""
 
@@ -48,11 +52,12 @@ class StudyLock:
 
     def acquire(self) -> None:
         """Take the lock. `UserError` with host and pid if another process holds it; `StorageError` if it cannot be."""
+        deadline = time.monotonic() + PATIENCE_S
         while self._fd is None:
             with storage_errors(self.path):
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                if self._try(fd):
+                if self._try(fd, deadline):
                     self._fd, self._pid = fd, os.getpid()
                     return
             except BaseException:
@@ -60,10 +65,17 @@ class StudyLock:
                 raise
             os.close(fd)
 
-    def _try(self, fd: int) -> bool:
-        """True if the lock is now ours, False if the file was removed meanwhile and the attempt must start again."""
+    def _try(self, fd: int, deadline: float) -> bool:
+        """True if the lock is now ours, False if the attempt must start again.
+
+        That is if the file was removed meanwhile, or, until the deadline, if the holder is gone and its advisory lock is
+        not: a process that it was just starting has the lock too, until that process has loaded its program.
+        """
         if not _flock(fd):
-            raise self._refusal(_read_patiently(fd))
+            holder = _read_patiently(fd)
+            if holder and not _alive(holder) and time.monotonic() < deadline:
+                return False
+            raise self._refusal(holder)
         if not _same_file(fd, self.path):
             return False
         holder = _read(fd)

@@ -1,4 +1,5 @@
-"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `export`, or `all` in that order."""
+"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `export`,
+`classifier`, or `all` in that order."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ import torch
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS
-from sdvar_exp.training import distill, export, var, vqvae
+from sdvar_exp.training import classifier, distill, export, var, vqvae
 from sdvar_exp.training.data import DEFAULT_FOLDER
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vqvae", "target", "draft", "distilled", "export")
+PARTS = ("vqvae", "target", "draft", "distilled", "export", "classifier")
 
 
 def _draft() -> var.VARSettings:
@@ -40,6 +41,7 @@ class TrainSettings:
     target: var.VARSettings = field(default_factory=var.VARSettings)
     draft: var.VARSettings = field(default_factory=_draft)
     distilled: distill.DistillSettings = field(default_factory=distill.DistillSettings)
+    classifier: classifier.ClassifierSettings = field(default_factory=classifier.ClassifierSettings)
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "all"):
@@ -55,6 +57,9 @@ def run(settings: TrainSettings) -> None:
         log.info("part %s, checkpoints and logs in %s", part, out)
         if part == "vqvae":
             vqvae.train_vqvae(settings.vqvae, data, out)
+        elif part == "classifier":
+            classifier.train_classifier(settings.classifier, data, out)
+            classifier.export_classifier(settings.classifier, out, Path(settings.weights), data)
         elif part == "distilled":
             vae = export.load_vae(settings.vqvae, out)
             target = export.load_transformer(settings.target, vae, out)

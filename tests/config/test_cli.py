@@ -165,7 +165,7 @@ def test_help_names_groups_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
 def test_listing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", "masks"]) == 0
     out = capsys.readouterr().out
-    assert "  block_causal                    s(j) ≤ s(i): what VAR is trained with. (sd_mask=3)\n" in out
+    assert "  block_causal                    s(j) ≤ s(i): what VAR is trained with (arXiv 2404.02905). (sd_mask=3)\n" in out
     assert main(["ls", "--json"]) == 0
     listed = {(o["group"], o["name"]): o for o in json.loads(capsys.readouterr().out)}
     assert listed["strategy", "test3"]["parameters"] == {"entry_num": 5}

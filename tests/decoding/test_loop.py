@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode
@@ -17,7 +15,6 @@ from sdvar_exp.decoding.masks import materialise
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import Choice, choose
 from tests.decoding.cells import draft_only, flat, hand_off, loop, run_watched, sequential, trace
-from tests.decoding.oracle import Plan, simulate
 from tests.support import FakePair, Script, digest
 
 
@@ -355,64 +352,6 @@ def test_after_every_round_the_caches_hold_the_committed_stages(name: str) -> No
     kept = "keep" in (options.draft_stale.value, options.target_stale.value)
     stale = any(word in name for word in ("continue", "repair")) and kept and case.misses not in ({}, {2: 3})
     assert all(seen) != stale  # the cases with a replaced code in mid-round do leave stale rows somewhere
-
-
-def rules(tau: float) -> dict[str, tuple[Choice, Any]]:
-    return {
-        "exact": (choose("acceptance", "exact"), lambda same, n, k: same == n),
-        "never": (choose("acceptance", "never"), lambda same, n, k: False),
-        "always": (choose("acceptance", "always"), lambda same, n, k: True),
-        "until": (choose("acceptance", "always", until=2), lambda same, n, k: k < 2),
-        "rate": (rate(tau), lambda same, n, k: same >= tau * n - 1e-9),
-        "repair": (rate(tau, repair=True), lambda same, n, k: same >= tau * n - 1e-9),
-    }
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(st.data())
-def test_any_script_under_any_setting_does_what_the_text_says(data: st.DataObject) -> None:
-    """Against an oracle in plain integers: tokens, trace, calls, rows, waste."""
-    draw = data.draw
-    patch_nums = draw(st.sampled_from([(1, 2), (1, 2, 3), (1, 2, 3, 4), (2, 3, 5)]))
-    stages = len(patch_nums)
-    redraft = draw(st.integers(0, 4)) == 0
-    labels = list(range(3, 4 if redraft else 3 + draw(st.integers(1, 3))))
-    size = [p * p for p in patch_nums]
-    misses = {b: {k: draw(st.sampled_from([0, 0, 1, size[k] // 2, size[k]])) for k in range(stages)} for b in labels}
-    tau = draw(st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
-    names = ["exact", "never", "always", "until", "rate"] + ([] if redraft else ["repair"])
-    name = draw(st.sampled_from(names))
-    rule, passes = rules(tau)[name]
-    on_reject = "redraft" if redraft else draw(st.sampled_from(["correct", "correct", "continue"]))
-    bonus = not redraft and draw(st.booleans())
-    skip_last = not redraft and not bonus and name == "exact" and draw(st.booleans())
-    values = (draw(st.integers(1, stages)),) if redraft else tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
-    until = None if draw(st.booleans()) else draw(st.integers(0, stages))
-    draft_stale, target_stale = draw(st.booleans()), draw(st.booleans())
-    cell = loop(
-        rule, values[0] if redraft else values, until=until, on_reject=on_reject, bonus=bonus, skip_last=skip_last,
-        draft_stale="recompute" if draft_stale else "keep", target_stale="recompute" if target_stale else "keep",
-        mask=draw(st.sampled_from(["block_causal", "block_diagonal", "token_causal_blocks_entry_full"])))
-    script = Script(misses=misses)
-    pair = FakePair(patch_nums, script)
-    plan = Plan(pair.pyramid, script, labels, lambda n, _: values[min(n, len(values) - 1)], passes, on_reject,
-                name == "repair", bonus, skip_last, draft_stale, target_stale, 99 if until is None else until)
-    expected = simulate(plan)
-    out = decode(pair, cell, [Unit(label, 0) for label in labels])
-
-    assert flat(out).tolist() == [[c for stage in image for c in stage] for image in expected.tokens]
-    assert trace(out) == expected.trace
-    counts = out.counts
-    assert (counts.target_calls, counts.draft_calls) == (expected.target_calls, expected.draft_calls)
-    assert (counts.target_rows, counts.draft_rows) == (2 * expected.target_rows, 2 * expected.draft_rows)
-    assert (counts.wasted_tokens, counts.forced_commits) == (expected.wasted, expected.forced)
-    assert counts.committed_by_verify == expected.by_verify
-    assert counts.replaced_tokens == tuple(expected.replaced)
-    assert [r.rows for r in out.rounds] == expected.round_rows
-    assert len(out.tokens) == stages
-    if counts.target_calls_alone is not None:
-        for row, label in enumerate(labels):
-            assert decode(pair, cell, [Unit(label, 0)]).counts.target_calls == counts.target_calls_alone[row]
 
 
 def test_the_gamma_trace_shows_what_was_decided() -> None:

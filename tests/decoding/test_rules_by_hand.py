@@ -115,7 +115,9 @@ def test_tv(sampling: dict[str, Any], value: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["kl", "tv"])
-@pytest.mark.parametrize(("by_stage", "passes"), [((9.0, 0.0), False), ((0.0, 9.0), True), ((9.0,), True), ((0.0,), False)])
+@pytest.mark.parametrize(("by_stage", "passes"), [
+    ((9.0, 0.0), False), ((0.0, 9.0), True), ((9.0,), True), ((0.0,), False), ((9.0, 0.0, 9.0), False), ((0.0, 9.0, 0.0), True),
+])
 def test_a_bound_by_stage(name: str, by_stage: tuple[float, ...], passes: bool) -> None:
     """This is stage 1; the last bound holds for later stages; `tau` is then not read."""
     assert judge(name, stage(P_ROWS, EACH, Q_ROWS), tau=9.0 - 9.0 * passes, by_stage=by_stage).passed_B.tolist() == [passes]

@@ -1,0 +1,178 @@
+"""Distances between sets of images, in the features of a network: Fréchet, kernel (KID), precision and recall.
+
+Fréchet distance (Heusel et al., arXiv 1706.08500) and kernel distance (Bińkowski et al., 1801.01401) are torchmetrics';
+its image networks are replaced by features that were computed when the images were made. Precision and recall are those
+of Kynkäänniemi et al. (1904.06991): the share of one set's points within the other's manifold, which is the union of balls
+around its points that reach to their k-th neighbour.
+
+Intervals: the metric of `REPLICATES` random halves of the units, drawn without replacement within each label; the spread
+of half-samples estimates the standard error (McCarthy 1969). A bootstrap with replacement would not do: its repeated
+points bias all four metrics. Everything is seeded; torch is imported when something is computed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPLICATES = 40
+FRECHET_PER_FEATURE = 10  # samples per feature; fewer make the covariance, and so the distance, mostly bias
+KID_FROM, MANIFOLD_FROM = 100, 100
+LARGEST_SUBSET = 1000
+NEIGHBOURS = 3
+WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval and the number of samples, or `refused` with the reason (then the rest is None)."""
+
+    n: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    refused: str = ""
+
+
+@lru_cache(maxsize=1)
+def test_features() -> tuple[np.ndarray, np.ndarray, str]:
+    """Features (10000, d) float32 and labels of the shipped test set, and the SHA-256 of the classifier that made them."""
+    import json
+
+    from safetensors.numpy import load_file
+
+    arrays = load_file(WEIGHTS / "test_features.safetensors")
+    about = json.loads((WEIGHTS / "classifier.json").read_text())
+    return arrays["features"].astype(np.float32), arrays["labels"].astype(np.int64), str(about["sha256"])
+
+
+def frechet(a_Nd: np.ndarray, b_Md: np.ndarray) -> float:
+    """|μ_a-μ_b|² + tr(Σ_a + Σ_b - 2(Σ_aΣ_b)^½), by torchmetrics in float64."""
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_given(a_Nd.shape[1]), normalize=True).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(a_Nd.astype(np.float64)), real=False)
+    metric.update(torch.from_numpy(b_Md.astype(np.float64)), real=True)
+    return float(metric.compute())
+
+
+def kernel_distance(a_Nd: np.ndarray, b_Md: np.ndarray, subset: int, subsets: int = 10, seed: int = 0) -> float:
+    """Unbiased squared MMD with the kernel (x·y/d + 1)³, mean over `subsets` random subsets, by torchmetrics."""
+    rng = np.random.Generator(np.random.Philox(key=[0x1D, seed]))
+    pairs = [(rng.permutation(len(a_Nd))[:subset], rng.permutation(len(b_Md))[:subset]) for _ in range(subsets)]
+    return float(np.mean([_kernel_distance(a_Nd[i], b_Md[j]) for i, j in pairs]))
+
+
+def _kernel_distance(a_nd: np.ndarray, b_nd: np.ndarray) -> float:
+    """Of two sets of one size; torchmetrics then draws one subset, the sets themselves in another order."""
+    import torch
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", UserWarning)  # that features take memory
+        metric = KernelInceptionDistance(feature=_given(a_nd.shape[1]), subsets=1, subset_size=len(a_nd), normalize=True)
+        metric.update(torch.from_numpy(a_nd.astype(np.float32)), real=False)
+        metric.update(torch.from_numpy(b_nd.astype(np.float32)), real=True)
+        return float(metric.compute()[0])
+
+
+def precision_recall(a_Nd: np.ndarray, real_Md: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """Share of samples within the real manifold, and of real points within the samples' (equal sizes are advised)."""
+    import torch
+
+    a, real = (torch.from_numpy(x.astype(np.float32)) for x in (a_Nd, real_Md))
+    return _covered(a, real, k), _covered(real, a, k)
+
+
+def _covered(points: Any, manifold: Any, k: int) -> float:
+    import torch
+
+    within = torch.cat([torch.cdist(part, manifold).kthvalue(k + 1).values for part in manifold.split(2000)])
+    inside = [(torch.cdist(part, manifold) <= within).any(1) for part in points.split(2000)]
+    return float(torch.cat(inside).double().mean())
+
+
+@lru_cache(maxsize=4)
+def _given(width: int) -> Any:
+    """An extractor that gives back what it is given: the features themselves."""
+    from torch import nn
+
+    module = nn.Identity()
+    module.num_features = width  # type: ignore[assignment]
+    return module
+
+
+def halves(labels_N: np.ndarray, replicate: int) -> np.ndarray:
+    """Indices of a random half of each label's units (n//2, or one of one), the same for the same replicate."""
+    rng = np.random.Generator(np.random.Philox(key=[0x5D, replicate]))
+    parts = [rng.permutation(np.flatnonzero(labels_N == y)) for y in np.unique(labels_N)]
+    return np.sort(np.concatenate([p[: (p.size + replicate % 2) // 2] for p in parts]))
+
+
+def evenly(labels_M: np.ndarray, n: int) -> np.ndarray:
+    """n indices spread over the labels as the set itself is."""
+    order = np.argsort(labels_M, kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(np.int64)]
+
+
+def compare(
+    features_Nd: np.ndarray, labels_N: np.ndarray, other_Md: np.ndarray, other_labels_M: np.ndarray, paired: bool = False
+) -> dict[str, Estimate]:
+    """`fd`, `kid`, `precision`, `recall` of a set of images against another, with intervals or the reason for refusal.
+
+    paired: the sets belong together row by row (samples and their baselines); halves are then drawn together.
+    """
+    n, d = features_Nd.shape
+    if n < MANIFOLD_FROM:
+        reason = f"needs at least {MANIFOLD_FROM} samples, there are {n}"
+        return {name: Estimate(n, refused=reason) for name in ("fd", "kid", "precision", "recall")}
+    if len(other_Md) < MANIFOLD_FROM:
+        reason = f"needs at least {MANIFOLD_FROM} images to compare with, there are {len(other_Md)}"
+        return {name: Estimate(n, refused=reason) for name in ("fd", "kid", "precision", "recall")}
+
+    def parts(replicate: int) -> tuple[np.ndarray, np.ndarray]:
+        mine = halves(labels_N, replicate)
+        return features_Nd[mine], other_Md[mine] if paired else other_Md
+
+    subset = min(n, len(other_Md), LARGEST_SUBSET)
+    same_size = other_Md[evenly(other_labels_M, n)]
+    out: dict[str, Estimate] = {}
+    if n < FRECHET_PER_FEATURE * d:
+        out["fd"] = Estimate(n, refused=f"needs at least {FRECHET_PER_FEATURE * d} samples in {d} features, there are {n}: its "
+                             "bias would exceed most differences")
+    else:
+        out["fd"] = _with_halves(frechet(features_Nd, other_Md), n, lambda r: frechet(*parts(r)))
+    kid = kernel_distance(features_Nd, other_Md, subset, subsets=1 if subset == n else 10)
+
+    def half_kid(replicate: int) -> float:
+        a, b = parts(replicate)
+        return kernel_distance(a, b, min(subset // 2, len(a), len(b)), subsets=1, seed=replicate)
+
+    out["kid"] = _with_halves(kid, n, half_kid)
+    both = precision_recall(features_Nd, same_size)
+    halved = [precision_recall(features_Nd[h], same_size[h % len(same_size)]) for r in range(REPLICATES)
+              for h in [halves(labels_N, r)]] if n <= LARGEST_SUBSET else []
+    for i, name in enumerate(("precision", "recall")):
+        out[name] = _from_halves(both[i], n, [pair[i] for pair in halved], 0.0, 1.0)
+    return out
+
+
+def _with_halves(value: float, n: int, again: Callable[[int], float]) -> Estimate:
+    return _from_halves(value, n, [again(r) for r in range(REPLICATES)])
+
+
+def _from_halves(value: float, n: int, halved: list[float], least: float = -np.inf, most: float = np.inf) -> Estimate:
+    """Value ± t · spread of the half-samples about their own mean (their bias is not the value's)."""
+    from scipy.stats import t
+
+    if not halved:
+        return Estimate(n, value)
+    reach = float(t.ppf(0.975, len(halved) - 1) * np.std(halved, ddof=1))
+    return Estimate(n, value, max(value - reach, least), min(value + reach, most))

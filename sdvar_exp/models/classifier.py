@@ -1,0 +1,53 @@
+"""The classifier whose features distances between sets of images are measured in; shipped for the embedded pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from sdvar_exp.errors import UserError
+
+FEATURES = 64
+SIDE = 40  # pixels of the images it takes
+
+
+class Classifier(nn.Module):
+    """A small convolutional network: (B, 3, 40, 40) in [0, 1] → features (B, 64) → logits (B, classes).
+
+    Grey images: the mean of the channels is read. No normalisation that depends on the batch.
+    """
+
+    def __init__(self, classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
+        self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(8, width * n) for n in (1, 2, 4))
+        self.hidden = nn.Linear(4 * width * 25, FEATURES)
+        self.out = nn.Linear(FEATURES, classes)
+
+    def features(self, image_B3hw: torch.Tensor) -> torch.Tensor:
+        """Activations before the last layer, (B, 64), ≥ 0."""
+        x = image_B3hw.mean(1, keepdim=True) * 2 - 1
+        for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2), (self.conv3, self.norm3)):
+            x = F.max_pool2d(F.relu(norm(conv(x))), 2)
+        return F.relu(self.hidden(x.flatten(1)))
+
+    def forward(self, image_B3hw: torch.Tensor) -> torch.Tensor:
+        return self.out(self.features(image_B3hw))
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The classifier of a safetensors file, in float32; `UserError` where there is none or it does not fit."""
+    if not path.is_file():
+        raise UserError(f"{path.name} is not in {path.parent}: reinstall the package, or train it with part=classifier")
+    model = Classifier()
+    state = {name: t.float() for name, t in load_file(path).items()}
+    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in model.state_dict().items()}:
+        raise UserError(f"{path} is not the classifier of this version: train it anew with part=classifier")
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,60 @@
+"""What a classifier sees in an image: features and predicted class, computed after the clock and kept in the ledger."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from sdvar_exp.cell import ModelSpec, Unit
+from sdvar_exp.models.classifier import SIDE, Classifier, load_classifier
+from sdvar_exp.models.pair import SHIPPED, WEIGHTS, Pair
+
+KEPT = 256
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Features as stored (float16, base64) and the predicted class."""
+
+    features: str
+    predicted: int
+
+
+@dataclass
+class Extractor:
+    """The shipped classifier on the CPU, one image at a time, so that the numbers depend on nothing but the image."""
+
+    model: Classifier
+    digest: str
+    kept: OrderedDict[tuple[str, Unit], Seen] = field(default_factory=OrderedDict)
+
+    @torch.inference_mode()
+    def see(self, image_3hw: np.ndarray) -> Seen:
+        """Features and class of one image in [0, 1]."""
+        features = self.model.features(torch.from_numpy(np.ascontiguousarray(image_3hw, dtype=np.float32))[None])
+        stored = features[0].numpy().astype("<f2")
+        return Seen(base64.b64encode(stored.tobytes()).decode("ascii"), int(self.model.out(features).argmax()))
+
+    def see_baseline(self, cell: str, unit: Unit, image_3hw: np.ndarray) -> Seen:
+        """The same for a baseline's image, remembered for the cells that are compared with it."""
+        key = (cell, unit)
+        if key not in self.kept:
+            self.kept[key] = self.see(image_3hw)
+            if len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+        return self.kept[key]
+
+
+def extractor_for(spec: ModelSpec, pair: Pair) -> Extractor | None:
+    """The classifier that belongs to a model, None where there is none (see `sdvar-exp quality` for ImageNet models)."""
+    path = WEIGHTS / "classifier.safetensors"
+    side = pair.pyramid.side * pair.vae.downsample
+    if spec.name not in SHIPPED or spec.vae or spec.target or side != SIDE or not path.is_file():
+        return None
+    digest = str(json.loads((WEIGHTS / "classifier.json").read_text())["sha256"])
+    return Extractor(load_classifier(path), digest)
