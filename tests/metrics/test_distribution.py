@@ -1,0 +1,78 @@
+"""Distances between sets of images against closed forms, and their intervals against repeated draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sdvar_exp.metrics.distribution import compare, evenly, frechet, halves, kernel_distance, precision_recall
+
+
+def gaussian(n: int, d: int = 8, mean: float = 0.0, scale: float = 1.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    return (mean + scale * rng.standard_normal((n, d))).astype(np.float32)
+
+
+def test_frechet_is_its_formula() -> None:
+    from scipy.linalg import sqrtm
+
+    rng = np.random.Generator(np.random.Philox(key=3))
+    a = rng.standard_normal((400, 5)) @ rng.standard_normal((5, 5))
+    b = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 5)) + 0.5
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    want = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
+    assert frechet(a, b) == pytest.approx(want, rel=1e-6)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_kernel_distance_is_its_formula_and_unbiased() -> None:
+    a, b = gaussian(60, 4, seed=1), gaussian(60, 4, mean=0.3, seed=2)
+    k = lambda x, y: (x @ y.T / 4 + 1) ** 3  # noqa: E731
+    off = ~np.eye(60, dtype=bool)
+    want = k(a, a)[off].mean() + k(b, b)[off].mean() - 2 * k(a, b).mean()
+    assert kernel_distance(a, b, subset=60, subsets=1) == pytest.approx(want, rel=1e-4)
+    same = [kernel_distance(gaussian(100, seed=s), gaussian(100, seed=s + 500), 100, 1) for s in range(60)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(60), "of one distribution it is zero on average"
+
+
+def test_precision_and_recall_of_literal_sets() -> None:
+    """Points on a line, k = 1: balls of radius 1 around 0 … 9."""
+    real = np.arange(10, dtype=np.float32)[:, None]
+    inside = np.array([[0.4], [3.2], [8.9]], np.float32)  # neighbours among these: 2.8, 2.8, 5.7
+    outside = np.array([[20.0], [21.0], [22.0]], np.float32)
+    precision, recall = precision_recall(inside, real, k=1)
+    assert precision == 1.0 and recall == 1.0
+    assert precision_recall(outside, real, k=1) == (0.0, 0.0)
+    mixed = np.concatenate([inside, outside])
+    precision, recall = precision_recall(mixed, real, k=1)
+    assert precision == 0.5 and recall == 1.0
+    collapsed = np.array([[4.0], [4.01], [4.02]], np.float32)  # precise, one mode: balls of 0.01 around 4
+    assert precision_recall(collapsed, real, k=1) == (1.0, 0.1)
+
+
+def test_halves_are_half_of_every_label_and_fixed() -> None:
+    labels = np.repeat([0, 1, 2], [10, 4, 6])
+    chosen = halves(labels, 7)
+    assert np.bincount(labels[chosen]).tolist() == [5, 2, 3]
+    assert np.array_equal(chosen, halves(labels, 7)) and not np.array_equal(chosen, halves(labels, 8))
+    assert np.bincount(labels[evenly(labels, 10)]).tolist() == [5, 2, 3]
+
+
+def test_too_few_samples_are_refused_with_the_reason() -> None:
+    few = compare(gaussian(40), np.arange(40) % 10, gaussian(500, seed=1), np.arange(500) % 10)
+    assert all(e.value is None and "needs at least 100 samples, there are 40" in e.refused for e in few.values())
+    some = compare(gaussian(120, 64), np.arange(120) % 10, gaussian(500, 64, seed=1), np.arange(500) % 10)
+    assert some["fd"].value is None and "needs at least 640 samples in 64 features, there are 120" in some["fd"].refused
+    assert some["kid"].value is not None and some["precision"].value is not None
+
+
+@pytest.mark.long
+def test_intervals_cover_what_other_draws_give() -> None:
+    """Distances of 200 samples to a fixed set: the 95 % interval holds the mean over draws in 85 % of 30 draws or more."""
+    real, labels, real_labels = gaussian(600, seed=99), np.arange(200) % 10, np.arange(600) % 10
+    draws = [gaussian(200, mean=0.2, seed=1000 + s) for s in range(30)]
+    found = [compare(x, labels, real, real_labels) for x in draws]
+    for name in ("fd", "kid", "precision", "recall"):
+        estimates = [f[name] for f in found]
+        truth = np.mean([e.value for e in estimates])
+        assert np.mean([e.low <= truth <= e.high for e in estimates]) >= 0.85, name
