@@ -10,6 +10,7 @@ from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding.clock import Clock, now_ms
 from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.noise import NoiseBook, Stream
+from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.outcomes import counts, margins, outcomes, passes
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.decoding.speculate import OnReject
@@ -50,7 +51,7 @@ def check_cell(cell: Cell, stages: int, units: Sequence[Unit] = (), classes: int
 @torch.inference_mode()
 def decode(
     pair: Pair, cell: Cell, units: Sequence[Unit], *, noise: NoiseBook | None = None, clock: Clock | None = None,
-    record: bool = True,
+    record: bool = True, observer: Observer | None = None,
 ) -> Decoded:
     """Decode B units in lockstep.
 
@@ -61,6 +62,7 @@ def decode(
         noise: made by `make_noise` ahead; made on demand if None.
         clock: receives the time of draft, verify, accept and f̂.
         record: also compute per-stage acceptance, distances and margins, after all decoding is done.
+        observer: told of every forward and round; changes nothing.
     Raises:
         UserError: factors that do not fit together, or a label without a class.
         ValueError: noise of other units.
@@ -73,7 +75,7 @@ def decode(
     noise = noise or make_noise(pair, units)
     if noise.units != tuple(units):
         raise ValueError(f"the noise was made for {noise.units}, not for {tuple(units)}")
-    d = Decoder(pair, cell, units, noise, clock)
+    d = Decoder(pair, cell, units, noise, clock, observer)
     cell.strategy.entry.function(cell.strategy.params, d)
     return Decoded(
         tuple(d.tokens), d.f_hats[-1], counts(d), outcomes(d, record), tuple(d.rounds), margins(d) if record else None,

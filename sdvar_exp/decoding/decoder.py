@@ -19,11 +19,13 @@ from sdvar_exp.decoding.clock import Clock
 from sdvar_exp.decoding.evidence import StageView, Verdict
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
+from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.records import Round
 from sdvar_exp.decoding.sampling import gumbel_argmax, process
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.decoding.speculate import Loop, Stale, repairs
 from sdvar_exp.models.pair import Pair
+from sdvar_exp.models.var import VAR
 from sdvar_exp.registry import Choice, plain
 
 
@@ -52,7 +54,8 @@ class Judged:
 class Decoder:
     """One decode of B units in lockstep. Public names are the verbs that strategies use."""
 
-    def __init__(self, pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook, clock: Clock | None = None):
+    def __init__(self, pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook, clock: Clock | None = None,
+                 observer: Observer | None = None) -> None:
         self.pair, self.cell, self.noise = pair, cell, noise
         self.pyramid = pair.pyramid
         self.stages = self.pyramid.stages
@@ -67,7 +70,7 @@ class Decoder:
         self.drafted: dict[int, torch.Tensor] = {}
         self.wasted_tokens = self.forced_commits = self.verify_calls = self.committed_by_verify = 0
         self._verified_rows = 0  # fed by the last verify, per guidance half
-        self._clock = clock
+        self._clock, self._observer = clock, observer
         independent = cell.sampling.noise is Noise.independent
         self._stream = {"target": Stream.target, "draft": Stream.draft if independent else Stream.target}
 
@@ -84,11 +87,11 @@ class Decoder:
 
     @cached_property
     def target(self) -> ModelSession:
-        return ModelSession(self.pair.target, self.quantize.next_input, self.labels_B, self.weights)
+        return self._session("target", self.pair.target, self.weights)
 
     @cached_property
     def draft(self) -> ModelSession:
-        return ModelSession(self.pair.draft, self.quantize.next_input, self.labels_B, self.proposal_weights)
+        return self._session("draft", self.pair.draft, self.proposal_weights)
 
     @cached_property
     def proposal_weights(self) -> tuple[float, ...]:
@@ -214,8 +217,16 @@ class Decoder:
             len(self.rounds), proposal.first, len(proposal), committed, passed, self._verified_rows,
             tuple(v.passed for v in verdicts), share, reason, gamma,
         ))
+        if self._observer is not None:
+            self._observer.round(self, proposal, verdicts)
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _session(self, role: str, model: VAR, schedule: Sequence[float]) -> ModelSession:
+        session = ModelSession(model, self.quantize.next_input, self.labels_B, schedule)
+        if self._observer is not None:
+            session.observer = partial(self._observer.forward, role)
+        return session
 
     def _time(self, section: str) -> AbstractContextManager[None]:
         return self._clock(section) if self._clock else nullcontext()

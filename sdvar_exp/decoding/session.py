@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sdvar_exp.decoding.masks import materialise
+from sdvar_exp.decoding.observe import Forward
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose
@@ -40,6 +41,7 @@ class ModelSession:
         self.stage = self.null_stage = self.base = 0
         self.calls = self.rows = 0
         self.passes: list[tuple[int, int, int]] = []  # first stage, stop, guidance halves of every forward
+        self.observer: Callable[[ModelSession, Forward], None] | None = None
 
     @property
     def pyramid(self) -> Pyramid:
@@ -135,11 +137,14 @@ class ModelSession:
             mask = torch.tensor(matrix[:, offset:], device=x.device)
         whole = rows.start == 0 and rows.stop == len(self._labels)
         condition = self.condition if whole else self.condition.narrow(rows)
+        before = self.cache.length
         logits = self.model(x, condition, self.cache, mask, rows)
         self.cache.advance(x.shape[1])
         self.calls += 1
         self.passes.append((first, stop, (rows.stop - rows.start) // self.batch))
         self.rows += x.shape[1] * (rows.stop - rows.start) // self.batch
+        if self.observer is not None:
+            self.observer(self, Forward(first, stop, x, mask, rows, before, self.cache.length, logits))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _embed(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
