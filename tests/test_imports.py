@@ -22,15 +22,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE,
     "decoding": BASE | {"models"},
     "training": BASE | {"models", "decoding", "metrics"},
-    "compat": BASE | {"models", "decoding", "training"},
+    "diagnosis": BASE | {"models", "decoding"},
+    "compat": BASE | {"models", "decoding", "training", "diagnosis"},
     "metrics": BASE,
     "store": BASE | {"decoding", "metrics"},  # of decoding only what imports no torch, see below
     "tracking": BASE | {"store"},
     "report": BASE | {"metrics", "store"},
     "config": BASE,
-    "runner": BASE | {"models", "decoding", "metrics", "store", "tracking", "report"},
+    "runner": BASE | {"models", "decoding", "metrics", "store", "tracking", "report", "diagnosis"},
     "engines": BASE | {"store", "runner"},  # of runner only what imports no torch, see below
-    "cli": BASE | {"config", "store", "tracking", "report", "runner", "models", "api", "engines"},
+    "cli": BASE | {"config", "store", "tracking", "report", "runner", "models", "api", "engines", "diagnosis"},
     "api": BASE | {"config", "store", "report", "runner"},
 }
 # The one file of config that knows training: only scripts/train.py imports it.

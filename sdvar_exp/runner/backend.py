@@ -54,6 +54,9 @@ class Backend(Protocol):
     def run_timing(self, console: Console, interrupt: Interrupt) -> int:
         """Time what is asked for and missing; the number of measurements that failed."""
 
+    def trace(self, console: Console) -> int:
+        """Decode once more what the plan asks for, with every step written down (`debug=trace`); how many failed."""
+
 
 Factory = Callable[[Plan], Backend]
 """Makes a backend from a plan; can be pickled, so that workers make their own. Raises `UserError` if the plan cannot run."""

@@ -83,3 +83,9 @@ class ModelBackend:
     def run_timing(self, console: Console, interrupt: Interrupt) -> int:
         """See `Backend`."""
         return run_timing(self.job, console, interrupt)
+
+    def trace(self, console: Console) -> int:
+        """See `Backend`."""
+        from sdvar_exp.runner.trace import trace_plan
+
+        return trace_plan(self.job, console, self.added)

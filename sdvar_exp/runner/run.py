@@ -89,6 +89,8 @@ def _run(sweep: Sweep, engine: Engine) -> int:
         backend.record_noise()
         if not sweep.stopped and backend.pending_timings():
             sweep.failed += engine.run_timing(sweep)
+        if s.debug == "trace":
+            sweep.failed += backend.trace(console)
         outcome = finish_aside(follower)
         from sdvar_exp.runner.finish import finish
 

@@ -151,6 +151,9 @@ class FakeBackend:
                 "breakdown": {}, "pid": os.getpid()})
         return 0
 
+    def trace(self, console: Any) -> int:
+        raise NotImplementedError("there are no models to watch")
+
 
 def act(kind: str) -> None:
     """Go wrong."""
