@@ -49,6 +49,7 @@ class Settings:
     dtype: str = "float32"
     threads: int = 0
     images: str | int = "all"
+    stage_images: int = 1
     timing: Timing = field(default_factory=Timing)
     tracking: str = "offline"
     project: str | None = None

@@ -86,6 +86,7 @@ def whats_left(plan: Plan) -> Left:
     kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
+    images += sum(min(plan.settings.stage_images, kept) for left in by_cell.values() if left)
     seconds, measured, rate_of = _estimate(plan, len(pending), timings)
     average = _image_bytes(plan)
     return Left(

@@ -151,6 +151,7 @@ class Root:
     threads: int = MISSING
     batch: int = MISSING
     images: Any = MISSING
+    stage_images: int = MISSING
     timing: TimingNode = MISSING
     plugins: list[str] = MISSING
     allow_mixed: bool = MISSING

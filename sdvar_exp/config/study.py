@@ -70,6 +70,8 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         errors.append(f"timing.repeats must be ≥ 1, got {timing['repeats']}")
     if threads < 0:
         errors.append(f"threads must be ≥ 0, got {threads}")
+    if plain(cfg, "stage_images") < 0:
+        errors.append(f"stage_images must be ≥ 0, got {plain(cfg, 'stage_images')}")
     objective = plain(cfg, "objective")
     if objective is not None and objective not in OBJECTIVES:
         hint = did_you_mean(objective, OBJECTIVES) or f"; {choices_text(OBJECTIVES)}"
@@ -80,7 +82,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     except UserError as error:
         errors.append(str(error))
     return Settings(
-        device=device, dtype=plain(cfg, "dtype"), threads=threads, images=images,
+        device=device, dtype=plain(cfg, "dtype"), threads=threads, images=images, stage_images=plain(cfg, "stage_images"),
         timing=Timing(timing["units"], timing["repeats"]), tracking=plain(cfg.tracking, "mode"),
         project=plain(cfg.tracking, "project"), entity=plain(cfg.tracking, "entity"),
         base_url=plain(cfg.tracking, "base_url"),

@@ -79,7 +79,7 @@ def decode(
     cell.strategy.entry.function(cell.strategy.params, d)
     return Decoded(
         tuple(d.tokens), d.f_hats[-1], counts(d), outcomes(d, record), tuple(d.rounds), margins(d) if record else None,
-        passes(d),
+        passes(d), tuple(d.drafted.get(k) for k in range(d.stages)) if record else (),
     )
 
 

@@ -84,7 +84,8 @@ class Decoded:
     """Result of one decode of B units.
 
     tokens: per stage (B, L_k) int64. f_hat: (B, C_vae, side, side). margins: (B, L), distance of each token that the
-    target sampled from being another one (+inf where the target sampled none), None unless recorded.
+    target sampled from being another one (+inf where the target sampled none), None unless recorded. proposed: per stage the
+    draft's tokens (B, L_k) in the round that committed it, None where none were judged; empty unless recorded.
     """
 
     tokens: tuple[torch.Tensor, ...]
@@ -94,3 +95,4 @@ class Decoded:
     rounds: tuple[Round, ...]
     margins: torch.Tensor | None = field(default=None, repr=False)
     passes: tuple[Pass, ...] = ()
+    proposed: tuple[torch.Tensor | None, ...] = field(default=(), repr=False)

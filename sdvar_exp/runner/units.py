@@ -18,13 +18,15 @@ from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.prepare import Prepared
 from sdvar_exp.runner.result import Result, f_hat_of, result_of, to_numpy
 from sdvar_exp.runner.rows import Body, amplified_difference, unit_body
+from sdvar_exp.runner.stages import stage_picture
 from sdvar_exp.runner.work import Task, UnitKey, plan_units
 from sdvar_exp.store import StorageError, Study
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the phases share. attempts: failures of each unit so far. pictured: units whose images are kept.
+    """What the phases share. attempts: failures of each unit so far. pictured: units whose images are kept. staged: those of
+    them that get a stage-by-stage picture.
 
     extractors: what classifies the images of a model, None where nothing does.
     """
@@ -34,6 +36,7 @@ class Job:
     baselines: Baselines
     attempts: Counter[UnitKey]
     pictured: frozenset[Unit]
+    staged: frozenset[Unit] = frozenset()
     extractors: Mapping[ModelSpec, Extractor | None] = field(default_factory=dict)
 
 
@@ -41,8 +44,9 @@ def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> J
     """A job of a study that is open."""
     images, units = prepared.plan.settings.images, plan_units(prepared.plan)
     kept = units if images == "all" else units[: 0 if images == "none" else int(images)]
+    staged = frozenset(kept[: prepared.plan.settings.stage_images])
     extractors = {spec: extractor_for(spec, pair) for spec, pair in prepared.pairs.items()}
-    return Job(study, prepared, Baselines(study, prepared), attempts, frozenset(kept), extractors)
+    return Job(study, prepared, Baselines(study, prepared), attempts, frozenset(kept), staged, extractors)
 
 
 def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Body]:
@@ -63,6 +67,8 @@ def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Bo
         result = baseline if decoded is None else result_of(decoded, i, image_of(job, task, decoded, i, baseline))
         check_finite(result)
         write_images(job, task, unit, result, baseline)
+        if unit in job.staged:
+            write_stages(job, task, unit, result, proposed_of(decoded, i))
         attempt = job.attempts[cell.id, unit.label, unit.seed] + 1
         body = unit_body(cell.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances)
         bodies.append(add_seen(body, job, task, unit, result, baseline))
@@ -122,3 +128,14 @@ def write_images(job: Job, task: Task, unit: Unit, result: Result, baseline: Res
     job.study.write_image(*key, result.image)
     if result is not baseline:
         job.study.write_image(*key, amplified_difference(result.image, baseline.image), "_diff")
+
+
+def proposed_of(decoded: Decoded | None, i: int) -> list[np.ndarray | None]:
+    """The draft's tokens of every judged stage of image i; empty for a baseline, which judges none."""
+    return [] if decoded is None else [None if t is None else to_numpy(t[i]) for t in decoded.proposed]
+
+
+def write_stages(job: Job, task: Task, unit: Unit, result: Result, proposed: list[np.ndarray | None]) -> None:
+    """The decode stage by stage as one PNG."""
+    picture = stage_picture(job.prepared.pairs[task.cell.model], result, proposed)
+    job.study.write_image(task.cell.id, unit.label, unit.seed, picture, "_stages")

@@ -10,9 +10,16 @@ from PIL import Image
 
 from sdvar_exp.store.files import atomic_write
 
+# How stage pictures colour the tokens of a stage (Okabe and Ito): the committed token is the draft's, or another one; the
+# stage was sampled by the target, or committed as the draft made it, without a verdict.
+STAGE_COLOURS = {"kept": (0, 114, 178), "replaced": (213, 94, 0), "target": (153, 153, 153), "draft": (86, 180, 233)}
+
 
 def image_name(label: int, seed: int, suffix: str = "") -> str:
-    """`<label>_<seed><suffix>.png`; suffix is "" for the sample, "_diff" for the amplified difference."""
+    """`<label>_<seed><suffix>.png`.
+
+    suffix: "" for the sample, "_diff" for the amplified difference, "_stages" for `runner.stages.stage_picture`.
+    """
     return f"{label}_{seed}{suffix}.png"
 
 

@@ -154,7 +154,7 @@ class Study:
         return self.folder / "images" / cell / images.image_name(label, seed, suffix)
 
     def write_image(self, cell: str, label: int, seed: int, array: np.ndarray, suffix: str = "") -> Path:
-        """Write an image, floats (3, H, W) in [0, 1], as PNG before its unit is appended. suffix: "" or "_diff"."""
+        """Write an image, floats (3, H, W) in [0, 1], as PNG before its unit is appended. suffix: see `image_name`."""
         path = self.image_path(cell, label, seed, suffix)
         images.write_png(path, array)
         return path

@@ -114,7 +114,7 @@ def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[st
         "labels 0, 3; seeds 0 … 3; results go to results/default", "design: product over strategy (2), mask (2)",
         "cached 0, pending 32; 96 timings to measure", "time: unknown, nothing was measured yet on these models",
         out.out.splitlines()[-1]]
-    assert out.out.splitlines()[-1].startswith("disk: 56 images to write; ")
+    assert out.out.splitlines()[-1].startswith("disk: 60 images to write; ")
     assert out.err == "note: 4 combinations give 3 cells, 1 duplicate collapsed: draft_only reads no mask\n"
 
 

@@ -68,7 +68,7 @@ def plan(tmp_path: Path) -> Callable[..., Plan]:
         cells: dict[str, Cell] = CELLS, labels: tuple[int, ...] = (0, 3), seeds: tuple[int, ...] = (0, 1),
         timing: Timing | None = None, folder: str = "results", **settings: Any,
     ) -> Plan:
-        chosen = {"device": "cpu", "threads": 1, "tracking": "none", "images": "none", **settings}
+        chosen = {"device": "cpu", "threads": 1, "tracking": "none", "images": "none", "stage_images": 0, **settings}
         planned = tuple(PlannedCell(cell, name) for name, cell in cells.items())
         return Plan("study", tmp_path / folder, planned, labels, seeds,
                     Settings(timing=timing or Timing(0, 1), **chosen), argv=("study=study", "labels=[0,3]"))
