@@ -105,3 +105,12 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
     os.chdir(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the tests of the pages ran: how many of their command blocks are run, and why the others are not."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    if any(getattr(report, "nodeid", "").startswith("tests/docs/") for report in reports):
+        from tests.docs.pages import tally
+
+        terminalreporter.write_line("\n".join(tally()))

@@ -1,0 +1,66 @@
+"""Pages that list things know all of them and nothing else: columns, messages, pages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sdvar_exp.report.summary import COLUMNS
+from sdvar_exp.store.columns import TABLES
+from tests.docs.messages import explained, messages
+from tests.docs.pages import ROOT
+
+METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+INTERVAL = re.compile(r"_(low|high)$")
+
+
+def _named(section: str) -> set[str]:
+    """Names in code style in the first column of the tables of one section of docs/metrics.md."""
+    text = re.split(r"^## ", METRICS, flags=re.MULTILINE)
+    (part,) = [p for p in text if p.startswith(section)]
+    rows = re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_of_a_table_is_defined(table: str) -> None:
+    shared, own, columns = _named("Columns that several"), _named(f"`{table}`"), set(TABLES[table])
+    # in `stages`, acceptance is a share; elsewhere the name of the rule
+    assert columns - shared - own == set(), "columns without a definition in docs/metrics.md"
+    assert own - columns == set(), "docs/metrics.md defines columns that do not exist"
+
+
+def test_every_column_of_the_summary_is_defined() -> None:
+    named, columns = _named("The summary"), {INTERVAL.sub("", c) for c in COLUMNS}
+    assert columns - named == set(), "columns without a definition in docs/metrics.md"
+    assert named - columns == set(), "docs/metrics.md defines columns that do not exist"
+
+
+def test_every_column_of_the_quality_table_is_defined() -> None:
+    from sdvar_exp.report.quality import METRICS as DISTANCES
+
+    expected = {f"{metric}_{to}" for metric in DISTANCES for to in ("real", "baseline")}
+    assert _named("Sets of images") == expected | {"class_accuracy", "class_accuracy_baseline", "note"}
+
+
+def test_every_message_is_explained() -> None:
+    """docs/errors.md explains each message that a user can get, and none that no longer exists."""
+    patterns = {p: _pattern(p) for p in explained()}
+    said = messages()
+    unknown = [f"{where}: {text}" for text, where in said.items() if not any(p.fullmatch(text) for p in patterns.values())]
+    assert not unknown, "docs/errors.md has no row for:\n" + "\n".join(unknown)
+    gone = [p for p, pattern in patterns.items() if not any(pattern.fullmatch(text) for text in said)]
+    assert not gone, f"docs/errors.md explains what nobody says: {gone}"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a pattern of docs/errors.md stands for; one of few letters stands for itself alone."""
+    anything = ".*" if len(re.findall(r"\w", text)) > 4 else "…"
+    return re.compile(anything.join(map(re.escape, text.split("…"))), re.DOTALL)
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    missing = [p.name for p in (ROOT / "docs").glob("*.md") if p.name != "README.md" and f"]({p.name})" not in index]
+    assert not missing, f"docs/README.md does not name {missing}"
