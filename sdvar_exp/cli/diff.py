@@ -121,7 +121,7 @@ def compare(a: Side, b: Side) -> Comparison:
     for side in (a, b):
         cells = read_cells(side.folder)
         chosen = cells if side.cell is None else {side.cell: cells[side.cell]}
-        tables = load_tables(side.folder, list(chosen))
+        tables = load_tables(side.folder, list(chosen), stages=False)
         sides.append((chosen, tables.samples, (read_manifest(side.folder) or {}).get("fingerprint", {})))
     (cells_a, rows_a, made_a), (cells_b, rows_b, made_b) = sides
     pairs = _pair(a, b, cells_a, cells_b)

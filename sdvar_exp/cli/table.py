@@ -63,12 +63,13 @@ def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.D
     """Summary by cell, or by group, of the rows that `where` chooses; notes about the ledger."""
     from sdvar_exp.report import summarise
     from sdvar_exp.report.compare import grouped
-    from sdvar_exp.store import load_results, load_tables
+    from sdvar_exp.store import load_tables
+    from sdvar_exp.store.results import joined, select
 
-    tables = load_tables(folder)
+    tables = load_tables(folder, stages=False)
     if where is None and group is None:
         return summarise(tables), tables.notes
-    chosen = load_results(folder, where)
+    chosen = select(joined(tables), where)
     if chosen.empty:
         raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
     if group is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -66,10 +67,14 @@ def _hydra(argv: list[str], program: str) -> int:
         raise AssertionError("the flags that lead here run nothing")
 
     before, sys.argv = sys.argv, [program, *argv]
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     try:
         hydra.main(config_path=str(conf_folder()), config_name=CONFIG_NAME, **version_arguments())(never)()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = before
+        root.handlers[:] = handlers  # `--info` makes everything that is logged go to this moment's standard output
+        root.setLevel(level)
     return 0

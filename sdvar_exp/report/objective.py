@@ -21,7 +21,7 @@ def objective_of(plan: Plan) -> float | None:
         return None
     from sdvar_exp.store import load_tables
 
-    tables = load_tables(plan.folder, [planned.cell.id for planned in plan.cells])
+    tables = load_tables(plan.folder, [planned.cell.id for planned in plan.cells], stages=False)
     frames = {}
     for field in fields(tables):
         frame = getattr(tables, field.name)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.tables import load_tables
+from sdvar_exp.store.tables import Tables, load_tables
 
 Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
 
@@ -25,7 +25,7 @@ def load_results(path: Path | str | Iterable[Path | str], where: Where = None) -
     where: a query ("strategy == 'test3' and pixel_mae < 0.05"), {column: value or list of values}, or a function of the
     DataFrame that gives a mask. Raises `UserError` if there is no study or a column is unknown.
     """
-    frames = [_study(folder) for folder in _folders(path)]
+    frames = [joined(load_tables(folder, stages=False)) for folder in _folders(path)]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     return select(frame, where)
 
@@ -63,8 +63,8 @@ def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:
     return found
 
 
-def _study(folder: Path) -> pd.DataFrame:
-    tables = load_tables(folder)
+def joined(tables: Tables) -> pd.DataFrame:
+    """`samples` beside the configuration of their cells, as `load_results` gives them."""
     columns = [c for c in FROM_RUNS if c in tables.runs]
     rows = []
     for run in tables.runs.to_dict("records"):

@@ -25,7 +25,7 @@ def stable_csv(folder: Path | str, table: str = "samples") -> str:
     """
     if table not in STABLE:
         raise UserError(f"there is no stable table {table!r}; choose one of {', '.join(STABLE)}")
-    frame: pd.DataFrame = getattr(load_tables(folder), table)
+    frame: pd.DataFrame = getattr(load_tables(folder, stages=table == "stages"), table)
     return frame_csv(frame[[c for c in frame if c not in VOLATILE]])
 
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,12 +134,15 @@ class Study:
         """Every good record of every process, from the beginning, in ledger order; duplicates included."""
         return LedgerReader(self.ledger).read()
 
-    def done(self) -> set[UnitKey]:
-        """(cell, label, seed) of every unit with a row, of all processes up to now. Reads only what is new."""
+    def done(self) -> AbstractSet[UnitKey]:
+        """(cell, label, seed) of every unit with a row, of all processes up to now. Reads only what is new.
+
+        The set grows with the next call; it is not copied, as it is asked for after every unit where others write too.
+        """
         for body in self._tail.read(containing=b'"unit"'):
             if body.get("type") == "unit":
                 self._done.add((body["cell"], body["label"], body["seed"]))
-        return set(self._done)
+        return self._done
 
     @property
     def damage(self) -> list[str]:

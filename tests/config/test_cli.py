@@ -149,6 +149,8 @@ def test_hydra_shows_the_configuration(capfd: pytest.CaptureFixture[str]) -> Non
     assert "strategy:\n  name: test3\n  entry_num: 3\n" in capfd.readouterr().out
     assert main(["run", "--info", "defaults", "experiment=guide"]) == 0
     assert "experiment/guide" in capfd.readouterr().out
+    assert main(["plan", "labls=0"]) == 2
+    assert capfd.readouterr() == ("", "error: unknown key 'labls'; did you mean 'labels'?\n"), "Hydra's log is not left on"
     assert list(Path().iterdir()) == []
 
 
