@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import count, duration, read_ledger, size
+from sdvar_exp.cli.studies import Ledger, count, duration, read_ledger, size
 from sdvar_exp.plan import Plan
 
 
@@ -78,6 +78,7 @@ def whats_left(plan: Plan) -> Left:
     cells = {**dict.fromkeys(baseline_ids(plan), 1), **own}
     wanted = [(cell, label, seed) for cell in cells for seed in plan.seeds for label in plan.labels]
     pending = [key for key in wanted if key not in ledger.units]
+    failed = set(ledger.failed)
     by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
     per_cell = len(plan.labels) * len(plan.seeds)
     asked = plan.settings.timing
@@ -87,19 +88,19 @@ def whats_left(plan: Plan) -> Left:
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
     images += sum(min(plan.settings.stage_images, kept) for left in by_cell.values() if left)
-    seconds, measured, rate_of = _estimate(plan, len(pending), timings)
+    seconds, measured, rate_of = _estimate(plan, ledger, len(pending), timings)
     average = _image_bytes(plan)
     return Left(
-        units=len(wanted), cached=len(wanted) - len(pending), failed=sum(key in ledger.failed for key in wanted),
+        units=len(wanted), cached=len(wanted) - len(pending), failed=len(failed.intersection(wanted)),
         timings=timings, by_cell=by_cell, seconds=seconds, measured=measured, rate_of=rate_of, images=images,
         image_bytes=None if average is None else average * images, free_bytes=shutil.disk_usage(_existing(plan.folder)).free,
     )
 
 
-def _estimate(plan: Plan, pending: int, timings: int) -> tuple[float | None, int, str]:
+def _estimate(plan: Plan, own: Ledger, pending: int, timings: int) -> tuple[float | None, int, str]:
     """Seconds for what is pending, from how many measured units, of which study."""
     for folder in _studies(plan):
-        ledger = read_ledger(folder)
+        ledger = own if folder == plan.folder else read_ledger(folder)
         rate = ledger.unit_seconds()
         if rate is None:
             continue

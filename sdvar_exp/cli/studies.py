@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import calendar
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -134,7 +133,7 @@ def read_ledger(folder: Path) -> Ledger:
     found = Ledger()
     finished: dict[tuple[str, int], float] = {}  # when a process last finished a unit
     reader = LedgerReader(folder / "ledger")
-    for body in reader.read():
+    for body in reader.read(keys_only=True):
         kind = body.get("type")
         if kind == "session":
             found.sessions.append(body)
@@ -163,7 +162,7 @@ def read_ledger(folder: Path) -> Ledger:
 
 def _saw(found: Ledger, text: str | None) -> float | None:
     try:
-        at = float(calendar.timegm(time.strptime(text or "", "%Y-%m-%dT%H:%M:%SZ")))
+        at = datetime.fromisoformat(text or "").timestamp()
     except ValueError:
         return None
     found.last = at if found.last is None else max(found.last, at)

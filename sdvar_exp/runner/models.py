@@ -16,7 +16,7 @@ from sdvar_exp.runner.interrupt import Interrupt
 from sdvar_exp.runner.noise import record_noise
 from sdvar_exp.runner.prepare import Load, prepare
 from sdvar_exp.runner.rows import Body
-from sdvar_exp.runner.timing import device_name, run_timing, timed_repeats
+from sdvar_exp.runner.timing import device_name, run_timing
 from sdvar_exp.runner.units import Job, evaluate, start_job
 from sdvar_exp.runner.work import Group, Task, UnitKey, timings
 from sdvar_exp.store import Study
@@ -78,7 +78,7 @@ class ModelBackend:
     def pending_timings(self) -> bool:
         """See `Backend`."""
         study = self.job.study
-        return bool(timings(self.plan, study.done(), timed_repeats(study)))
+        return bool(timings(self.plan, study.done(), study.timed()))
 
     def run_timing(self, console: Console, interrupt: Interrupt) -> int:
         """See `Backend`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.metrics import noise_floor
 from sdvar_exp.runner.rows import Body
 from sdvar_exp.runner.units import Job
-from sdvar_exp.store.ledger import LedgerReader
 
 SEEDS = 16
 """Seeds per label that are compared, each with each: 120 pairs are plenty, and their number grows with the square."""
@@ -17,7 +18,7 @@ Pair = tuple[str, int, int, int]
 def record_noise(job: Job) -> None:
     """Append the pairs that the ledger lacks, of the plan's labels and its first `SEEDS` seeds."""
     plan, done = job.prepared.plan, job.study.done()
-    known = {_key(body) for body in LedgerReader(job.study.ledger).read(containing=b'"type":"noise"')}
+    known = job.study.noise_pairs()
     for planned in plan.cells:
         if planned.cell.id != planned.cell.baseline().id:
             continue
@@ -26,7 +27,7 @@ def record_noise(job: Job) -> None:
             job.study.append(*(b for b in _pairs(job, planned.cell, units, known)))
 
 
-def _pairs(job: Job, cell: Cell, units: list[Unit], known: set[Pair]) -> list[Body]:
+def _pairs(job: Job, cell: Cell, units: list[Unit], known: AbstractSet[Pair]) -> list[Body]:
     """Records of the pairs of `units` that are not known; images are read only if there is one."""
     seeds = sorted(u.seed for u in units)
     wanted = {(cell.id, units[0].label, a, b) for i, a in enumerate(seeds) for b in seeds[i + 1 :]} - known if units else set()

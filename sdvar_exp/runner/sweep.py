@@ -22,7 +22,6 @@ from sdvar_exp.runner.interrupt import Interrupt
 from sdvar_exp.runner.progress import say
 from sdvar_exp.runner.work import Group, Task, UnitKey
 from sdvar_exp.store import StorageError, Study
-from sdvar_exp.store.ledger import LedgerReader
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,7 @@ SHOWN_FAILURES = 10
 
 def attempts_of(study: Study) -> Counter[UnitKey]:
     """Failures of each unit that the ledger has."""
-    failed = LedgerReader(study.ledger).read(containing=b'"type":"failure"')
-    return Counter((b["cell"], b["label"], b["seed"]) for b in failed)
+    return study.failures()
 
 
 @dataclass

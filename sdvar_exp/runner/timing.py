@@ -8,7 +8,6 @@ that takes tens of milliseconds, and the baseline carries one too.
 from __future__ import annotations
 
 import gc
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +23,8 @@ from sdvar_exp.runner.presence import Presence
 from sdvar_exp.runner.progress import phase, say
 from sdvar_exp.runner.rows import Body
 from sdvar_exp.runner.units import Job
-from sdvar_exp.runner.work import Task, Timed, UnitKey, timings
-from sdvar_exp.store import StorageError, Study
-from sdvar_exp.store.ledger import LedgerReader
+from sdvar_exp.runner.work import Task, Timed, timings
+from sdvar_exp.store import StorageError
 
 SECTIONS = ("draft", "verify", "accept", "fhat")
 
@@ -50,17 +48,9 @@ class Watched:
     presence: Presence
 
 
-def timed_repeats(study: Study) -> dict[UnitKey, set[int]]:
-    """Repeats that the ledger has, by unit."""
-    found: dict[UnitKey, set[int]] = defaultdict(set)
-    for body in LedgerReader(study.ledger).read(containing=b'"type":"timing"'):
-        found[body["cell"], body["label"], body["seed"]].add(int(body["repeat"]))
-    return found
-
-
 def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
     """Time what is asked for and missing; the number of measurements that failed."""
-    work = timings(job.prepared.plan, job.study.done(), timed_repeats(job.study))
+    work = timings(job.prepared.plan, job.study.done(), job.study.timed())
     total = sum(len(timed.repeats) for _, tasks in work for timed in tasks)
     if not total:
         return 0

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -38,6 +39,9 @@ class Study:
         self._writer: LedgerWriter | None = None
         self._tail = LedgerReader(self.ledger)
         self._done: set[UnitKey] = set()
+        self._failures: Counter[UnitKey] = Counter()
+        self._timed: dict[UnitKey, set[int]] = defaultdict(set)
+        self._noise: set[tuple[str, int, int, int]] = set()
         self._tag = ""
 
     @property
@@ -139,10 +143,36 @@ class Study:
 
         The set grows with the next call; it is not copied, as it is asked for after every unit where others write too.
         """
-        for body in self._tail.read(containing=b'"unit"'):
-            if body.get("type") == "unit":
-                self._done.add((body["cell"], body["label"], body["seed"]))
+        self._update()
         return self._done
+
+    def failures(self) -> Counter[UnitKey]:
+        """How often each unit failed, of all processes up to now; a copy."""
+        self._update()
+        return Counter(self._failures)
+
+    def timed(self) -> Mapping[UnitKey, AbstractSet[int]]:
+        """Repeats that were timed, by unit."""
+        self._update()
+        return self._timed
+
+    def noise_pairs(self) -> AbstractSet[tuple[str, int, int, int]]:
+        """(cell, label, seed, other seed) of every pair of images that was compared for the noise floor."""
+        self._update()
+        return self._noise
+
+    def _update(self) -> None:
+        """Take in what all processes wrote since the last time: the ledger is read once, however often it is asked."""
+        for body in self._tail.read(keys_only=True):
+            kind = body.get("type")
+            if kind == "unit":
+                self._done.add((body["cell"], body["label"], body["seed"]))
+            elif kind == "failure":
+                self._failures[body["cell"], body["label"], body["seed"]] += 1
+            elif kind == "timing":
+                self._timed[body["cell"], body["label"], body["seed"]].add(int(body["repeat"]))
+            elif kind == "noise":
+                self._noise.add((body["cell"], body["label"], body["seed"], body["other_seed"]))
 
     @property
     def damage(self) -> list[str]:

@@ -57,6 +57,32 @@ def test_any_cut_or_changed_byte_is_seen(body: dict, data: st.DataObject) -> Non
     assert changed is None or canonical(changed) == canonical(body)
 
 
+FACTS = st.dictionaries(st.sampled_from(["attempt", "finished_at", "g", "host", "pid", "x"]) | st.text(), PLAIN, max_size=6)
+AWKWARD = st.sampled_from(['},"seed":7,"type":"unit"}', '"pid":3', "{", '"', "\\", '"type":"unit"}']) | st.text(max_size=8)
+USUAL = {"finished_at": "2026-01-01T00:00:00Z", "host": "h", "pid": 4}
+
+
+@given(AWKWARD, FACTS, FACTS, AWKWARD, st.booleans())
+def test_the_short_reading_agrees_with_the_whole_one(cell: str, facts: dict, more: dict, word: str, usual: bool) -> None:
+    """Whatever a record holds: `keys_only` gives its own cell, label, seed, host, … and nothing of its insides."""
+    sample = {**facts, "note": word, **(USUAL if usual else {})}
+    body = {"type": "unit", "cell": cell, "fingerprint": word, "label": 3, "seed": 5, "sample": sample, "stages": [more]} | more
+    line = encode(body)
+    whole, short = decode(line), decode(line, keys_only=True)
+    assert whole is not None and short is not None
+    names = ("type", "cell", "label", "seed")
+    assert [short[k] for k in names] == [whole[k] for k in names]
+    seen = ("finished_at", "host", "pid")
+    assert [short["sample"].get(k) for k in seen] == [whole["sample"].get(k) for k in seen]
+
+
+def test_a_usual_unit_is_read_short() -> None:
+    sample = USUAL | {"ssim": 0.5}
+    body = {"type": "unit", "cell": "abc", "fingerprint": "f", "label": 3, "seed": 5, "sample": sample, "stages": []}
+    assert decode(encode(body), keys_only=True) == {"type": "unit", "cell": "abc", "label": 3, "seed": 5, "sample": USUAL}
+    assert decode(encode(body | {"type": "timing"}), keys_only=True) == body | {"type": "timing"}
+
+
 def test_a_last_digit_that_is_the_same_float_is_the_same_record() -> None:
     line = encode({"x": -2.7142313540545243e110})
     assert decode(line.replace(b"43e", b"42e")) == {"x": -2.7142313540545243e110}
