@@ -55,7 +55,8 @@ def test_plan_says_what_is_left(study: dict[str, str], call: Call) -> None:
     assert (plan["units_with_baselines"], plan["cached"], plan["pending"], plan["failed"], plan["timings"]) == (12, 6, 6, 1, 5)
     assert [cell["pending"] for cell in plan["cells"]] == [0, 2, 4]
     assert plan["eta_seconds"] == pytest.approx(6 * 3 + 5 * 2) and plan["eta_from_units"] == 5
-    assert plan["images"] == 12 and plan["image_bytes"] is None and plan["free_bytes"] > 0
+    assert plan["images"] == 12 + 2, "sample and difference, and one picture of the stages of each cell with pending units"
+    assert plan["image_bytes"] is None and plan["free_bytes"] > 0
     out = call("plan", *WORDS)[1]
     assert "cached 6, pending 6, 1 of them failed before; 5 timings to measure" in out
     assert "time: about 28 s, from 5 units of s" in out and "draft_only  2 pending" in out and "sequential  done" in out
@@ -67,7 +68,7 @@ def test_a_new_study_is_estimated_from_one_of_the_same_models(study: dict[str, s
     picture.write_bytes(b"x" * 1000)
     plan = json.loads(call("plan", "--json", *WORDS, "study=t", "images=1")[1])
     assert plan["eta_seconds"] == pytest.approx(12 * 3 + 6 * 2) and plan["pending"] == 12
-    assert plan["images"] == 1 + 2 + 2 and plan["image_bytes"] == 5000
+    assert plan["images"] == 1 + 2 + 2 + 3 and plan["image_bytes"] == 8000
     assert json.loads(call("plan", "--json", *WORDS, "study=t", "model=var_d16_d30")[1])["eta_seconds"] is None
 
 
