@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -64,3 +65,13 @@ def test_the_index_leads_to_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     missing = [p.name for p in (ROOT / "docs").glob("*.md") if p.name != "README.md" and f"]({p.name})" not in index]
     assert not missing, f"docs/README.md does not name {missing}"
+
+
+def test_the_drawing_names_what_exists() -> None:
+    drawing = ElementTree.parse(ROOT / "docs" / "architecture.svg")
+    names = [e.text or "" for e in drawing.iter() if e.get("class") == "name"]
+    words = [word.removesuffix("/") for name in names for word in re.split(r", |: the \w+", name) if word]
+    assert len(words) >= 12
+    places = [(ROOT if word == "conf" else ROOT / "sdvar_exp") / word for word in words]
+    gone = [place.name for place in places if not place.is_dir() and not place.with_suffix(".py").is_file()]
+    assert not gone, f"docs/architecture.svg names {gone}"
