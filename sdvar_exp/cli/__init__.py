@@ -25,6 +25,7 @@ VERBS = {
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
     "push": "send a study to W&B",
     "dashboard": "make a W&B workspace and a report of a study",
+    "check": "run the invariants of decoding on a pair of models; say which stage and tensor is wrong",
     "doctor": "check this machine, and say how to mend what is missing",
     "gc": "find, and with --delete remove, files that nothing needs",
     "completion": "teach bash, zsh or fish to complete sdvar-exp",
