@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from sdvar_exp.cli import VERBS
 from sdvar_exp.report.summary import COLUMNS
 from sdvar_exp.store.columns import TABLES
 from tests.docs.messages import explained, messages
@@ -75,3 +76,9 @@ def test_the_drawing_names_what_exists() -> None:
     places = [(ROOT if word == "conf" else ROOT / "sdvar_exp") / word for word in words]
     gone = [place.name for place in places if not place.is_dir() and not place.with_suffix(".py").is_file()]
     assert not gone, f"docs/architecture.svg names {gone}"
+
+
+def test_every_verb_has_its_line() -> None:
+    rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / "running.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {text.split()[0] for row in rows for text in re.findall(r"`([^`]+)`", row)}
+    assert set(VERBS) - named == set(), "docs/running.md lacks verbs of the command line"
