@@ -171,7 +171,7 @@ class FakeModel:
         return input_Bqc
 
     def __call__(self, x: torch.Tensor, condition: SimpleNamespace, cache: KVCache, mask: torch.Tensor | None,
-                 rows: slice) -> torch.Tensor:
+                 rows: slice, spans: object = None) -> torch.Tensor:
         behind, count = cache.length, x.shape[1]
         assert x[0, :, 1].tolist() == list(range(behind, behind + count)), "rows stand at another place than theirs"
         assert mask is None or mask.shape == (count, behind + count)

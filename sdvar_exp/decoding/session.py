@@ -7,12 +7,14 @@ A session whose cache lacks stages (after a bonus, a hand-off, a rollback) feeds
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 import torch
 
-from sdvar_exp.decoding.masks import materialise
+from sdvar_exp.decoding.masks import materialise, spans
 from sdvar_exp.decoding.observe import Forward
+from sdvar_exp.models.layers import Spans
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose
@@ -85,11 +87,10 @@ class ModelSession:
         halves = self.halves(start)
         if halves == 2:
             self._fill_null(f_hats)
-        matrix = None
+        seen = None
         if mask is not None or stop - start > 1:
-            mask = mask or choose("mask", "block_causal")
-            matrix = materialise(mask, self.pyramid, max(start, mask_from), stop, start)
-        out = self._forward(start, stop, f_hats, slice(0, halves * self.batch), matrix)
+            seen = self._seen(mask or _block_causal(), max(start, mask_from), stop, start)
+        out = self._forward(start, stop, f_hats, slice(0, halves * self.batch), seen)
         self.stage = stop
         if halves == 2:
             self.null_stage = stop
@@ -123,22 +124,22 @@ class ModelSession:
         if first == stop:
             return
         self.cache.truncate(self._at(first))
-        matrix = materialise(choose("mask", "block_causal"), self.pyramid, first, stop)
-        self._forward(first, stop, f_hats, slice(self.batch, 2 * self.batch), matrix)
+        seen = self._seen(_block_causal(), first, stop, first)
+        self._forward(first, stop, f_hats, slice(self.batch, 2 * self.batch), seen)
         self.null_stage = stop
 
+    def _seen(self, mask: Choice, first: int, stop: int, fed: int) -> Seen:
+        return Seen(mask, self.pyramid, first, stop, fed, self.pyramid.offsets[self.base])
+
     def _forward(
-        self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, matrix: np.ndarray | None
+        self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, seen: Seen | None
     ) -> torch.Tensor:
         x = self._embed(first, stop, f_hats, rows)
-        mask = None
-        if matrix is not None and not matrix.all():
-            offset = self.pyramid.offsets[self.base]
-            mask = torch.tensor(matrix[:, offset:], device=x.device)
+        mask, runs = seen.attention(x.device) if seen else (None, None)
         whole = rows.start == 0 and rows.stop == len(self._labels)
         condition = self.condition if whole else self.condition.narrow(rows)
         before = self.cache.length
-        logits = self.model(x, condition, self.cache, mask, rows)
+        logits = self.model(x, condition, self.cache, mask, rows, runs)
         self.cache.advance(x.shape[1])
         self.calls += 1
         self.passes.append((first, stop, (rows.stop - rows.start) // self.batch))
@@ -159,9 +160,44 @@ class ModelSession:
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _guide(self, logits_NqV: torch.Tensor, first: int, stop: int) -> torch.Tensor:
-        """(1+t)·cond - t·uncond with the t of each row's own stage."""
+        """(1+t)·cond - t·uncond with the t of each row's own stage, as one pass: from uncond, 1+t of the way to cond."""
         cond, null = logits_NqV.split(self.batch)
-        stages = range(first, stop)
-        per_row = [self.weights[k] for k in stages for _ in range(self.pyramid.lengths[k])]
-        t = torch.tensor(per_row, dtype=cond.dtype, device=cond.device)[None, :, None]
-        return (1 + t) * cond - t * null
+        if stop - first == 1:
+            return torch.lerp(null, cond, 1 + self.weights[first])
+        return torch.lerp(null, cond, per_row(self.weights, self.pyramid, first, stop, cond.dtype, cond.device))
+
+
+@lru_cache(maxsize=1)
+def _block_causal() -> Choice:
+    return choose("mask", "block_causal")
+
+
+@lru_cache(maxsize=4096)
+def per_row(weights: tuple[float, ...], pyramid: Pyramid, first: int, stop: int, dtype: torch.dtype,
+            device: torch.device) -> torch.Tensor:
+    """1 + t of every row of the stages first … stop-1, (1, rows, 1); made once per process, so nothing is copied later."""
+    rows = [1 + weights[k] for k in range(first, stop) for _ in range(pyramid.lengths[k])]
+    return torch.tensor(rows, dtype=dtype, device=device)[None, :, None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the rows of a pass may attend to: a mask for the stages first … stop-1, the stages fed … first-1 block-causal.
+
+    offset: leading columns that the cache lacks.
+    """
+
+    mask: Choice
+    pyramid: Pyramid
+    first: int
+    stop: int
+    fed: int
+    offset: int
+
+    @lru_cache(maxsize=4096)  # noqa: B019 (of a frozen value; bounded)
+    def attention(self, device: torch.device) -> tuple[torch.Tensor | None, Spans | None]:
+        """The mask as a bool tensor (None: all columns) and as runs, both made once per process and device."""
+        matrix = materialise(self.mask, self.pyramid, self.first, self.stop, self.fed)[:, self.offset :]
+        if matrix.all():
+            return None, None
+        return torch.tensor(matrix, device=device), spans(matrix, self.pyramid.stages)

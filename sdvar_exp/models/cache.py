@@ -29,19 +29,30 @@ class KVCache:
     def nbytes(self) -> int:
         return self.kv.numel() * self.kv.element_size()
 
+    def slots(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the next `count` keys and values of one block go: views (N, heads, count, head_dim) behind `length`."""
+        end = self.length + count
+        if end > self.capacity:
+            raise ValueError(f"cache of {self.capacity} rows cannot take {end}")
+        both = self.kv[block, :, rows, :, self.length : end]
+        return both[0], both[1]
+
+    def view(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of one block up to the next `count` ones: views (N, heads, length + count, head_dim)."""
+        both = self.kv[block, :, rows, :, : self.length + count]
+        return both[0], both[1]
+
     def write(
         self, block: int, rows: slice, k_NHqc: torch.Tensor, v_NHqc: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new rows of one block behind `length`; give back all keys and values up to them.
+        """Store the new rows of one block behind `length`; give back all keys and values up to them, as `view` does.
 
-        `rows` are the batch rows that are fed. Both results are views (N, heads, length + q, head_dim).
+        `rows` are the batch rows that are fed.
         """
-        end = self.length + k_NHqc.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"cache of {self.capacity} rows cannot take {end}")
-        self.kv[block, 0, rows, :, self.length : end] = k_NHqc
-        self.kv[block, 1, rows, :, self.length : end] = v_NHqc
-        return self.kv[block, 0, rows, :, :end], self.kv[block, 1, rows, :, :end]
+        slot_k, slot_v = self.slots(block, rows, k_NHqc.shape[2])
+        slot_k.copy_(k_NHqc)
+        slot_v.copy_(v_NHqc)
+        return self.view(block, rows, k_NHqc.shape[2])
 
     def advance(self, rows: int) -> None:
         """Keep the `rows` rows that the last forward wrote."""

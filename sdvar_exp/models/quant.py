@@ -7,6 +7,7 @@ gives a new feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ class SeparatePhi(nn.ModuleList):
         return self[nearest_tick(depth, len(self))]
 
 
+@lru_cache(maxsize=1024)
 def nearest_tick(depth: float, count: int) -> int:
     """Index of the φ for a stage at relative depth k/(S-1), as the official code spaces them."""
     edge = 1 / 3 / count if count == 4 else 1 / 2 / count

@@ -1,7 +1,10 @@
 """The VAR transformer (Tian et al., arXiv 2404.02905) with the official parameter names.
 
 A forward takes its cache and mask as arguments and advances nothing. Modulations depend on the label alone:
-`condition` computes them once per decode. The rows of stage k are built from f̂_{k-1}, never from its codes.
+`condition` computes them once per decode. On a CPU a forward of many rows goes through in groups of batch rows whose
+intermediate results stay in the processor's cache, in memory that is already mapped.
+
+The rows of stage k are built from f̂_{k-1}, never from its codes.
 """
 
 from __future__ import annotations
@@ -15,20 +18,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.models.cache import KVCache
+from sdvar_exp.models.layers import Layer, Spans, layer_norm, run_block
 from sdvar_exp.pyramid import Pyramid
+
+ROWS_AT_ONCE = 512  # rows of a group on a CPU; matrix products are at their full speed from some hundred on
 
 
 @dataclass(frozen=True)
 class Condition:
-    """All that the transformer needs of the labels: N rows, computed once per decode.
+    """All that the transformer needs of the labels, computed once per decode for N batch rows, and its weights at hand.
 
     class_NC: class embeddings; blocks: per block (gain₁, gain₂, scale₁+1, scale₂+1, shift₁, shift₂), each
-    (N, 1, C); head: (scale+1, shift), each (N, 1, C).
+    (N, 1, C); head: (scale+1, shift), each (N, 1, C); layers: weights of the blocks.
     """
 
     class_NC: torch.Tensor
     blocks: tuple[tuple[torch.Tensor, ...], ...]
     head: tuple[torch.Tensor, torch.Tensor]
+    layers: tuple[Layer, ...]
 
     def narrow(self, rows: slice) -> Condition:
         """The same condition for some of the batch rows (views)."""
@@ -36,6 +43,7 @@ class Condition:
             self.class_NC[rows],
             tuple(tuple(t[rows] for t in block) for block in self.blocks),
             (self.head[0][rows], self.head[1][rows]),
+            self.layers,
         )
 
 
@@ -55,30 +63,18 @@ class SelfAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(
-        self, x_NqC: torch.Tensor, block: int, cache: KVCache | None, rows: slice, mask_qK: torch.Tensor | None
-    ) -> torch.Tensor:
-        N, n, C = x_NqC.shape
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        qkv = F.linear(x_NqC, self.mat_qkv.weight, bias).view(N, n, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, q, head_dim)
-        if self.l2_norm:
-            gain = self.scale_mul_1H11.clamp_max(math.log(100)).exp()
-            q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)
-        if cache is not None:
-            k, v = cache.write(block, rows, k, v)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_qK, scale=self.scale)
-        return self.proj(out.transpose(1, 2).reshape(N, n, C))
+    def gains(self) -> torch.Tensor | None:
+        """Factors of the normalised q and k per head, (2, heads, 1)."""
+        if not self.l2_norm:
+            return None
+        gain_H1 = self.scale_mul_1H11.clamp_max(math.log(100)).exp().view(self.heads, 1)
+        return torch.stack((gain_H1, torch.ones_like(gain_H1)))
 
 
 class FFN(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -105,19 +101,13 @@ class Block(nn.Module):
         g1, g2, s1, s2, b1, b2 = six.unbind(2)
         return g1, g2, s1 + 1, s2 + 1, b1, b2
 
-    def forward(
-        self, x: torch.Tensor, mod: tuple[torch.Tensor, ...], block: int, cache: KVCache | None, rows: slice,
-        mask_qK: torch.Tensor | None,
-    ) -> torch.Tensor:
-        g1, g2, s1, s2, b1, b2 = mod
-        h = torch.addcmul(b1, layer_norm(x, self.eps), s1)
-        x = torch.addcmul(x, self.attn(h, block, cache, rows, mask_qK), g1)
-        h = torch.addcmul(b2, layer_norm(x, self.eps), s2)
-        return torch.addcmul(x, self.ffn(h), g2)
-
-
-def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    return F.layer_norm(x, (x.shape[-1],), eps=eps)
+    def layer(self) -> Layer:
+        """The block's weights as plain tensors."""
+        a, f = self.attn, self.ffn
+        return Layer(
+            a.mat_qkv.weight, torch.cat((a.q_bias, a.zero_k_bias, a.v_bias)), a.gains(), a.scale, a.proj.weight, a.proj.bias,
+            f.fc1.weight, f.fc1.bias, f.fc2.weight, f.fc2.bias,
+        )
 
 
 class HeadNorm(nn.Module):
@@ -197,7 +187,7 @@ class VAR(nn.Module):
         shared = self.shared_ada_lin(class_NC).view(-1, 1, 6, self.width) if self.shared_aln else None
         blocks = tuple(b.modulation(class_NC, shared) for b in self.layers)
         scale, shift = self.head_nm.ada_lin(class_NC).view(-1, 1, 2, self.width).unbind(2)
-        return Condition(class_NC, blocks, (scale + 1, shift))
+        return Condition(class_NC, blocks, (scale + 1, shift), tuple(b.layer() for b in self.layers))
 
     def positions(self, first: int, stop: int) -> torch.Tensor:
         """Level plus position embedding of the stages first … stop-1, (1, rows, C)."""
@@ -214,7 +204,7 @@ class VAR(nn.Module):
 
     def forward(
         self, x_NqC: torch.Tensor, condition: Condition, cache: KVCache | None = None,
-        mask_qK: torch.Tensor | None = None, rows: slice = slice(None),
+        mask_qK: torch.Tensor | None = None, rows: slice = slice(None), spans: Spans | None = None,
     ) -> torch.Tensor:
         """Logits of the given rows, (N, q, V).
 
@@ -224,11 +214,34 @@ class VAR(nn.Module):
             cache: read, and written behind `length`; the caller advances it.
             mask_qK: bool (q, length + q), True = may attend; None = all.
             rows: which batch rows of the cache are fed.
+            spans: the same mask as runs of rows with their columns (`masks.spans`); taken instead of it.
         """
-        for i, block in enumerate(self.blocks):
-            x_NqC = block(x_NqC, condition.blocks[i], i, cache, rows, mask_qK)
+        N, n, _ = x_NqC.shape
+        at_once = max(1, ROWS_AT_ONCE // n)
+        if at_once >= N or x_NqC.device.type != "cpu" or torch.is_grad_enabled():
+            return self._logits(self._hidden(x_NqC, condition, cache, mask_qK, rows, spans), condition)
+        out, first = x_NqC.new_empty(N, n, self.vocab_size), rows.start or 0
+        for a in range(0, N, at_once):
+            part = slice(a, min(a + at_once, N))
+            some = condition.narrow(part)
+            h = self._hidden(x_NqC[part], some, cache, mask_qK, slice(first + part.start, first + part.stop), spans)
+            self._logits(h, some, out[part])
+        return out
+
+    def _hidden(
+        self, x: torch.Tensor, condition: Condition, cache: KVCache | None, mask_qK: torch.Tensor | None, rows: slice,
+        spans: Spans | None,
+    ) -> torch.Tensor:
+        for i, (mod, layer) in enumerate(zip(condition.blocks, condition.layers, strict=True)):
+            x = run_block(x, mod, layer, self.heads, self.norm_eps, i, cache, rows, mask_qK, spans)
+        return x
+
+    def _logits(self, x: torch.Tensor, condition: Condition, out: torch.Tensor | None = None) -> torch.Tensor:
         scale, shift = condition.head
-        return self.head(torch.addcmul(shift, layer_norm(x_NqC, self.norm_eps), scale))
+        h, head = torch.addcmul(shift, layer_norm(x, self.norm_eps), scale), self.head
+        if out is None:
+            return F.linear(h, head.weight, head.bias)
+        return torch.addmm(head.bias, h.flatten(0, 1), head.weight.t(), out=out.view(-1, self.vocab_size))
 
     def teacher_logits(
         self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None

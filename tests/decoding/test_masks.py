@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdvar_exp.decoding.masks import materialise
+from sdvar_exp.decoding.masks import materialise, spans
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import choose, names
@@ -224,3 +224,23 @@ def test_passes_that_do_not_exist(first: int, stop: int) -> None:
 def test_a_window_below_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"mask.window must be ≥ 1, got 0"):
         choose("mask", "local_stages", window=0)
+
+
+def test_runs_say_what_the_matrix_says() -> None:
+    """Every mask, pass and offset: the runs fill in the matrix again; a causal pass has one run per stage."""
+    p = Pyramid((1, 2, 3, 4))
+    for name in ("block_causal", "block_diagonal", "block_diagonal_entry_full", "token_causal_blocks", "local_stages"):
+        for first in range(p.stages):
+            for stop in range(first + 1, p.stages + 1):
+                matrix = materialise(choose("mask", name), p, first, stop)
+                runs = spans(matrix, p.stages)
+                if runs is None:
+                    assert name in ("token_causal_blocks", "local_stages") and stop > 1
+                    continue
+                filled = np.zeros_like(matrix)
+                for a, b, c, d in runs:
+                    filled[a:b, c:d] = True
+                assert np.array_equal(filled, matrix)
+                assert len(runs) <= stop - first
+    assert spans(materialise(choose("mask", "block_causal"), p, 1, 3), 4) == ((0, 4, 0, 5), (4, 13, 0, 14))
+    assert spans(materialise(choose("mask", "token_causal_blocks"), p, 1, 3), 4) is None

@@ -99,8 +99,10 @@ def test_negative_control_a_mask_cut_from_the_top_left_is_seen(far: Pair, monkey
     expected = step_by_step(far, f_hats)
     s = session(far)
     s.logits(f_hats, 2, want=0)
+    module.Seen.attention.cache_clear()
     monkeypatch.setattr(module, "materialise", top_left)
     assert gap(s.logits(f_hats, S, want=2), expected[2:]) > 0.1
+    module.Seen.attention.cache_clear()
 
 
 def leak(pair: Pair, k: int, first: int, shift: int = 0) -> tuple[float, float]:

@@ -130,7 +130,7 @@ class ToyModel:
         return input_Bqc
 
     def __call__(self, x: torch.Tensor, condition: SimpleNamespace, cache: KVCache, mask: torch.Tensor | None,
-                 rows: slice) -> torch.Tensor:
+                 rows: slice, spans: object = None) -> torch.Tensor:
         seen, _ = cache.write(0, rows, x[:, None], x[:, None])
         seen = seen[:, 0]
         null = condition.class_NC[:, 0] == self.num_classes

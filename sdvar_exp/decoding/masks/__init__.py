@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,3 +56,21 @@ def materialise(mask: Choice, pyramid: Pyramid, first: int, stop: int, fed: int 
     out = np.ascontiguousarray(out)
     out.setflags(write=False)
     return out
+
+
+def spans(matrix: np.ndarray, limit: int) -> tuple[tuple[int, int, int, int], ...] | None:
+    """A mask as runs of equal rows: (row, row stop, column, column stop) each.
+
+    None where a run sees columns that do not lie together, or where there are more than `limit` runs: then only the matrix
+    says it. A run needs no mask: attention kernels that take none (flash) do, and columns that nobody sees cost nothing.
+    """
+    edges = [0, *(np.flatnonzero((matrix[1:] != matrix[:-1]).any(axis=1)) + 1).tolist(), len(matrix)]
+    if len(edges) - 1 > limit:
+        return None
+    out = []
+    for a, b in pairwise(edges):
+        seen = np.flatnonzero(matrix[a])
+        if not seen.size or seen[-1] - seen[0] + 1 != seen.size:
+            return None
+        out.append((a, b, int(seen[0]), int(seen[-1]) + 1))
+    return tuple(out)
