@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,11 +18,9 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sdvar_exp.store.files import atomic_write
-
-WIDTH = 5.5
-"""Inches: the text width of the usual one-column venues."""
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -54,6 +52,7 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # TrueType, embedded: journals refuse type 3
     "svg.hashsalt": "sdvar_exp",
+    "svg.fonttype": "path",  # looks the same where the font is not installed
     "image.composite_image": False,  # pictures enter a PDF with their own pixels
     "savefig.dpi": 200,
     "figure.dpi": 200,
@@ -61,15 +60,15 @@ RC: dict[Any, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """matplotlib's own defaults and `RC`, whatever the user's matplotlibrc says; fontTools keeps its details quiet."""
+def styled(rc: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """matplotlib's own defaults, `RC` and `rc`, whatever the user's matplotlibrc says; fontTools keeps its details quiet."""
     fonts = logging.getLogger("fontTools")
     level = fonts.level
     fonts.setLevel(logging.WARNING)
     try:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(RC)
+            matplotlib.rcParams.update({**RC, **dict[Any, Any](rc or {})})
             yield
     finally:
         fonts.setLevel(level)
@@ -77,26 +76,37 @@ def styled() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the name of its files and the hash of the data that it shows."""
+    """A figure, the name of its files and the hash of the data that it shows. caption: what a reader must know, with n."""
 
     name: str
     title: str
     figure: Figure
     data_hash: str
+    caption: str = ""
 
 
 def save(drawn: Drawn, folder: Path, command: str) -> list[Path]:
-    """Write `<name>.pdf` and `<name>.png`, with data hash and command but without dates in their metadata."""
-    subject = f"data sha256 {drawn.data_hash}"
-    info = {"Title": drawn.title, "Subject": subject, "Keywords": command, "Creator": "sdvar_exp", "CreationDate": None}
-    chunks = {"Title": drawn.title, "Description": subject, "Comment": command, "Software": None}
-    paths = []
-    for kind, metadata in (("pdf", info), ("png", chunks)):
-        buffer = BytesIO()
-        drawn.figure.savefig(buffer, format=kind, metadata=metadata)
-        paths.append(folder / f"{drawn.name}.{kind}")
-        atomic_write(paths[-1], buffer.getvalue())
+    """Write `<name>.pdf`, `.png` and `.svg`, with data hash and command but without dates in their metadata."""
+    paths = [folder / f"{drawn.name}.{kind}" for kind in KINDS]
+    for path in paths:
+        atomic_write(path, rendered(drawn, path.suffix[1:], command))
     return paths
+
+
+KINDS = ("pdf", "png", "svg")
+
+
+def rendered(drawn: Drawn, kind: str, command: str) -> bytes:
+    """The bytes of a figure's file."""
+    subject = f"data sha256 {drawn.data_hash}"
+    metadata: dict[str, dict[str, Any]] = {
+        "pdf": {"Title": drawn.title, "Subject": subject, "Keywords": command, "Creator": "sdvar_exp", "CreationDate": None},
+        "png": {"Title": drawn.title, "Description": subject, "Comment": command, "Software": None},
+        "svg": {"Title": drawn.title, "Description": subject, "Keywords": [command], "Creator": "sdvar_exp", "Date": None},
+    }
+    buffer = BytesIO()
+    drawn.figure.savefig(buffer, format=kind, metadata=metadata[kind])
+    return buffer.getvalue()
 
 
 def data_hash(frame: pd.DataFrame, *files: Path) -> str:
@@ -113,6 +123,17 @@ def look(strategies: Sequence[str]) -> dict[str, tuple[str, str]]:
     order = [*STRATEGIES, *extra]
     colours, markers = len(PALETTE), len(MARKERS)
     return {s: (PALETTE[i % colours], MARKERS[(i + i // colours) % markers]) for i, s in enumerate(order)}
+
+
+def strategy_legend(strategies: Sequence[str]) -> list[Line2D]:
+    """One mark per strategy, for a legend."""
+    styles = look(strategies)
+    return [Line2D([], [], color=styles[s][0], marker=styles[s][1], ls="", ms=4.5, label=s) for s in dict.fromkeys(strategies)]
+
+
+def name_column(names: Sequence[str], least: float = 0.8, most: float = 2.45) -> float:
+    """Inches that names in a column of type 6.5 take, between `least` and `most`."""
+    return min(max(0.052 * max(map(len, names), default=0) + 0.16, least), most)
 
 
 def wrapped(text: str, width: int, lines: int = 3) -> str:

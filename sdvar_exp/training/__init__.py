@@ -1,1 +1,0 @@
-"""How the embedded pair and its classifier were made: `python scripts/train.py part=…`, see docs/model_card.md."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,25 +49,29 @@ def make_study(
     timed: bool = True,
 ) -> Study:
     """Tables of `cells` × `labels` × `seeds` with noise around the given values, always the same."""
-    rng = np.random.default_rng(7)
+    rng, other = np.random.default_rng(7), np.random.default_rng(8)
     samples, stages, runs, timings = [], [], [], []
     ids = {cell[0]: f"{schedule[:3]}{i:03d}" for i, cell in enumerate(cells)}
     for order, (name, strategy, rule, mae, speedup, calls, forwards) in enumerate(cells):
         key = {"study": "made_up", "cell": ids[name]}
         lossless = "tokens" if mae == 0 else "no"
         run = {**key, "name": name, "strategy": strategy, "lossless": lossless, "order": order}
+        config = configuration(name, strategy, rule, schedule)
+        run |= {"config": json.dumps(config), "mask": config.get("mask", {}).get("name"), "code": "c0de"}
         runs.append({**run, "baseline": ids[cells[0][0]]})
         for label in labels:
             for seed in range(seeds):
                 unit = {**key, "label": label, "seed": seed}
                 d = mae * rng.gamma(6, 1 / 6)
                 verified = calls if rule else 0.0
+                trace = ",".join(["2"] * round(verified)) + ",1" if rule else None
                 samples.append(
                     {**unit, "name": name, "strategy": strategy, "pixel_mae": d, "correlation": 1 - 2.4 * d}
                     | {"token_agreement": 1 - 8 * d if mae else 1.0, "identical": mae == 0, "near_tie": None}
                     | {"target_calls": round(calls + (rng.integers(-1, 2) if rule else 0)), "draft_calls": 10}
                     | {"target_rows": int(770 * forwards), "target_rows_alone": 770, "draft_rows": 600}
-                    | {"draft_rows_alone": 770, "committed_by_verify": round(2 * verified)}
+                    | {"draft_rows_alone": 770, "committed_by_verify": round(2 * verified), "gamma_trace": trace}
+                    | {"speedup": speedup * other.lognormal(0, 0.03) if timed else None}
                 )
                 for stage in range(STAGES) if rule else ():
                     match = float(np.clip(MATCH[stage] + rng.normal(0, 0.05), 0, 1))
@@ -75,12 +80,15 @@ def make_study(
                     stages.append(
                         {**unit, "stage": stage, "source": "verified" if judged else "draft"}
                         | {"acceptance": accepted if judged else None, "match_rate": match if judged else None}
+                        | {"passed": bool(accepted >= 0.5) if judged else None}
                     )
                 for repeat in range(3) if timed else ():
                     base = 40 * rng.lognormal(0, 0.03)
+                    part = base / speedup
                     timings.append(
                         {**unit, "repeat": repeat, "order": "AB", "baseline_ms": base, "baseline_decode_ms": 5.0}
                         | {"cell_ms": base / speedup * rng.lognormal(0, 0.04), "cell_decode_ms": 5.0}
+                        | {"draft_ms": 0.2 * part, "verify_ms": 0.6 * part, "accept_ms": 0.02 * part, "fhat_ms": 0.1 * part}
                         | {"contended": False}
                     )
     pairs = [
@@ -92,6 +100,18 @@ def make_study(
     failures = pd.DataFrame(columns=["cell", "label", "seed", "error"])
     frames = [pd.DataFrame(rows) for rows in (samples, stages, runs, timings)]
     return Study(*frames, failures, pd.DataFrame(pairs), ids=ids)
+
+
+def configuration(name: str, strategy: str, rule: str | None, schedule: str) -> dict:
+    """The configuration that such a cell would have, with the choices that its strategy reads."""
+    config = {"strategy": {"name": strategy}, "cfg_schedule": {"name": schedule, "cfg": 1.5}}
+    if strategy == "test3":
+        config |= {"mask": {"name": name.split()[-1]}}
+    if rule:
+        tau = {"tau": 0.7 if "0.7" in name else 0.5} if rule == "match_rate" else {}
+        gamma = {"name": "aimd"} if "aimd" in name else {"name": "fixed", "value": int(name.split("γ=")[1][0])}
+        config |= {"mask": {"name": "block_causal"}, "acceptance": {"name": rule, **tau}, "gamma": gamma}
+    return config
 
 
 def write_images(study: Study, folder: Path, side: int = 40) -> None:
@@ -110,6 +130,11 @@ def write_images(study: Study, folder: Path, side: int = 40) -> None:
         to_file(sample, place / f"{row.label}_{row.seed}.png")
         if row.cell != baseline:
             to_file(np.clip(4 * np.abs(sample - base), 0, 1), place / f"{row.label}_{row.seed}_diff.png")
+    judged = study.stages[study.stages["source"] == "verified"] if len(study.stages) else study.runs.iloc[:0]
+    for cell in judged["cell"].unique()[:2]:
+        unit = judged[judged["cell"] == cell].iloc[0]
+        to_file(np.linspace(0, 1, 3 * side * STAGES * side).reshape(3 * side, STAGES * side)[..., None].repeat(3, -1),
+                folder / "images" / cell / f"{unit['label']}_{unit['seed']}_stages.png")
 
 
 def to_file(image: np.ndarray, path: Path) -> None:

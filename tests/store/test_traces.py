@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.report.figures import _command
+from sdvar_exp.report.figures import _codes, _command
 from sdvar_exp.report.style import Drawn, save
 from sdvar_exp.store import keep_diff, load_tables, session_record
 from sdvar_exp.store.provenance import PACKAGE, arithmetic_flags, git_state, redact_line
@@ -91,8 +91,9 @@ def test_a_refusal_names_the_settings_that_bring_it_back(tmp_path: Path) -> None
 def test_a_figure_names_the_code_of_its_data(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     opened(plan).close()
-    command = _command(load_tables(plan.folder))
-    assert command == f"sdvar-exp figures study=made_up (code {FINGERPRINT['code']})"
+    tables = load_tables(plan.folder)
+    command = _command(tables) + _codes(tables)
+    assert command == f"sdvar-exp figures made_up (code {FINGERPRINT['code']})"
     figure = plt.figure(figsize=(1, 1))
     paths = save(Drawn("f", "a figure", figure, "d1e5"), tmp_path, command)
     plt.close(figure)

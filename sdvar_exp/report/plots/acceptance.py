@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sdvar_exp.metrics.statistics import mean_interval
+from sdvar_exp.report.grid import page_name, pages, panels
+from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import Tables, of_cell
-from sdvar_exp.report.style import PALETTE, WIDTH, Drawn, data_hash, wrapped
+from sdvar_exp.report.style import PALETTE, Drawn, data_hash
 
-TITLE = "Acceptance and match rate by stage"
-COLUMNS = 3
+NAME, TITLE = "acceptance-by-stage", "Acceptance and match rate by stage"
 LINES = {
     "acceptance": ("share of tokens that the rule accepts", PALETTE[0], "o", "-"),
     "match_rate": ("share equal to the target's sample under shared noise", PALETTE[1], "s", "--"),
 }
+
+
+def figures(material: Material) -> Iterator[Drawn]:
+    """One page per twelve cells."""
+    data = frame(material.tables, material.summary)
+    if data.empty:
+        raise Skipped("no cell has verified stages")
+    for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
+        yield figure(data[data["number"].isin(numbers)], material.size, page)
 
 
 def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
@@ -42,26 +52,20 @@ def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def figure(data: pd.DataFrame) -> Drawn:
-    """Panels with common axes, three in a row."""
+def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
+    """Panels with common axes."""
     cells = list(data.drop_duplicates("number")[["number", "name"]].itertuples(index=False))
-    across = min(COLUMNS, len(cells))
-    down = math.ceil(len(cells) / across)
-    width, height = WIDTH + 1.5, 1.7 * down + 0.36
-    fig = Figure((width, height))
-    last = int(data["stage"].max())
-    for i, cell in enumerate(cells):
-        row, column = divmod(i, across)
-        left = (0.5 + column * (width - 0.55) / across) / width
-        bottom = (height - 0.31 - 1.7 * (row + 1) + 0.4) / height
-        axis = fig.add_axes((left, bottom, ((width - 0.55) / across - 0.3) / width, 1.02 / height))
-        draw(data[data["number"] == cell.number], axis, last)
-        axis.set_title(wrapped(f"{cell.number}  {cell.name}", 36 if across > 1 else 90, 2), loc="left", fontsize=7)
-        axis.set_xlabel("stage" if i + across >= len(cells) else "")
-        axis.tick_params(labelleft=column == 0)
+    width, last = (size or Size()).full, int(data["stage"].max())
+    fig, grid = panels([f"{cell.number}  {cell.name}" for cell in cells], width)
+    for cell, panel in zip(cells, grid, strict=True):
+        draw(data[data["number"] == cell.number], panel.axis, last)
+        panel.axis.set_xlabel("stage" if panel.bottom else "")
+        panel.axis.set_ylabel("share of tokens" if panel.first else "")
     marks = [Line2D([], [], color=c, marker=m, ls=ls, ms=3.5, lw=1, label=t) for t, c, m, ls in LINES.values()]
-    fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.05, 1), fontsize=7)
-    return Drawn("acceptance-by-stage", TITLE, fig, data_hash(data))
+    fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
+    caption = (f"{TITLE}: means over the images whose commit judged the stage; bands are 95 % intervals; a stage that no round "
+               f"judged has no point. {images_of(data.loc[data['n'] > 0, 'n'], 'images a point')}.")
+    return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
 
 def draw(data: pd.DataFrame, axis: Axes, last: int) -> None:

@@ -1,47 +1,82 @@
-"""Target calls and target token-forwards by cell, side by side: fewer calls may cost more rows."""
+"""Target calls and target token-forwards by cell, or by strategy where there are many: fewer calls may cost more rows."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdvar_exp.report.style import INK, MUTED, WIDTH, Drawn, data_hash, look, wrapped
+from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, name_column, wrapped
 
-TITLE = "Target calls and token-forwards"
+NAME, TITLE = "target-calls-and-token-forwards", "Target calls and token-forwards"
 PANELS = (
     ("target_calls", "target calls per image", 1),
     ("target_token_forwards", "target token-forwards (alone = 1)", 2),
 )
+MOST_CELLS = 30
+
+
+def figures(material: Material) -> Iterator[Drawn]:
+    """One figure."""
+    data = frame(material.summary)
+    if data.empty:
+        raise Skipped("no cell has finished images")
+    yield figure(data, material.size)
 
 
 def frame(summary: pd.DataFrame) -> pd.DataFrame:
-    """Cells with rows, means and intervals of both counts."""
-    columns = ["number", "name", "strategy", "is_baseline"]
+    """Cells with rows, means and intervals of both counts; of more than 30 cells one row per strategy.
+
+    Then `<count>` is the mean of the cells' means, `_low` and `_high` their least and greatest.
+    """
+    columns = ["number", "name", "strategy", "is_baseline", "n"]
     columns += [f"{c}{end}" for c, _, _ in PANELS for end in ("", "_low", "_high")]
     out = summary.loc[summary["target_calls"].notna(), columns].reset_index(drop=True)
     for c, _, _ in PANELS:
         for end in ("_low", "_high"):
             out[c + end] = out[c + end].astype(float).fillna(out[c].astype(float))
-    return out
+    out["cells"] = 1
+    return out if len(out) <= MOST_CELLS else _by_strategy(out)
 
 
-def figure(data: pd.DataFrame) -> Drawn:
+def _by_strategy(cells: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for strategy, own in cells.groupby("strategy", sort=False):
+        row = {"number": "", "name": f"{strategy} ({len(own)} cell{'s' * (len(own) > 1)})", "strategy": strategy,
+               "is_baseline": bool(own["is_baseline"].all()), "n": int(own["n"].sum())}
+        for c, _, _ in PANELS:
+            row |= {c: own[c].mean(), f"{c}_low": own[c].min(), f"{c}_high": own[c].max()}
+        rows.append({**row, "cells": len(own)})
+    return pd.DataFrame(rows, columns=list(cells))
+
+
+def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
     """Two panels that share the list of cells."""
-    height = 0.65 + 0.27 * len(data)
-    fig = Figure((WIDTH + 1.5, height))
-    bottom, tall = 0.42 / height, 1 - 0.52 / height
+    width, height = (size or Size()).full, 0.65 + 0.27 * len(data)
+    fig = Figure((width, height))
+    names = [f"{row.number}  {row.name}".strip() for row in data.itertuples(index=False)]
+    left = name_column(names)
+    names = [wrapped(name, int((left - 0.1) / 0.05), 2) for name in names]
+    bottom, tall, step = 0.42 / height, 1 - 0.52 / height, (width - left) / 2
     for i, (column, label, digits) in enumerate(PANELS):
-        axis = fig.add_axes((0.355 + 0.33 * i, bottom, 0.28, tall))
+        axis = fig.add_axes(((left + step * i) / width, bottom, (step - 0.25) / width, tall))
         draw(data, axis, column, digits)
-        axis.set_xlabel(label)
-        names = [wrapped(f"{row.number}  {row.name}", 38, 2) for row in data.itertuples(index=False)]
+        axis.set_xlabel(label, fontsize=8 if width > 6 else 7)
         axis.set_yticks(range(len(data)), names if i == 0 else [""] * len(data), fontsize=6.5)
-    return Drawn("target-calls-and-token-forwards", TITLE, fig, data_hash(data))
+    grouped = (data["cells"] > 1).any()
+    whiskers = "range of the cells' means" if grouped else "95 % intervals"
+    caption = (f"Means per {'cell of a strategy' if grouped else 'image'}; whiskers: {whiskers}; dashed: the baseline. Token-"
+               "forwards: rows fed to the target × guidance halves, divided by what the target needs alone. "
+               f"{images_of(data['n'], 'images a row')}.")
+    return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 
 def draw(data: pd.DataFrame, axis: Axes, column: str, digits: int) -> None:
-    """One bar per cell with its 95 % interval and value; the baseline's value as a line."""
+    """One bar per row with its whiskers and value; the baseline's value as a line."""
     styles = look(data["strategy"].tolist())
     right = max(data[f"{column}_high"].max(), 1e-9)
     axis.set_xlim(0, 1.2 * right)

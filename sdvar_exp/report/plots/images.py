@@ -10,15 +10,31 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdvar_exp.report.grid import page_name
+from sdvar_exp.report.material import Material, Skipped
+from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import Tables, of_cell
-from sdvar_exp.report.style import INK, MUTED, WIDTH, Drawn, data_hash, wrapped
+from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
 
-TITLE = "Images side by side"
+NAME, TITLE = "images", "Images side by side"
+MOST_PAGES = 6
 CELLS_PER_PAGE = 7
 UNITS = 4
 GAP = 0.04
 CAPTION = 0.16
 """Gap between tiles and height of a caption, in widths of a tile."""
+
+
+def figures(material: Material) -> Iterator[Drawn]:
+    """Pages of at most seven cells, at most six pages."""
+    found = 0
+    for page, data in enumerate(pages(material.tables, material.summary, material.images), 1):
+        if page > MOST_PAGES:
+            return
+        found = page
+        yield figure(data, material.images, page, material.size)
+    if not found:
+        raise Skipped("no picture files of a cell and its baseline for one unit (images=none keeps none)")
 
 
 def pages(tables: Tables, summary: pd.DataFrame, images: Path) -> Iterator[pd.DataFrame]:
@@ -35,10 +51,10 @@ def pages(tables: Tables, summary: pd.DataFrame, images: Path) -> Iterator[pd.Da
                 yield page
 
 
-def figure(data: pd.DataFrame, images: Path, page: int) -> Drawn:
+def figure(data: pd.DataFrame, images: Path, page: int, size: Size | None = None) -> Drawn:
     """All tiles of one page on one axis."""
     columns, rows = int(data["column"].max()) + 1, int(data["row"].max()) + 1
-    width = WIDTH + 1.5
+    width = (size or Size()).full
     margin, title = 0.62, 0.12 + 0.105 * (1 + data["title"].str.count("\n").max())
     tile = min((width - margin - 0.05) / (columns * (1 + GAP)), 1.35)
     width = margin + 0.05 + columns * (1 + GAP) * tile
@@ -47,8 +63,9 @@ def figure(data: pd.DataFrame, images: Path, page: int) -> Drawn:
     axis = fig.add_axes((margin / width, 0.03 / height, 1 - (margin + 0.05) / width, 1 - (title + 0.03) / height))
     draw(data, axis, images)
     shown = data.drop(columns="title")
-    name = "images" if page == 1 else f"images-{page}"
-    return Drawn(name, TITLE, fig, data_hash(shown, *(images / file for file in data["file"])))
+    caption = (f"The baseline's images (left) and those of cells from the same label, seed and noise; below each, |a−b| × 4. "
+               f"Numbers: mean |a−b| on [0, 1]. n = {rows // 2} images a cell, lowest seed of each label first, not chosen.")
+    return Drawn(page_name(NAME, page), TITLE, fig, data_hash(shown, *(images / file for file in data["file"])), caption)
 
 
 def draw(data: pd.DataFrame, axis: Axes, images: Path) -> None:

@@ -1,62 +1,164 @@
-"""Speed-up against pixel difference, one numbered marker per cell."""
+"""Speed-up against pixel difference, and against Fréchet distance: one numbered marker per cell, Pareto front marked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sdvar_exp.report.labels import place_labels
-from sdvar_exp.report.style import INK, MUTED, WIDTH, Drawn, data_hash, look, wrapped
+from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, strategy_legend, wrapped
 
-TITLE = "Speed-up against pixel difference"
 PLOT = 3.7
 """Inches of height for the plot and its axis labels."""
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+MOST_NUMBERED = 24
+"""Cells with a number; of more, those on the front alone."""
+COLUMNS = ["number", "name", "strategy", "is_baseline", "n", "timed", "speedup", "speedup_low", "speedup_high",
+           "x", "x_low", "x_high", "guide", "pareto"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What x is, smaller being better: column of the table, words for the axis, the vertical guide line and the caption."""
+
+    name: str
+    title: str
+    column: str
+    axis: str
+    guide: str
+    caption: str
+    zero: bool = True
+
+
+PIXELS = Quantity(
+    "speedup-vs-pixel-difference", "Speed-up against pixel difference", "pixel_mae",
+    "pixel difference to the baseline (mean |a−b|)", "noise floor",
+    "mean absolute pixel difference to the baseline's image of the same label, seed and noise; noise floor: the difference "
+    "between two seeds of the baseline",
+)
+FRECHET = Quantity(
+    "speedup-vs-frechet-distance", "Speed-up against Fréchet distance", "fd_real",
+    "Fréchet distance to real images", "baseline",
+    "Fréchet distance to the real test images in the features of the shipped classifier (not comparable with Inception's); "
+    "line: the baseline's own distance", zero=False,
+)
+
+
+def figures(material: Material) -> Iterator[Drawn]:
+    """The figure of pixel differences."""
+    data = frame(material.summary)
+    if data.empty:
+        raise Skipped("no cell has both a speed-up and a pixel difference (timing.units=0 times nothing)")
+    yield figure(data, PIXELS, material.size)
+
+
+def frechet_figures(material: Material) -> Iterator[Drawn]:
+    """The figure of Fréchet distances, from tables/quality.parquet."""
+    quality = material.quality
+    if quality.empty:
+        raise Skipped("tables/quality.parquet is not there; make it with `sdvar-exp quality STUDY`")
+    data = frechet_frame(material.summary, quality)
+    if data.empty:
+        notes = [note for note in quality["note"].dropna().unique() if note]
+        raise Skipped("no timed cell has a Fréchet distance" + (f": {notes[0]}" if notes else ""))
+    yield figure(data, FRECHET, material.size)
 
 
 def frame(summary: pd.DataFrame) -> pd.DataFrame:
-    """Timed cells that have a baseline image, with intervals, the noise floor and whether no other cell is better.
+    """Timed cells that have a baseline image; `guide` is the noise floor. Columns `COLUMNS`."""
+    return _frame(summary, PIXELS, summary["noise_pixel_mae"])
 
-    A cell is on the Pareto front if no other has at least its speed-up and at most its pixel difference, one strictly.
-    """
-    keep = summary["speedup"].notna() & summary["pixel_mae"].notna()
-    columns = ["number", "name", "strategy", "is_baseline", "noise_pixel_mae", "n", "timed"]
-    columns += [f"{c}{end}" for c in ("speedup", "pixel_mae") for end in ("", "_low", "_high")]
-    out = summary.loc[keep, columns].reset_index(drop=True)
-    for c in ("speedup", "pixel_mae"):
+
+def frechet_frame(summary: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
+    """Timed cells with a Fréchet distance to real images; `guide` is the distance of the cell's baseline."""
+    wanted = [f"fd_real{end}" for end in ("", "_low", "_high")]
+    own = quality.set_index("cell")[wanted].reindex(summary["cell"]).reset_index(drop=True)
+    joined = pd.concat([summary.reset_index(drop=True), own], axis=1)
+    return _frame(joined, FRECHET, joined["baseline"].map(dict(zip(joined["cell"], joined["fd_real"], strict=True))))
+
+
+def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.DataFrame:
+    """A cell is on the Pareto front if no other has at least its speed-up and at most its x, one of them strictly."""
+    out = summary.assign(guide=pd.to_numeric(guide).astype(float).to_numpy())
+    for end in ("", "_low", "_high"):
+        out[f"x{end}"] = pd.to_numeric(out[f"{quantity.column}{end}"]).astype(float)
+        out[f"speedup{end}"] = pd.to_numeric(out[f"speedup{end}"]).astype(float)
+    out = out[out["speedup"].notna() & out["x"].notna()].reset_index(drop=True)
+    for c in ("speedup", "x"):
         for end in ("_low", "_high"):
-            out[c + end] = out[c + end].astype(float).fillna(out[c].astype(float))
-    speed, error = out["speedup"].to_numpy(float), out["pixel_mae"].to_numpy(float)
+            out[c + end] = out[c + end].fillna(out[c])
+    speed, error = out["speedup"].to_numpy(float), out["x"].to_numpy(float)
     better = (speed[None] >= speed[:, None]) & (error[None] <= error[:, None])
     strictly = (speed[None] > speed[:, None]) | (error[None] < error[:, None])
-    return out.assign(pareto=~(better & strictly).any(axis=1))
+    return out.assign(pareto=~(better & strictly).any(axis=1))[COLUMNS]
 
 
-def figure(data: pd.DataFrame) -> Drawn:
-    """The plot with the key to its numbers below, in two columns."""
-    names = [wrapped(row.name, 56, 2) for row in data.itertuples(index=False)]
-    half = (len(names) + 1) // 2
-    columns = [list(range(half)), list(range(half, len(names)))]
-    key = max(sum(_height(names[i]) for i in c) for c in columns) + 0.3
-    width, height = WIDTH + 1.5, PLOT + key
+def figure(data: pd.DataFrame, quantity: Quantity = PIXELS, size: Size | None = None) -> Drawn:
+    """The plot with the key to its numbers below, in columns."""
+    width = (size or Size()).full
+    named = data if len(data) <= MOST_NUMBERED else data[data["pareto"] | data["is_baseline"]]
+    across = 2 if width > 4.5 else 1
+    step = (width - 0.35) / across
+    names = [wrapped(name, int((step - 0.4) / 0.055), 2) for name in named["name"]]
+    half = -(-len(names) // across)
+    columns = [list(range(i * half, min((i + 1) * half, len(names)))) for i in range(across)]
+    key = max(sum(_height(names[i]) for i in c) for c in columns) + 0.12
+    legend = 0.22 if len(named) < len(data) else 0.0
+    height = PLOT + key + legend
     fig = Figure((width, height))
-    axis = fig.add_axes((0.085, (key + 0.5) / height, 0.9, (PLOT - 0.58) / height))
-    draw(data, axis)
-    _key(fig.add_axes((0, 0, 1, key / height), xlim=(0, width), ylim=(0, key)), data, names, columns, key)
-    return Drawn("speedup-vs-pixel-difference", TITLE, fig, data_hash(data))
+    below = key + legend
+    axis = fig.add_axes((0.6 / width, (below + 0.5) / height, (width - 0.7) / width, (PLOT - 0.58) / height))
+    draw(data, axis, quantity)
+    _key(fig.add_axes((0, 0, 1, key / height), xlim=(0, width), ylim=(0, key)), named, names, columns, step, key)
+    if legend:
+        fig.legend(handles=strategy_legend(data["strategy"].tolist()), loc="upper left", fontsize=6.5, ncols=7,
+                   bbox_to_anchor=(0.1 / width, (below + 0.08) / height), columnspacing=1, handletextpad=0.1)
+    caption = (f"{quantity.title}. y: baseline time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
+               f"other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals. {images_of(data['n'])}, "
+               f"{images_of(data['timed'], 'timed').removeprefix('n = ')}.")
+    return Drawn(quantity.name, quantity.title, fig, data_hash(data), caption)
 
 
-def draw(data: pd.DataFrame, axis: Axes) -> None:
-    """x: mean pixel difference; y: speed-up, logarithmic; crosses are 95 % intervals."""
+def draw(data: pd.DataFrame, axis: Axes, quantity: Quantity = PIXELS) -> None:
+    """x: the quantity's mean; y: speed-up, logarithmic; crosses are 95 % intervals."""
+    _frame_axis(data, axis, quantity)
     styles = look(data["strategy"].tolist())
-    floors = sorted(set(data["noise_pixel_mae"].dropna()))
-    right = max([*data["pixel_mae_high"], *floors, 1e-3])
-    axis.set_xlim(-0.04 * right, 1.08 * right)
+    guides = sorted(set(data["guide"].dropna()))
+    for i, guide in enumerate(guides):
+        axis.axvline(guide, color=MUTED, lw=0.8, ls=(0, (4, 3)))
+        at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (-3, 0), "textcoords": "offset points"}
+        turned: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "top"}
+        if i == 0:  # of several baselines the lines may lie side by side
+            text = quantity.guide + ("s" if len(guides) > 1 else "")
+            axis.annotate(text, (guide, 0.98), fontsize=6.5, color=MUTED, **at, **turned)
+    front = data[data["pareto"]].sort_values(["x", "speedup"])
+    axis.step(front["x"], front["speedup"], where="post", color=INK, lw=0.8, ls=":", zorder=1.5)
+    faint = 0.6 if len(data) <= MOST_NUMBERED else 0.3
+    for row in data.itertuples(index=False):
+        colour, marker = styles[row.strategy]
+        x_error = [[row.x - row.x_low], [row.x_high - row.x]]
+        y_error = [[row.speedup - row.speedup_low], [row.speedup_high - row.speedup]]
+        axis.errorbar(row.x, row.speedup, y_error, x_error, color=colour, lw=0.7, alpha=faint, zorder=2)
+        fill = colour if row.pareto else "white"
+        axis.plot(row.x, row.speedup, marker, ms=4.8, mfc=fill, mec=colour, mew=0.9)
+    named = data if len(data) <= MOST_NUMBERED else data[data["pareto"] | data["is_baseline"]]
+    numbers = [str(n) for n in named["number"]]
+    place_labels(axis, named["x"].tolist(), named["speedup"].tolist(), numbers, _lines(data, front))
+
+
+def _frame_axis(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
+    guides = data["guide"].dropna()
+    right = max([*data["x_high"], *guides, 1e-3])
+    left = 0.0 if quantity.zero else min([*data["x_low"], *guides])
+    axis.set_xlim(left - 0.04 * (right - left), right + 0.08 * (right - left))
     axis.set_yscale("log")
     axis.set_ylim(min(data["speedup_low"].min(), 1) / 1.18, max(data["speedup_high"].max(), 1) * 1.18)
     axis.yaxis.set_major_locator(FixedLocator(TICKS))
@@ -64,38 +166,28 @@ def draw(data: pd.DataFrame, axis: Axes) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axis.grid(True)
     axis.axhline(1, color=MUTED, lw=0.8)
-    for floor in floors:
-        axis.axvline(floor, color=MUTED, lw=0.8, ls=(0, (4, 3)))
-        at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (-3, 0), "textcoords": "offset points"}
-        turned: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "top"}
-        axis.annotate("noise floor", (floor, 0.98), fontsize=6.5, color=MUTED, **at, **turned)
-    front = data[data["pareto"]].sort_values(["pixel_mae", "speedup"])
-    axis.step(front["pixel_mae"], front["speedup"], where="post", color=INK, lw=0.8, ls=":", zorder=1.5)
-    for row in data.itertuples(index=False):
-        colour, marker = styles[row.strategy]
-        x_error = [[row.pixel_mae - row.pixel_mae_low], [row.pixel_mae_high - row.pixel_mae]]
-        y_error = [[row.speedup - row.speedup_low], [row.speedup_high - row.speedup]]
-        axis.errorbar(row.pixel_mae, row.speedup, y_error, x_error, color=colour, lw=0.7, alpha=0.6, zorder=2)
-        fill = colour if row.pareto else "white"
-        axis.plot(row.pixel_mae, row.speedup, marker, ms=4.8, mfc=fill, mec=colour, mew=0.9)
-    axis.set_xlabel("pixel difference to the baseline (mean |a−b|)")
+    axis.set_xlabel(quantity.axis)
     axis.set_ylabel("speed-up (baseline time ÷ cell time)")
-    lines = [(-right, 1, 2 * right, 1)]
+
+
+def _lines(data: pd.DataFrame, front: pd.DataFrame) -> list[tuple[float, float, float, float]]:
+    """What labels keep clear of: the line at 1, the front, the intervals."""
+    left, right = data["x_low"].min(), data["x_high"].max()
+    lines: list[tuple[float, float, float, float]] = [(left - right, 1, 2 * right, 1)]
     for a, b in zip(front.itertuples(index=False), front.iloc[1:].itertuples(index=False), strict=False):
-        lines += [(a.pixel_mae, a.speedup, b.pixel_mae, a.speedup), (b.pixel_mae, a.speedup, b.pixel_mae, b.speedup)]
+        lines += [(a.x, a.speedup, b.x, a.speedup), (b.x, a.speedup, b.x, b.speedup)]
     for row in data.itertuples(index=False):
-        lines.append((row.pixel_mae_low, row.speedup, row.pixel_mae_high, row.speedup))
-        lines.append((row.pixel_mae, row.speedup_low, row.pixel_mae, row.speedup_high))
-    numbers = [str(n) for n in data["number"]]
-    place_labels(axis, data["pixel_mae"].tolist(), data["speedup"].tolist(), numbers, lines)
+        lines.append((row.x_low, row.speedup, row.x_high, row.speedup))
+        lines.append((row.x, row.speedup_low, row.x, row.speedup_high))
+    return lines
 
 
-def _key(axis: Axes, data: pd.DataFrame, names: list[str], columns: list[list[int]], top: float) -> None:
+def _key(axis: Axes, data: pd.DataFrame, names: list[str], columns: list[list[int]], step: float, top: float) -> None:
     """Numbers, markers and names in columns; units are inches."""
     axis.set_axis_off()
     styles = look(data["strategy"].tolist())
-    for x, column in zip((0.3, 3.65), columns, strict=True):
-        y = top
+    for place, column in enumerate(columns):
+        x, y = 0.3 + place * step, top
         for i in column:
             row = data.iloc[i]
             colour, marker = styles[row["strategy"]]
@@ -103,10 +195,6 @@ def _key(axis: Axes, data: pd.DataFrame, names: list[str], columns: list[list[in
             axis.text(x + 0.24, y, str(row["number"]), fontsize=6.5, ha="right", va="top", color=INK)
             axis.text(x + 0.3, y, names[i], fontsize=6.5, va="top", color=INK, linespacing=1.15)
             y -= _height(names[i])
-    units = np.unique(data["timed"].to_numpy(int))
-    span = str(units[0]) if units.size == 1 else f"{units[0]}–{units[-1]}"
-    note = f"filled: no other cell is both faster and closer; crosses: 95 % intervals, {span} timed images a cell"
-    axis.text(0.25, 0.06, note, fontsize=6, va="bottom", color=MUTED)
 
 
 def _height(name: str) -> float:

@@ -1,0 +1,52 @@
+"""`sdvar-exp figures`: every figure of a study, from its tables; no model is loaded."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sdvar_exp.cli.studies import find_study, study_parser
+
+EXAMPLES = """\
+Figures that the data do not allow are skipped, with a line saying why. Equal data and versions give equal bytes.
+
+  sdvar-exp figures demo
+  sdvar-exp figures demo --only images --only factor-effects
+  sdvar-exp figures demo --venue neurips --out paper/figures
+"""
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("figures", "Write a study's figures as PDF, PNG and SVG.", EXAMPLES)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated")
+    parser.add_argument("--venue", metavar="NAME", help="width and type of a venue: icml, neurips, iclr, cvpr, eccv, aaai, …")
+    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: figures/ of the study)")
+    parser.add_argument("--profile", metavar="FILE", help="cost profile to predict speed-ups from (docs/cost-model.md); "
+                        "without one, costs are fitted to the other cells' times")
+    parser.add_argument("--list", action="store_true", help="list the figures there can be")
+    asked = parser.parse_args(argv)
+    from sdvar_exp.report import figures
+    from sdvar_exp.report.sizes import size_of
+
+    if asked.list:
+        print("\n".join(figures.FIGURES))
+        return 0
+    figures.chosen(asked.only)
+    size_of(asked.venue)
+    folder = find_study(asked.study, Path(asked.results_dir))
+    out = Path(asked.out) if asked.out else folder / "figures"
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    figures.log.addHandler(handler)
+    before, figures.log.level = figures.log.level, logging.INFO
+    try:
+        written = figures.write_figures(folder, out, only=asked.only, venue=asked.venue, profile=asked.profile)
+    finally:
+        figures.log.removeHandler(handler)
+        figures.log.setLevel(before)
+    for path in written:
+        if path.suffix == ".pdf":
+            print(f"{path.stem:34} {path} .png .svg")
+    if not written:
+        print(f"no figure: {folder} has none of the data that they need")
+    return 0 if written else 1

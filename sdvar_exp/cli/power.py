@@ -1,0 +1,88 @@
+"""`sdvar-exp power`: how many labels × seeds show a given effect, from the spread of a study's cells."""
+
+from __future__ import annotations
+
+import json
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdvar_exp.cli.studies import find_study, one_cell, study_parser
+from sdvar_exp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = """\
+A pilot study of a few seeds says how many a claim needs. Effects: a ratio for speed-ups, else a difference.
+
+  sdvar-exp power demo --metric speedup --effect 1.05
+  sdvar-exp power demo --metric pixel_mae --effect 0.005 --against test3
+  sdvar-exp power --identical 0.01       how many images must all be identical to say that fewer than 1 % differ
+"""
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("power", "How many labels × seeds show a given effect.", EXAMPLES)
+    parser.add_argument("--metric", default="speedup", help="speedup (default), pixel_mae, correlation, token_agreement, "
+                        "target_calls or target_token_forwards")
+    parser.add_argument("--effect", type=float, help="what is to be shown: 1.05 for a speed-up, else a difference")
+    parser.add_argument("--against", metavar="CELL", help="differences to this cell, paired; default: to a fixed value")
+    parser.add_argument("--power", type=float, default=0.8, help="chance of showing it (default: 0.8)")
+    parser.add_argument("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
+    parser.add_argument("--labels", type=int, help="labels to plan with (default: those of the study)")
+    parser.add_argument("--identical", type=float, metavar="SHARE", help="plan a claim of k/N identical instead")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    if not 0 < asked.level < 1:
+        raise UserError(f"--level must lie in (0, 1), got {asked.level}")
+    if asked.identical is not None:
+        return _identical(asked.identical, asked.level, asked.json)
+    if asked.effect is None:
+        raise UserError("--effect is needed: what difference is to be shown? e.g. --metric speedup --effect 1.05")
+    folder = find_study(asked.study, Path(asked.results_dir))
+    from sdvar_exp.report.power import power_table
+    from sdvar_exp.report.source import read_tables
+
+    against = one_cell(asked.against, folder) if asked.against else None
+    table = power_table(read_tables(folder), asked.metric, asked.effect, against=against, wanted=asked.power,
+                        level=asked.level, labels=asked.labels)
+    if asked.json:
+        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1, ensure_ascii=False))
+    else:
+        print(_text(table))
+        what = f"{asked.effect:g}× speed-up"
+        if asked.metric != "speedup":
+            what = f"difference of {asked.effect:g} in {asked.metric}"
+        print(f"\nseeds per label that show a {what} with power {asked.power:g} at the {100 * asked.level:g} % level, with the "
+              "spread within\na label as measured, and cautiously with its upper 80 % bound; images: labels × seeds")
+    return 0
+
+
+def _identical(share: float, level: float, as_json: bool) -> int:
+    from sdvar_exp.report.power import images_needed
+
+    if not 0 < share < 1:
+        raise UserError(f"--identical must lie in (0, 1), got {share}")
+    n = images_needed(share, level)
+    if as_json:
+        print(json.dumps({"share": share, "level": level, "images": n}))
+    else:
+        print(f"{n} of {n} identical images show that fewer than {100 * share:g} % differ, at {100 * level:g} % confidence")
+    return 0
+
+
+def _text(table: pd.DataFrame) -> str:
+    head = ["cell", "n", "labels", "spread", "power now", "seeds", "cautious", "images"]
+    lines = []
+    for row in table.to_dict("records"):
+        line = [str(row["name"]), str(row["n"]), str(row["at_labels"]), f"{row['spread']:.3g}", f"{row['power_now']:.2f}"]
+        lines.append([*line, *(_count(row[key]) for key in ("needed", "needed_cautious", "images"))])
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    cells = [[word.rjust(w) if i else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths, strict=True))]
+             for line in [head, *lines]]
+    return "\n".join("  ".join(line) for line in cells)
+
+
+def _count(value: float | None) -> str:
+    return "> 1e6" if value is None or isnan(value) else f"{value:.0f}"

@@ -1,0 +1,41 @@
+"""`sdvar-exp verify`: draw a study's figures again and compare data and pixels with the files. Exit code 1 if one differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.errors import UserError
+
+EXAMPLES = """\
+A figure agrees if the hash of its data is that of the file, and its pixels are, up to a tolerance for other versions of
+fonts and libraries.
+
+  sdvar-exp verify demo
+  sdvar-exp verify paper/figures --json
+"""
+
+
+def main(argv: list[str]) -> int:
+    parser = study_parser("verify", "Draw figures again from the study's tables and compare them with the files.", EXAMPLES)
+    parser.add_argument("--tolerance", type=float, default=None, metavar="SHARE",
+                        help="share of pixels that may differ (default: 0.002)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    asked = parser.parse_args(argv)
+    from sdvar_exp.report.figures import INDEX
+    from sdvar_exp.report.verify import SHARE, render_checked, verify
+
+    if asked.tolerance is not None and not 0 <= asked.tolerance <= 1:
+        raise UserError(f"--tolerance must lie in [0, 1], got {asked.tolerance}")
+    given = Path(asked.study) if asked.study else None
+    folder = given if given and (given / INDEX).is_file() else find_study(asked.study, Path(asked.results_dir))
+    checked = verify(folder, SHARE if asked.tolerance is None else asked.tolerance)
+    failed = sum(bool(c.problem) for c in checked)
+    if asked.json:
+        content = {"folder": str(folder), "same": not failed, "figures": [c.as_dict() for c in checked]}
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        print(render_checked(checked))
+        print(f"\n{len(checked) - failed} of {len(checked)} figures agree with the data")
+    return 1 if failed or not checked else 0

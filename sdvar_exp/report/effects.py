@@ -1,0 +1,149 @@
+"""Effect of each factor: paired differences between cells that differ in it alone, averaged over such pairs.
+
+A unit is (label, seed). For a change of one factor, e.g. mask block_causal → block_diagonal, every pair of cells that agree
+in all else gives one difference per unit; these are averaged over the pairs first, because pairs share the unit's noise,
+so that n counts units. Labels are strata. p values are of sign flips, corrected after Holm over the rows of one metric.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdvar_exp.metrics.permutation import holm, sign_flip
+from sdvar_exp.metrics.statistics import mean_interval
+from sdvar_exp.report.source import Tables
+
+METRICS = ("pixel_mae", "speedup", "target_calls")
+COLUMNS = ("factor", "change", "metric", "effect", "low", "high", "p", "p_holm", "pairs", "n")
+LOOP = ("parallel_v1", "dynamic_gamma")
+
+Config = dict[str, Any]
+Level = tuple[str, str, float | None]
+"""Factor, its value as text, and as a number if it is one."""
+
+
+def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
+    """One row per change of a factor and metric, columns `COLUMNS`; effects of `speedup` are ratios, of the rest differences.
+
+    Each factor is changed from its reference: the value that most others can be compared with, of equals the first or the
+    smallest. The baseline is in no pair: every cell is compared with it anyway.
+    """
+    configs = _configs(tables)
+    changes: dict[str, dict[tuple[Level, Level], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    varying = _varying(configs)
+    for (a, one), (b, other) in combinations(configs.items(), 2):
+        if (found := _single(one, other, varying)) is not None:
+            first, second = found
+            swap = None not in (first[2], second[2]) and second[2] < first[2]  # type: ignore[operator]
+            key, cells = ((second, first), (b, a)) if swap else ((first, second), (a, b))
+            changes[first[0]][key].append(cells)
+    samples = {cell: own.set_index(["label", "seed"]) for cell, own in tables.samples.groupby("cell")} if len(configs) else {}
+    rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level)]
+    out = pd.DataFrame(rows, columns=list(COLUMNS))
+    for metric in METRICS:
+        own = out["metric"] == metric
+        out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
+    return out
+
+
+def _configs(tables: Tables) -> dict[str, Config]:
+    runs = tables.runs
+    if "config" not in runs or "cell" not in tables.samples:
+        return {}
+    there = set(tables.samples["cell"])
+    ordered = runs.sort_values("order", kind="stable").to_dict("records")
+    return {r["cell"]: json.loads(r["config"]) for r in ordered
+            if r["cell"] in there and r["cell"] != r["baseline"] and isinstance(r["config"], str)}
+
+
+def _varying(configs: Mapping[str, Config]) -> dict[tuple[str, str], set[str]]:
+    """Parameters of each (group, name) that take several values in the study."""
+    values: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for config in configs.values():
+        for group, choice in config.items():
+            if isinstance(choice, Mapping) and "name" in choice:
+                for key, value in choice.items():
+                    values[group, choice["name"]][key].add(json.dumps(value))
+    return {key: {name for name, seen in params.items() if len(seen) > 1} for key, params in values.items()}
+
+
+def _single(one: Config, other: Config, varying: Mapping[tuple[str, str], set[str]]) -> tuple[Level, Level] | None:
+    """The two levels of the one factor in which the configurations differ; None if they differ in more."""
+    names = one["strategy"]["name"], other["strategy"]["name"]
+    if set(names) == set(LOOP):  # one loop: they differ in the controller
+        one, other = ({**c, "strategy": {**c["strategy"], "name": LOOP[0]}} for c in (one, other))
+        names = LOOP[0], LOOP[0]
+    differing = [g for g in dict.fromkeys([*one, *other]) if one.get(g) != other.get(g)]
+    if names[0] != names[1]:  # groups that one of them does not read cannot be equal
+        if any(g in one and g in other for g in differing if g != "strategy"):
+            return None
+        return ("strategy", names[0], None), ("strategy", names[1], None)
+    if len(differing) != 1 or differing[0] not in one or differing[0] not in other:
+        return None
+    group = differing[0]
+    a, b = one[group], other[group]
+    if not isinstance(a, Mapping):
+        return _level(group, a), _level(group, b)
+    keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
+    if len(keys) == 1 and keys[0] != "name":
+        return _level(f"{group}.{keys[0]}", a.get(keys[0])), _level(f"{group}.{keys[0]}", b.get(keys[0]))
+    return (group, _text(group, a, varying), None), (group, _text(group, b, varying), None)
+
+
+def _level(factor: str, value: Any) -> Level:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return factor, text, number
+
+
+def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str], set[str]]) -> str:
+    shown = [f"{k}={choice[k]}" for k in sorted(varying.get((group, choice["name"]), ()))]
+    return choice["name"] + (f"({', '.join(shown)})" if shown else "")
+
+
+def _rows(factor: str, found: Mapping[tuple[Level, Level], list[tuple[str, str]]], samples: Mapping[str, pd.DataFrame],
+          level: float) -> list[dict[str, Any]]:
+    partners: dict[Level, int] = defaultdict(int)
+    for a, b in found:
+        partners[a] += 1
+        partners[b] += 1
+    reference = max(partners, key=lambda one: partners[one])  # the first of equals
+    rows = []
+    for (a, b), cells in found.items():
+        if reference not in (a, b):
+            continue
+        flipped = b == reference
+        start, end = (b, a) if flipped else (a, b)
+        pairs = [(y, x) if flipped else (x, y) for x, y in cells]
+        for metric in METRICS:
+            units = _differences(metric, pairs, samples)
+            if units.empty:
+                continue
+            mean = mean_interval(units.to_numpy(), units.index.get_level_values("label").to_numpy(), level)
+            p = sign_flip(units.to_numpy())
+            values = [mean.mean, mean.low, mean.high]
+            if metric == "speedup":
+                values = [None if v is None else float(np.exp(v)) for v in values]
+            rows.append(dict(zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", metric, *values, p, None, len(pairs), mean.n),
+                                 strict=True)))
+    return rows
+
+
+def _differences(metric: str, pairs: list[tuple[str, str]], samples: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """Per unit the mean over pairs of second − first, of logarithms for `speedup`; units that every pair has."""
+    found: list[pd.Series] = []
+    for a, b in pairs:
+        if metric not in samples[a] or metric not in samples[b]:
+            return pd.Series(dtype=float)
+        one, other = (pd.to_numeric(samples[c][metric]).astype(float) for c in (a, b))
+        if metric == "speedup":
+            one, other = np.log(one), np.log(other)
+        found.append((other - one).rename(str(len(found))))
+    return pd.concat(found, axis=1).dropna().mean(axis=1)

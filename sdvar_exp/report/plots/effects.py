@@ -1,0 +1,110 @@
+"""What each factor does: paired changes of pixel difference, speed-up and target calls with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import log
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from sdvar_exp.report.effects import METRICS, effects
+from sdvar_exp.report.grid import page_name
+from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.style import INK, MUTED, PALETTE, Drawn, data_hash, wrapped
+
+NAME, TITLE = "factor-effects", "Effect of each factor"
+LABELS = {"pixel_mae": "change of pixel\ndifference", "speedup": "speed-up,\nratio", "target_calls": "change of\ntarget calls"}
+RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
+PER_PAGE = 24
+SURE = 0.05
+
+
+def figures(material: Material) -> Iterator[Drawn]:
+    """One page per 24 changes."""
+    data = effects(material.tables)
+    if data.empty:
+        raise Skipped("no two cells differ in one factor alone")
+    changes = data[["factor", "change"]].drop_duplicates()
+    for page, start in enumerate(range(0, len(changes), PER_PAGE), 1):
+        yield figure(data.merge(changes.iloc[start : start + PER_PAGE]), material.size, page)
+
+
+def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
+    """A panel per metric; rows are changes, grouped by factor."""
+    changes = list(data[["factor", "change"]].drop_duplicates().itertuples(index=False, name=None))
+    places = _places(changes)
+    shown = [m for m in METRICS if (data["metric"] == m).any()]
+    width, left = (size or Size()).full, 0.36
+    height = 0.8 + 0.19 * (max(places.values()) + 1)
+    fig = Figure((width, height))
+    step = (0.985 - left) / len(shown)
+    for i, metric in enumerate(shown):
+        axis = fig.add_axes((left + i * step, 0.56 / height, step - 0.025, 1 - 0.62 / height))
+        draw(data[data["metric"] == metric], axis, places, metric)
+        axis.set_xlabel(LABELS[metric], fontsize=7)
+    characters = int(left * width / 0.058)
+    for (factor, change), y in places.items():
+        fig.axes[0].text(-0.04, y, wrapped(change, characters, 1), transform=fig.axes[0].get_yaxis_transform(), ha="right",
+                         va="center", fontsize=6.3, color=INK)
+        if (factor, change) == next(c for c in changes if c[0] == factor):
+            fig.text(0.012, 1, factor, transform=_beside(fig, y - 1), fontsize=6.5, va="center", weight="bold", color=INK)
+    caption = ("Paired differences between cells that differ in one factor alone, averaged over such pairs; 95 % intervals. "
+               f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips). "
+               f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}.")
+    return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
+
+
+def _places(changes: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Line of each change; a factor's name takes one line above its first."""
+    places, y, before = {}, -1.0, None
+    for factor, change in changes:
+        y += 1 if factor == before else 2
+        places[factor, change], before = y, factor
+    return places
+
+
+def _beside(fig: Figure, y: float) -> object:
+    """x in shares of the figure, y at a line of the first panel."""
+    from matplotlib.transforms import Affine2D, blended_transform_factory
+
+    panel = fig.axes[0]
+    return blended_transform_factory(fig.transFigure, Affine2D().translate(0, y - 1) + panel.transData)
+
+
+def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], metric: str) -> None:
+    """Points with intervals at their lines; filled where significant."""
+    none = 1.0 if metric == "speedup" else 0.0
+    axis.set_ylim(max(places.values()) + 0.7, -0.5)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.axvline(none, color=MUTED, lw=0.8)
+    axis.grid(True, axis="x")
+    for row in data.to_dict("records"):
+        y = places[row["factor"], row["change"]]
+        axis.axhline(y, color="#eeeeee", lw=0.5, zorder=0)
+        if not pd.isna(row["low"]):
+            axis.plot([row["low"], row["high"]], [y, y], color=PALETTE[0], lw=1, solid_capstyle="butt", zorder=2)
+        sure = not pd.isna(row["p_holm"]) and row["p_holm"] < SURE
+        axis.plot(row["effect"], y, "o", ms=3.8, mfc=PALETTE[0] if sure else "white", mec=PALETTE[0], mew=0.9, zorder=3)
+    if metric == "speedup":
+        _ratio_axis(data, axis)
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _ratio_axis(data: pd.DataFrame, axis: Axes) -> None:
+    axis.set_xscale("log")
+    values = pd.concat([data["effect"], data["low"], data["high"]]).dropna().astype(float)
+    low, high = min(values.min(), 0.95) / 1.05, max(values.max(), 1.05) * 1.05
+    axis.set_xlim(low, high)
+    inside: list[float] = [1]
+    for tick in sorted(RATIOS, key=lambda t: -abs(log(t))):  # from the outside in, none closer than a quarter of the width
+        if low <= tick <= high and all(abs(log(tick / other)) > 0.23 * log(high / low) for other in inside):
+            inside.append(tick)
+    axis.xaxis.set_major_locator(FixedLocator(inside))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))

@@ -1,0 +1,84 @@
+"""How many labels × seeds would show an effect, from the spread that a study's cells have within a label."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.power import images_needed, power, seeds_needed, spread
+from sdvar_exp.report.compare import with_rates
+from sdvar_exp.report.source import Tables, cells, of_cell
+
+__all__ = ["COLUMNS", "METRICS", "images_needed", "power_table"]
+
+METRICS = ("speedup", "pixel_mae", "correlation", "token_agreement", "target_calls", "target_token_forwards")
+COLUMNS = ("cell", "name", "n", "labels", "seeds", "spread", "power_now", "at_labels", "needed", "needed_cautious", "images")
+CAUTION = 0.8
+
+
+def power_table(tables: Tables, metric: str, effect: float, *, against: str | None = None, wanted: float = 0.8,
+                level: float = 0.95, labels: int | None = None) -> pd.DataFrame:
+    """One row per cell with at least two units of one label, columns `COLUMNS`.
+
+    effect: for `speedup` a ratio (1.05: five per cent), else a difference in the metric's unit. against: id of a cell;
+    differences are then paired with its units, else taken from a fixed value (for `speedup`: the baseline). spread: within a
+    label, of logarithms for `speedup`. power_now: chance that as many units as the study has show the effect. needed:
+    seeds per label at `at_labels` labels (those of the study, or `labels`) for power `wanted`; needed_cautious: the same
+    with the upper 80 % bound of the spread, which few units know badly; images: needed × at_labels. None: over a million.
+    Raises `UserError` for an effect that is none, or a study in which no label has two values.
+    """
+    shift = _shift(metric, effect)
+    if not 0 < wanted < 1:
+        raise UserError(f"power must lie in (0, 1), got {wanted}")
+    if labels is not None and labels < 1:
+        raise UserError(f"labels must be at least 1, got {labels}")
+    rows = []
+    for cell in cells(tables).itertuples(index=False):
+        if cell.cell == against or (against is None and cell.cell == cell.baseline):
+            continue
+        units = _units(tables, metric, cell.cell, against)
+        found = spread(units.to_numpy(), units.index.get_level_values("label").to_numpy()) if len(units) else None
+        if found is None:
+            continue
+        sd, freedom = found
+        own = int(units.index.get_level_values("label").nunique())
+        at = labels or own
+        cautious = sd * math.sqrt(freedom / stats.chi2.ppf(1 - CAUTION, freedom))
+        needed = seeds_needed(shift, sd, at, wanted, level)
+        rows.append((cell.cell, cell.name, len(units), own, round(len(units) / own, 1), sd,
+                     power(shift, sd, own, max(1, len(units) // own), level), at, needed,
+                     seeds_needed(shift, cautious, at, wanted, level), None if needed is None else needed * at))
+    if not rows:
+        timed = "; speed-ups need timed units (timing.units)" if metric == "speedup" else ""
+        raise UserError(f"no cell has two values of {metric} for one label, so that there is no spread to plan with{timed}")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _shift(metric: str, effect: float) -> float:
+    if metric not in METRICS:
+        raise UserError(f"unknown metric {metric!r}; use {', '.join(METRICS)}")
+    if metric == "speedup":
+        if not (effect > 0 and math.isfinite(effect)) or effect == 1:
+            raise UserError(f"the effect on a speed-up is a ratio other than 1, e.g. 1.05; got {effect}")
+        return math.log(effect)
+    if effect == 0 or not math.isfinite(effect):
+        raise UserError(f"the effect must be a difference other than 0, got {effect}")
+    return effect
+
+
+def _units(tables: Tables, metric: str, cell: str, against: str | None) -> pd.Series:
+    """Values by (label, seed), or differences to the other cell's; logarithms for `speedup`."""
+    values = [_values(of_cell(tables.samples, c), metric) for c in (cell, against) if c is not None]
+    return values[0].dropna() if len(values) == 1 else (values[0] - values[1]).dropna()
+
+
+def _values(samples: pd.DataFrame, metric: str) -> pd.Series:
+    own = with_rates(samples)
+    if own.empty or metric not in own:
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
+    numbers = pd.to_numeric(own.set_index(["label", "seed"])[metric]).astype(float)
+    return np.log(numbers) if metric == "speedup" else numbers
