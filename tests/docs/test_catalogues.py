@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from sdvar_exp.cli import VERBS
+from sdvar_exp.report.figures import FIGURES
 from sdvar_exp.report.summary import COLUMNS
 from sdvar_exp.store.columns import TABLES
 from tests.docs.messages import explained, messages
@@ -82,3 +83,8 @@ def test_every_verb_has_its_line() -> None:
     rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / "running.md").read_text(encoding="utf-8"), re.MULTILINE)
     named = {text.split()[0] for row in rows for text in re.findall(r"`([^`]+)`", row)}
     assert set(VERBS) - named == set(), "docs/running.md lacks verbs of the command line"
+
+
+def test_every_figure_has_its_line() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "figures.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(FIGURES), "docs/figures.md lists other figures than there are"
