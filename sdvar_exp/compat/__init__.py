@@ -7,5 +7,6 @@ sources, and why, is in docs/compat.md.
 from sdvar_exp.compat.builders import build_vae_var, build_vae_var_speculative_decoding
 from sdvar_exp.compat.models import VAR, VQVAE
 from sdvar_exp.compat.sdvar import SDVAR
+from sdvar_exp.compat.tester import SDVARParallelV1Tester
 
-__all__ = ["SDVAR", "VAR", "VQVAE", "build_vae_var", "build_vae_var_speculative_decoding"]
+__all__ = ["SDVAR", "VAR", "VQVAE", "SDVARParallelV1Tester", "build_vae_var", "build_vae_var_speculative_decoding"]

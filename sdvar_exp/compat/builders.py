@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from sdvar_exp.compat.models import OFFICIAL_SIDES, VAR, VQVAE
 from sdvar_exp.compat.sdvar import SDVAR
+from sdvar_exp.models.checkpoint import fill, infer_var, infer_vqvae, read_state
 from sdvar_exp.training.var import initialise
 
 
@@ -44,3 +46,22 @@ def build_vae_var_speculative_decoding(
         for depth in (depth_draft, depth_target)
     )
     return vae, draft, target, SDVAR(draft, target, similarity_thresh)
+
+
+def from_files(vae: Path, draft: Path, target: Path, similarity_thresh: float = 0.5) -> SDVAR:
+    """An `SDVAR` of three checkpoint files, of any shape that they imply; `UserError` where they do not fit."""
+    states = {path: read_state(path) for path in (vae, draft, target)}
+    sides = infer_var(states[target], f"checkpoint {target}")["patch_nums"]
+    shape = infer_vqvae(states[vae], sides, f"checkpoint {vae}")
+    quantized = VQVAE(shape.pop("vocab_size"), shape.pop("z_channels"), shape.pop("ch"), v_patch_nums=shape.pop("patch_nums"),
+                      **shape)
+    fill(quantized, states[vae], f"checkpoint {vae}")
+
+    def var(path: Path) -> VAR:
+        of = infer_var(states[path], f"checkpoint {path}")
+        model = VAR(quantized, of["num_classes"], of["depth"], of["width"], of["heads"], of["mlp_ratio"],
+                    shared_aln=of["shared_aln"], attn_l2_norm=of["attn_l2_norm"], patch_nums=of["patch_nums"])
+        fill(model, states[path], f"checkpoint {path}")
+        return model.eval().requires_grad_(False)
+
+    return SDVAR(var(draft), var(target), similarity_thresh)

@@ -33,13 +33,14 @@ class VQVAE(vqvae.VQVAE):
     def __init__(
         self, vocab_size: int = 4096, z_channels: int = 32, ch: int = 128, dropout: float = 0.0, beta: float = 0.25,
         using_znorm: bool = False, quant_conv_ks: int = 3, quant_resi: float = 0.5, share_quant_resi: int = 4,
-        default_qresi_counts: int = 0, v_patch_nums: Sequence[int] = OFFICIAL_SIDES, test_mode: bool = True,
+        default_qresi_counts: int = 0, v_patch_nums: Sequence[int] = OFFICIAL_SIDES, test_mode: bool = True, *,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
     ) -> None:
         sides = tuple(v_patch_nums)
         if default_qresi_counts not in (0, len(sides)):
             raise UserError(f"default_qresi_counts must be 0 or {len(sides)}, got {default_qresi_counts}")
-        super().__init__(sides, vocab_size, z_channels, ch, using_znorm=using_znorm, quant_resi=quant_resi,
-                         share_quant_resi=share_quant_resi, quant_conv_ks=quant_conv_ks, dropout=dropout)
+        super().__init__(sides, vocab_size, z_channels, ch, ch_mult, num_res_blocks, using_znorm, quant_resi,
+                         share_quant_resi, quant_conv_ks, dropout)
         self.quantize = Quantizer(vocab_size, z_channels, sides, using_znorm, quant_resi, share_quant_resi)
         self.V, self.vocab_size, self.Cvae, self.beta, self.test_mode = vocab_size, vocab_size, z_channels, beta, test_mode
         if test_mode:
@@ -111,6 +112,10 @@ def draw_units(
     return [Unit(label, seed, row) for row, label in enumerate(draw_labels(label_B, B, classes, seed))]
 
 
+def no_hidden_cache(enable: bool) -> None:
+    """`blk.attn.kv_caching(…)` of the official code. Nothing to switch: modules hold no cache, each decode has its own."""
+
+
 class VAR(var.VAR):
     """Official constructor, `forward` and `autoregressive_infer_cfg`. Dropout arguments other than the label's are refused."""
 
@@ -133,6 +138,8 @@ class VAR(var.VAR):
         self.patch_nums, self.first_l = self.pyramid.patch_nums, self.pyramid.lengths[0]
         self.num_stages_minus_1 = self.pyramid.stages - 1
         self.begin_ends = list(zip(self.pyramid.offsets, self.pyramid.offsets[1:], strict=False))
+        for block in self.layers:
+            vars(block.attn).update(kv_caching=no_hidden_cache, k_cache=None, v_cache=None)
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Official: (label_B, x_BLCv_wo_first_l) → logits (B, L, V), labels dropped in training mode only."""

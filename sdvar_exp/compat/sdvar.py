@@ -11,7 +11,7 @@ from sdvar_exp.compat.models import VAR, draw_units
 from sdvar_exp.decoding.api import decode, decode_images
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.errors import UserError
-from sdvar_exp.models.pair import Pair
+from sdvar_exp.models.pair import Pair, shipped_files
 from sdvar_exp.registry import choose, get, names
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,14 @@ class SDVAR(torch.nn.Module):
         self.draft_model, self.target_model, self.similarity_thresh = draft_model, target_model, similarity_thresh
         self.last: Decoded | None = None
         self.pair  # noqa: B018 (checks that the two belong together)
+
+    @classmethod
+    def embedded(cls, similarity_thresh: float = 0.5) -> SDVAR:
+        """The pair that ships with the package: Fashion-MNIST, ten stages, runs on a CPU."""
+        from sdvar_exp.compat.builders import from_files
+
+        files = shipped_files("embedded")
+        return from_files(files["vae"], files["draft"], files["target"], similarity_thresh)
 
     @property
     def pair(self) -> Pair:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from sdvar_exp.diagnosis import decodes, passes
 from sdvar_exp.diagnosis.reference import Subject, draw_codes
 from sdvar_exp.diagnosis.result import Result, Wrong
-from sdvar_exp.errors import UserError
+from sdvar_exp.errors import UserError, require
 from sdvar_exp.models.pair import Pair
 
 CPU_BUDGET = 1e11
@@ -52,17 +53,24 @@ AREAS = (
 )
 
 
-def subject_of(pair: Pair, stages: int | None = None, seed: int = 0) -> Subject:
-    """What is examined. stages: None for all, or for as many as a CPU takes in seconds."""
+def subject_of(pair: Pair, stages: int | None = None, seed: int = 0, batch: int = 2, gamma: int = 3) -> Subject:
+    """What is examined: `batch` images, merged passes over `gamma` stages among others.
+
+    stages: None for all, or for as many as a CPU takes in seconds.
+    """
+    require(batch >= 1, f"B must be ≥ 1, got {batch}")
+    require(1 <= gamma <= pair.pyramid.stages, f"gamma must lie in 1 … {pair.pyramid.stages}, got {gamma}")
     total = pair.pyramid.stages
     if stages is not None and not 1 <= stages <= total:
         raise UserError(f"--stages must lie in 1 … {total}, got {stages}")
     if pair.target.dtype not in LIMITS:
         raise UserError("check takes dtype=float64 or float32: in half precision rounding explains too much")
     stages = stages or affordable(pair)
-    labels = torch.tensor([0, pair.num_classes - 1], device=pair.target.device)
+    spread = np.linspace(0, pair.num_classes - 1, batch).round().astype(int)
+    labels = torch.tensor(spread.tolist(), device=pair.target.device)
     guidance = tuple(0.5 + 0.25 * k for k in range(total))
-    return Subject(pair, stages, labels, draw_codes(pair, stages, len(labels), seed), guidance, LIMITS[pair.target.dtype], seed)
+    codes = draw_codes(pair, stages, batch, seed)
+    return Subject(pair, stages, labels, codes, guidance, LIMITS[pair.target.dtype], seed, min(gamma, stages))
 
 
 def affordable(pair: Pair) -> int:

@@ -122,9 +122,9 @@ def sequential(s: Subject) -> Decoder:
 
 
 def state(s: Subject) -> str:
-    """Everything accepted in rounds of three: f̂ is the sum of the committed codes, and every forward was fed from it."""
+    """Everything accepted in rounds of γ: f̂ is the sum of the committed codes, and every forward was fed from it."""
     watch = Watch(s)
-    d = run(s, cell_of("always", min(3, s.stages)), watch=watch)
+    d = run(s, cell_of("always", s.gamma), watch=watch)
     check_f_hats(s, d)
     committed = replace(s, tokens=list(d.tokens), known={})
     vars(committed).pop("f_hats", None)
@@ -150,7 +150,7 @@ def check_f_hats(s: Subject, d: Decoder) -> None:
 def rejects(s: Subject) -> str:
     """Everything failed: one stage per round, caches rolled back, earlier f̂ untouched, the target's own tokens."""
     watch = Watch(s)
-    d = run(s, cell_of("never", min(3, s.stages)), watch=watch)
+    d = run(s, cell_of("never", s.gamma), watch=watch)
     check_f_hats(s, d)
     if len(d.rounds) != s.stages:
         raise Wrong(f"{len(d.rounds)} rounds for {s.stages} stages with every proposal failed")
@@ -161,7 +161,7 @@ def rejects(s: Subject) -> str:
 def exact(s: Subject) -> str:
     """`exact` with several γ and a controller commits the sequential target's tokens."""
     near = 0
-    cells = {f"γ={g}": cell_of("exact", g) for g in sorted({min(2, s.stages), min(3, s.stages), s.stages})}
+    cells = {f"γ={g}": cell_of("exact", g) for g in sorted({min(2, s.stages), s.gamma, s.stages})}
     cells["aimd"] = cell_of("exact", 0, "aimd")
     for name, cell in cells.items():
         near += same_tokens(s, run(s, cell), f"under exact, {name}")
@@ -187,15 +187,14 @@ def same_tokens(s: Subject, d: Decoder, when: str) -> int:
 def accepts_itself(s: Subject) -> str:
     """The target as its own draft: every stage passes under exact, rejection and kl, in ⌈n/γ⌉ calls."""
     pair = Pair(s.pair.vae, s.pair.target, s.pair.target, s.pair.name, s.pair.hashes)
-    gamma = min(3, s.stages)
     for rule in ("exact", "rejection", "kl"):
         watch = Watch(s)
-        d = run(s, cell_of(rule, gamma), pair, watch)
+        d = run(s, cell_of(rule, s.gamma), pair, watch)
         least, stage = min((share, k) for k, share in watch.shares)
         if not watch.all_passed and not (rule != "kl" and _ties(s, d, least, stage)):
             raise Wrong(f"stage {stage}, tokens that the target drafts for itself: {rule} accepts {least:.3f} of them; merged "
                         "and single passes give different logits, or draft and target do not share their noise")
-    return f"every stage passes under exact, rejection and kl; {-(-s.stages // gamma)} calls"
+    return f"every stage passes under exact, rejection and kl; {-(-s.stages // s.gamma)} calls"
 
 
 def _ties(s: Subject, d: Decoder, share: float, stage: int) -> bool:

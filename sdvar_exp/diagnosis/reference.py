@@ -83,7 +83,8 @@ class Subject:
     """A pair under examination.
 
     stages: how many are checked. labels_B: two classes. tokens: codes drawn at random, (B, L_k) each. weights: guidance
-    of each stage, all different and none 0. limit: relative difference that rounding may make. known, baseline: made once.
+    of each stage, all different and none 0. limit: relative difference that rounding may make. gamma: stages of a merged pass.
+    known, baseline: made once.
     """
 
     pair: Pair
@@ -93,6 +94,7 @@ class Subject:
     weights: tuple[float, ...]
     limit: float
     seed: int
+    gamma: int
     known: dict[str, Known] = field(default_factory=dict)
     baseline: Decoder | None = None
 
@@ -117,11 +119,9 @@ class Subject:
         return session, seen
 
     def cuts(self) -> list[tuple[int, ...]]:
-        """Ways to feed the stages: one by one, all at once, and in three merged passes; as the stages where a pass ends."""
+        """Ways to feed the stages: one by one, all at once, in passes of γ; as the stages where a pass ends."""
         n = self.stages
-        third, two = max(1, n // 3), max(2, 2 * n // 3)
-        ways = [tuple(range(1, n + 1)), (n,), tuple(sorted({third, min(two, n), n}))]
-        return list(dict.fromkeys(ways))
+        return list(dict.fromkeys([tuple(range(1, n + 1)), (n,), (*range(self.gamma, n, self.gamma), n)]))
 
 
 class Known:

@@ -106,6 +106,12 @@ def _find(spec: ModelSpec, role: str) -> Path:
     return path
 
 
+def shipped_files(name: str) -> dict[str, Path]:
+    """The files of a pair that ships with the package, by role."""
+    names = {"vae": "vae", "draft": SHIPPED[name], "target": "target"}
+    return {role: WEIGHTS / f"{file}.safetensors" for role, file in names.items()}
+
+
 def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "cpu", dtype: str = "float32") -> Pair:
     """Load a pair of models.
 
@@ -119,8 +125,7 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     if spec.name in SHIPPED and not (spec.vae or spec.draft or spec.target):
-        names = {"vae": "vae", "draft": SHIPPED[spec.name], "target": "target"}
-        paths = {role: WEIGHTS / f"{name}.safetensors" for role, name in names.items()}
+        paths = shipped_files(spec.name)
     else:
         paths = {r: _find(spec, r) for r in ("vae", "draft", "target")}
     target, draft = build_var(paths["target"]), build_var(paths["draft"])
