@@ -127,8 +127,10 @@ def measure(pair: Pair, units: Sequence[Unit]) -> dict[str, np.ndarray]:
 def table(means: dict[str, np.ndarray]) -> list[str]:
     """As Markdown, one line per variant."""
     head = ("verify pass", "sampled again", "TV", "-log p, nats", "tokens equal", "pixel difference", "target calls")
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(
-        f"| {name} | {m[0]:.3f} | {m[1]:.3f} | {m[2]:.2f} | {m[3]:.3f} | {m[4]:.3f} | {m[5]:.1f} |" for name, m in means.items())]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, m in means.items():
+        lines.append(f"| {name} | {m[0]:.3f} | {m[1]:.3f} | {m[2]:.2f} | {m[3]:.3f} | {m[4]:.3f} | {m[5]:.1f} |")
+    return lines
 
 
 def main() -> None:

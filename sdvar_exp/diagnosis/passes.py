@@ -182,11 +182,8 @@ def check_length(s: Subject, role: str, session: ModelSession, stages: int) -> N
 
 
 def contents(session: ModelSession, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cached keys and values of one block up to the cache's length: what a write of no rows gives back."""
-    model = session.model
-    batch = len(session.condition.class_NC)
-    none = torch.zeros(batch, model.heads, 0, model.width // model.heads, dtype=model.dtype, device=model.device)
-    return session.cache.write(block, slice(0, batch), none, none)
+    """Cached keys and values of one block up to the cache's length."""
+    return session.cache.view(block, slice(0, len(session.condition.class_NC)), 0)
 
 
 def _kept(s: Subject, role: str, session: ModelSession, stop: int, mask: str = "") -> float:

@@ -24,16 +24,20 @@ from sdvar_exp.models.var import VAR
 
 
 class Recorder:
-    """Stands in for a KV cache in a pass over all rows at once: hands keys and values back and keeps them by block."""
+    """Stands in for a KV cache in a pass over all rows at once: keys and values by block, nothing before them."""
 
-    def __init__(self) -> None:
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+    def __init__(self, model: VAR, batch: int, rows: int) -> None:
+        shape = (batch, model.heads, rows, model.width // model.heads)
+        self.keys = [torch.full(shape, torch.nan, dtype=model.dtype, device=model.device) for _ in range(model.depth)]
+        self.values = [torch.full_like(k, torch.nan) for k in self.keys]
 
-    def write(self, block: int, rows: slice, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys.append(k)
-        self.values.append(v)
-        return k, v
+    def slots(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the rows of a block go: all there are."""
+        return self.keys[block][rows], self.values[block][rows]
+
+    def view(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the rows of a block attend to: the same."""
+        return self.slots(block, rows, count)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def full_pass(model: VAR, labels_B: torch.Tensor, rows: Sequence[torch.Tensor]) 
     """All rows of some stages at once under s(j) ≤ s(i)."""
     lengths = model.pyramid.lengths[: len(rows)]
     stage = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths)).to(model.device)
-    recorder = Recorder()
+    recorder = Recorder(model, len(labels_B), sum(lengths))
     mask = stage[:, None] >= stage[None, :]
     logits = model(torch.cat(list(rows), dim=1), model.condition(labels_B), cast(KVCache, recorder), mask)
     return FullPass(list(logits.split(lengths, dim=1)), recorder.keys, recorder.values)
@@ -114,6 +118,7 @@ class Subject:
     def session(self, role: str, weights: Sequence[float] | None = None) -> tuple[ModelSession, list[Forward]]:
         """A fresh session of the core, and the list that its forwards are put into."""
         session = ModelSession(self.model(role), self.pair.vae.quantize.next_input, self.labels_B, weights or self.weights)
+        session.cache.kv.fill_(torch.nan)  # what nobody wrote must not look right because memory is used again
         seen: list[Forward] = []
         session.observer = lambda _, forward: seen.append(forward)
         return session, seen
