@@ -12,11 +12,11 @@ help: ## List the targets
 setup: ## Create .venv and install everything, pinned (about a minute with a warm package cache; then nothing)
 	@scripts/setup.sh
 
-demo: setup ## Run the main job on the embedded pair and say where table, figures and images are
+demo: setup ## Run the main job on the embedded pair: table, figures, images and one page to open in a browser
 	@echo "demo: sdvar-exp run experiment=demo"
 	@start=$$SECONDS; $(BIN)/sdvar-exp run experiment=demo && \
 	echo && echo "time     setup $$(cat .venv/setup.seconds) s, demo $$((SECONDS - start)) s" && \
-	echo "tables   results/demo/tables" && echo "figures  results/demo/figures" && echo "images   results/demo/images"
+	echo "open     file://$(CURDIR)/results/demo/report.html"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -45,7 +45,11 @@ def _module(name: str) -> Callable[[], bool]:
 
 
 PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
-    "chromium": ("Chromium, for pictures of web pages", _command("chromium", "chromium-browser", "google-chrome")),
+    "chromium": (
+        "Chromium with its driver, and selenium (Debian packages chromium and chromium-driver)",
+        lambda: _command("chromium", "chromium-browser", "google-chrome")() and _command("chromedriver")()
+        and _module("selenium")(),
+    ),
     "cuda": ("a CUDA device", _cuda),
     "dataset": (
         "Fashion-MNIST (Debian package dataset-fashion-mnist)",

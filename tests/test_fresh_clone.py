@@ -51,5 +51,7 @@ def test_make_demo_works_twice_in_a_fresh_clone(clone: Path, capsys: pytest.Capt
     for name in ("tables", "figures", "images"):
         (folder,) = set(re.findall(rf"^{name} +(\S+)$", first, re.MULTILINE))
         assert any((clone / folder).iterdir()), f"{folder} is named and has files"
+    (page,) = re.findall(r"^page +(\S+)$", first, re.MULTILINE)
+    assert f"file://{clone}/{page}" in first and "</html>" in (clone / page).read_text(encoding="utf-8")[-20:]
     left = {path.name for path in clone.iterdir()} - before
     assert left <= {".venv", "results"}, f"make demo left {sorted(left)} behind"

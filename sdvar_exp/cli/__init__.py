@@ -23,6 +23,7 @@ VERBS = {
     "figures": "write the figures of a study as PDF, PNG and SVG, at the size of a venue",
     "verify": "draw the figures again and compare data and pixels with the files",
     "power": "how many labels × seeds show a given effect, from the spread of a study",
+    "report": "one self-contained HTML page of a study",
     "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",

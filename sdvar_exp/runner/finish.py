@@ -1,8 +1,9 @@
-"""What a run ends with: tables on disk, the table of its own cells on the screen, figures, and where everything is."""
+"""What a run ends with: tables on disk, the table of its own cells on the screen, figures, a page, and where everything is."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,15 +13,20 @@ from rich.console import Console
 
 from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, write_figures
+from sdvar_exp.report.page import write_page
 from sdvar_exp.runner.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
 log = logging.getLogger(__name__)
 
-def finish(study: Study, plan: Plan, console: Console) -> bool:
-    """Write tables and figures, print the summary and the places.
+CHEAP = 2_000
+"""Images of a study whose page takes seconds: a run writes it only up to here."""
 
-    False if the figures could not be drawn, or if a cell broke its promise to give the baseline's tokens.
+
+def finish(study: Study, plan: Plan, console: Console) -> bool:
+    """Write tables, figures and, up to `CHEAP` images, the page; print the summary and the places.
+
+    False if figures or page could not be drawn, or if a cell broke its promise to give the baseline's tokens.
     """
     tables = study.write_tables()
     summary = summarise(own_rows(tables, plan))
@@ -29,17 +35,22 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
     broken = broken_promises(summary)
     for line in broken:
         say(console, line, "bold red")
-    figures: list[Path] | None = None
+    figures: list[Path] = []
+    page: Path | None = None
+    sound = False
     try:
         with console.status("drawing figures") if console.is_terminal else nullcontext():
             figures = write_figures(tables, study.folder / "figures", images=study.folder / "images")
+            if len(tables.samples) <= CHEAP:
+                page = write_page(study.folder, tables=tables, draw=False)
+        sound = True
     except Exception as error:  # a table without figures is worth more than a traceback instead of both
-        log.debug("figures failed", exc_info=True)
-        say(console, f"no figures: {type(error).__name__}: {error}", "bold red")
+        log.debug("figures or page failed", exc_info=True)
+        say(console, f"no {'page' if figures else 'figures'}: {type(error).__name__}: {error}", "bold red")
     console.print()
-    for line in places(study.folder, figures or []):
+    for line in places(study.folder, figures, page):
         say(console, line)
-    return figures is not None and not broken
+    return sound and not broken
 
 
 def own_rows(tables: Tables, plan: Plan) -> Tables:
@@ -68,12 +79,12 @@ def broken_promises(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def places(folder: Path, figures: list[Path]) -> list[str]:
-    """Where tables, figures and images lie."""
+def places(folder: Path, figures: list[Path], page: Path | None) -> list[str]:
+    """Where tables, figures, images and page lie, or what makes the page."""
     lines = [f"tables   {shown(folder / 'tables')}"]
     if figures:
-        names = ", ".join(p.name for p in figures if p.suffix == ".png")
-        lines.append(f"figures  {shown(folder / 'figures')}  ({names})")
+        lines.append(f"figures  {shown(folder / 'figures')}")
     if (folder / "images").is_dir():
         lines.append(f"images   {shown(folder / 'images')}")
-    return lines
+    command = shlex.join(["sdvar-exp", "report", shown(folder)])
+    return [*lines, f"page     {shown(page) if page else f'made by {command}'}"]

@@ -81,6 +81,7 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     """Figures take seconds: only tests marked with the fixture `figures` draw them."""
     if "figures" not in request.fixturenames:
         monkeypatch.setattr(finish, "write_figures", lambda *_, **__: [])
+        monkeypatch.setattr(finish, "write_page", lambda folder, **_: folder / "report.html")
 
 
 @pytest.fixture

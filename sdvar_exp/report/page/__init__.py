@@ -1,0 +1,5 @@
+"""One self-contained HTML file of a study, from the results store alone; see `write_page`."""
+
+from sdvar_exp.report.page.write import LARGEST, write_page
+
+__all__ = ["LARGEST", "write_page"]

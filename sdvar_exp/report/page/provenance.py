@@ -1,0 +1,96 @@
+"""Where the numbers come from: configuration of each cell, fingerprint and commands of the study, links to its files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from sdvar_exp.report.console import number
+from sdvar_exp.store.columns import TABLES
+from sdvar_exp.store.ledger import LedgerReader
+
+
+def cards(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]], base: str) -> str:
+    """One card per cell; the page shows the one that is chosen."""
+    return "\n".join(_card(row, about.get(row["cell"], {}), base) for row in summary.to_dict("records"))
+
+
+def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
+    facts = {
+        "id": f"{row['cell']}", "images": f"{row['n']}, {row['failed']} failed",
+        "timed": f"{int(row['timed'] or 0)} images, {int(row['contended'] or 0)} left out beside other work",
+        "speed-up with image decoder": number(row["speedup_with_vae"], 2),
+        "milliseconds": f"{number(row['latency_ms'], 1)}, baseline {number(row['baseline_latency_ms'], 1)}",
+        "commits per target call": number(row["committed_per_call"], 2),
+        "draft token-forwards": number(row["draft_token_forwards"], 2),
+        "noise floor": f"{number(row['noise_pixel_mae'], 3)}, correlation {number(row['noise_correlation'], 3)}",
+    }
+    command = shlex.join(["sdvar-exp", "run", *map(str, about.get("overrides", ()))])
+    config = "\n".join(_choices(about.get("config", {})))
+    listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    file = f"{base}/cells/{quote(row['cell'])}.json"
+    return (f'<article class="card" data-cell="{escape(row["cell"])}"><h3>{row["number"]} · {escape(str(row["name"]))}</h3>'
+            f'<dl class="facts-list">{listed}</dl>'
+            f"<h4>Made by</h4><pre>{escape(command)}</pre><h4>Configuration</h4><pre>{escape(config)}</pre>"
+            f'<p><a href="{escape(file)}">cells/{escape(row["cell"])}.json</a></p></article>')
+
+
+def study(folder: Path, manifest: Mapping[str, Any], base: str) -> str:
+    """Fingerprint, commands and links of the whole study."""
+    made = "\n".join(_yaml(manifest["fingerprint"]))
+    out = [f"<h3>Fingerprint</h3><p>What may not change within a study; id {escape(str(manifest['fingerprint_id']))}, "
+           f"made {escape(str(manifest.get('created', 'at an unknown time')))}.</p><pre>{escape(made)}</pre>"]
+    for tag, other in manifest.get("others", {}).items():
+        out.append(f"<h4>Rows tagged {escape(str(tag))}</h4><pre>{escape(chr(10).join(_yaml(other)))}</pre>")
+    commands = "".join(f"<li><code>{escape(line)}</code></li>" for line in dict.fromkeys(_commands(folder)))
+    if commands:
+        out.append(f"<h3>Commands</h3><ul>{commands}</ul>")
+    links = [(f"tables/{name}.{kind}", folder / "tables" / f"{name}.{kind}") for name in TABLES for kind in ("csv", "parquet")]
+    links += [(name, folder / name) for name in ("manifest.json", "ledger", "images", "figures")]
+    found = "".join(f'<li><a href="{escape(base)}/{quote(name)}">{escape(name)}</a></li>'
+                    for name, path in links if path.exists())
+    says = "<p>Links lead into the study's folder, where this page found it.</p>"
+    out.append(f"<h3>Files</h3>{says}<ul class='files'>{found}</ul>")
+    return "\n".join(out)
+
+
+def _commands(folder: Path) -> Iterator[str]:
+    """Command line, code and machine of every start that added to the study."""
+    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
+        if body.get("type") == "session":
+            git = body.get("git") or {}
+            commit = f"  # commit {str(git['commit'])[:12]}" if git.get("commit") else ""
+            changed = " and changes" if commit and git.get("dirty") else ""
+            yield shlex.join(["sdvar-exp", "run", *map(str, body.get("argv", ()))]) + commit + changed
+
+
+def _choices(config: Mapping[str, Any]) -> Iterator[str]:
+    """One line per factor: `acceptance: match_rate (mode=coupled, tau=0.5)`."""
+    for key, value in config.items():
+        if not isinstance(value, Mapping):
+            yield f"{key}: {_text(value)}"
+            continue
+        more = ", ".join(f"{k}={_text(v)}" for k, v in value.items() if k != "name" and v != "")
+        name = str(value.get("name", ""))
+        yield f"{key}: {name}{f' ({more})' if name and more else more}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _yaml(value: Any, indent: int = 0) -> Iterator[str]:
+    """A nested mapping line by line, for reading."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield f"{'  ' * indent}{key}:"
+            yield from _yaml(inner, indent + 1)
+        else:
+            yield f"{'  ' * indent}{key}: {_text(inner)}"

@@ -1,0 +1,120 @@
+"""The summary in words: sentences with their numbers, intervals and n."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from sdvar_exp.report.console import legend, number, with_interval
+from sdvar_exp.report.page.cells import listed
+from sdvar_exp.report.source import Tables
+
+
+def lead(tables: Tables, summary: pd.DataFrame, manifest: dict[str, Any]) -> str:
+    """One line under the title."""
+    made = manifest["fingerprint"]
+    models = ", ".join(sorted(made.get("checkpoints", {})))
+    counts = _span(summary["n"])
+    labels = int(summary["labels"].max())
+    words = [f"{_count(len(summary), 'cell')}", f"{counts} images a cell from {_count(labels, 'label')}"]
+    words += [f"models {models}"] if models else []
+    words += [f"{made.get('dtype', '')} on {made.get('device_kind', '')}".strip()]
+    return escape(" · ".join(words))
+
+
+def facts(summary: pd.DataFrame) -> str:
+    """A few numbers to see first."""
+    others = summary[~summary["is_baseline"].astype(bool)]
+    found: list[tuple[str, str, str]] = []
+    timed = others.dropna(subset=["speedup"])
+    if len(timed):
+        row = timed.loc[timed["speedup"].astype(float).idxmax()].to_dict()
+        found.append((f"{number(row['speedup'], 2)}×", "largest speed-up", str(row["name"])))
+    near = others[(others["target_calls"].astype(float) > 0) & others["pixel_mae"].notna()]
+    if len(near):
+        row = near.loc[near["target_calls"].astype(float).idxmin()].to_dict()
+        found.append((number(row["target_calls"], 1), "fewest target calls, of cells that make any", str(row["name"])))
+    exact = others[others["lossless"] == "tokens"]
+    if len(exact):
+        same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
+        found.append((f"{same}/{of}", "images identical, of cells that claim it", _count(len(exact), "cell")))
+    floor = summary["noise_pixel_mae"].dropna()
+    if len(floor):
+        found.append((number(floor.mean(), 3), "noise floor: pixel difference of two seeds", ""))
+    return "".join(f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
+                   f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>" for value, what, which in found)
+
+
+def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
+    """What the study shows, sentence by sentence; then what the numbers mean."""
+    sentences = [*_speed(summary), *_closeness(summary), *_exactness(summary), *_missing(tables, summary)]
+    text = "".join(f"<p>{escape(s)}</p>" for s in sentences)
+    notes = "".join(f"<li>{escape(line)}</li>" for line in [*legend(summary), *getattr(tables, "notes", ())])
+    return f"{text}<details><summary>What the numbers mean</summary><ul>{notes}</ul></details>"
+
+
+def _speed(summary: pd.DataFrame) -> list[str]:
+    timed = summary[summary["speedup"].notna() & ~summary["is_baseline"].astype(bool)]
+    if timed.empty:
+        return ["Nothing was timed alone on the device, so there are no speed-ups."]
+    faster = timed[pd.to_numeric(timed["speedup_low"]) > 1]
+    slower = timed[pd.to_numeric(timed["speedup_high"]) < 1]
+    out = [f"Of {_count(len(timed), 'timed cell')}, {len(faster)} are faster than the baseline and {len(slower)} slower, by "
+           f"95 % intervals; {len(timed) - len(faster) - len(slower)} cannot be told from it."]
+    front = [str(name) for name in summary.loc[summary["front"].astype(bool), "name"]]
+    if front:
+        out.append(f"No other cell is both faster and closer to the baseline than {listed(front)}.")
+    return out
+
+
+def _closeness(summary: pd.DataFrame) -> list[str]:
+    floor = pd.to_numeric(summary["noise_pixel_mae"])
+    lossy = summary[(summary["lossless"] == "no") & summary["pixel_mae"].notna()]
+    if lossy.empty:
+        return []
+    mae = pd.to_numeric(lossy["pixel_mae"])
+    best, worst = (lossy.loc[at].to_dict() for at in (mae.idxmin(), mae.idxmax()))
+    out = [f"Of the lossy cells, {best['name']} stays closest to the baseline's images, pixel difference "
+           f"{with_interval(best, 'pixel_mae', 3)}, n = {best['compared']}; {worst['name']} is farthest, "
+           f"{with_interval(worst, 'pixel_mae', 3)}, n = {worst['compared']}."]
+    if floor.notna().any():
+        pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())
+        out.append(f"Two baseline images of one label that differ in the seed alone differ by {number(floor.mean(), 3)}, "
+                   f"{_count(pairs, 'pair')}.")
+    return out
+
+
+def _exactness(summary: pd.DataFrame) -> list[str]:
+    exact = summary[(summary["lossless"] == "tokens") & ~summary["is_baseline"].astype(bool)]
+    if exact.empty:
+        return []
+    same, of, ties = (int(exact[c].sum()) for c in ("identical", "compared", "near_ties"))
+    claims = "1 cell claims" if len(exact) == 1 else f"{len(exact)} cells claim"
+    text = f"{claims} the baseline's own tokens: {same} of {of} images are identical"
+    if ties:
+        text += f", {ties} of the others differ only where rounding decides"
+    bound = pd.to_numeric(exact["different_bound"]).max()
+    where = "the share that differs" + (" of the cell with the fewest images" if len(exact) > 1 else "")
+    return [f"{text}. The 95 % upper bound on {where} is {bound:.2g}."]
+
+
+def _missing(tables: Tables, summary: pd.DataFrame) -> list[str]:
+    out = []
+    if failed := int(summary["failed"].sum()):
+        out.append(f"{_count(failed, 'image')} failed and have no row; sdvar-exp logs says why.")
+    if {"planned", "units"} <= set(tables.runs):
+        left = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
+        if left:
+            out.append(f"{_count(left, 'image')} planned and not decoded yet: numbers may change.")
+    return out
+
+
+def _span(values: pd.Series) -> str:
+    counts = sorted(set(values.astype(int)))
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
