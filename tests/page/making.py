@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sdvar_exp.plan import Plan, PlannedCell, Settings, Timing
 from sdvar_exp.registry import choose
 from sdvar_exp.runner.stages import token_map
 from sdvar_exp.store import Study
+from sdvar_exp.store.images import write_png
 from tests.store.making import opened, timing_body, unit_body
 
 STAGES = 5
@@ -39,9 +41,9 @@ def planned(count: int, names: Sequence[str] = ()) -> tuple[PlannedCell, ...]:
 
 def make_study(
     root: Path, cells: int = 4, labels: Sequence[int] = (0, 3), seeds: int = 4, images: bool = True, staged: int = 1,
-    side: int = 20, names: Sequence[str] = (), study: str = "made", timed: int = 4,
+    side: int = 20, names: Sequence[str] = (), study: str = "made", timed: int = 4, figures: bool = True,
 ) -> Path:
-    """Write a study; its folder."""
+    """Write a study; its folder. figures: with two drawn already, which takes no time."""
     plan = Plan(study, root, planned(cells, names), tuple(labels), tuple(range(seeds)), Settings(timing=Timing(timed, 1)))
     baseline = plan.cells[0].cell.id
     with opened(plan) as open_study:
@@ -62,7 +64,20 @@ def make_study(
         git = {"commit": "0" * 40, "dirty": False}
         open_study.append({"type": "session", "argv": ["study=made", "note=</script>"], "git": git})
         open_study.write_tables()
+    if figures:
+        write_figures(plan.folder / "figures")
     return plan.folder
+
+
+def write_figures(folder: Path) -> None:
+    """A figure of three files and one that is a PNG alone, and the list of them."""
+    write_png(folder / "b-waves.png", np.linspace(0, 1, 400 * 300).reshape(300, 400))
+    write_png(folder / "a-ramp.png", np.linspace(1, 0, 200 * 300).reshape(200, 300))
+    (folder / "b-waves.pdf").write_bytes(b"%PDF-1.4")
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="300"><circle cx="9" cy="9" r="5"/></svg>'
+    (folder / "b-waves.svg").write_text(svg)
+    listed = [{"name": "b-waves", "title": "Waves & <b>", "caption": "What waves show."}, {"name": "a-ramp", "title": "Ramp"}]
+    (folder / "index.json").write_text(json.dumps({"figures": listed}))
 
 
 def _unit(cell: str, order: int, label: int, seed: int) -> dict[str, Any]:

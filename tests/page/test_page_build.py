@@ -120,15 +120,23 @@ def test_every_cell_and_number_is_on_the_page(made: Made) -> None:
         assert any(link in a.get("href", "") and (path.parent / a["href"]).exists() for t, a in page.elements if t == "a"), link
 
 
-def test_figures_are_drawn_if_there_are_none_and_kept_if_there_are(tmp_path: Path) -> None:
-    folder = make_study(tmp_path, images=False)
-    write_page(folder)
-    drawn = sorted((folder / "figures").glob("*.png"))
-    assert drawn
-    for extra in drawn[1:]:
-        extra.unlink()
+def zooms(page: Reader) -> list[dict[str, str]]:
+    return [a for tag, a in page.elements if tag == "img" and a.get("width")]
+
+
+def test_figures_are_those_of_the_list_in_its_order_svg_before_png(made: Made) -> None:
+    page = read(made())
+    assert [a["alt"] for a in zooms(page)] == ["Waves & <b>", "Ramp"] and "What waves show." in "".join(page.words)
+    assert [a["src"].split(";")[0] for a in zooms(page)] == ["data:image/svg+xml", "data:image/png"]
+    links = [a["href"] for tag, a in page.elements if tag == "a" and "figures/" in a.get("href", "")]
+    assert links == ["./figures/b-waves.pdf", "./figures/b-waves.svg", "./figures/b-waves.png", "./figures/a-ramp.png"]
+
+
+def test_figures_are_drawn_if_there_are_none(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, cells=3, labels=(3,), seeds=2, images=False, figures=False)
     page = read(write_page(folder))
-    assert sum(1 for _, a in page.elements if a.get("class") == "zoom") == 1
+    drawn = list((folder / "figures").glob("*.png"))
+    assert drawn and len(zooms(page)) == len(drawn)
 
 
 def test_a_study_without_images_says_so(made: Made) -> None:
