@@ -19,12 +19,10 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-import pandas as pd
-
 from sdvar_exp.errors import UserError
 from sdvar_exp.report.figures import write_figures
 from sdvar_exp.report.page import cells, figures, pictures, provenance, stages, words
-from sdvar_exp.report.source import Tables
+from sdvar_exp.report.source import Tables, read_tables
 from sdvar_exp.report.summary import summarise
 from sdvar_exp.store.files import atomic_write, storage_errors
 from sdvar_exp.store.manifest import read_cells, read_manifest
@@ -61,7 +59,7 @@ def write_page(
     path = Path(out) if out is not None else folder / "report.html"
     if path.is_dir():
         raise UserError(f"--out {path} is a folder; give the name of a file, such as {path / 'report.html'}")
-    tables = tables if tables is not None else _tables(folder)
+    tables = tables if tables is not None else read_tables(folder)
     if tables.runs.empty:
         raise UserError(f"study {manifest['study']} has no cells yet; run it first")
     if draw and not any((folder / "figures").glob("*.png")):
@@ -136,15 +134,3 @@ def _relative(folder: Path, page: Path) -> str:
     except ValueError:  # another drive
         return quote(folder.resolve().as_posix())
     return quote(Path(path).as_posix())
-
-
-def _tables(folder: Path) -> Any:
-    """From the ledger, or, of a study that was kept without it, from the tables on disk."""
-    from sdvar_exp.store import load_tables
-
-    read = load_tables(folder)
-    if not read.samples.empty or not (folder / "tables" / "samples.parquet").is_file():
-        return read
-    kept = {name: pd.read_parquet(path) for name in ("samples", "stages", "runs", "timings", "failures", "noise")
-            if (path := folder / "tables" / f"{name}.parquet").is_file()}
-    return type(read)(**{**{f: getattr(read, f) for f in read.__dataclass_fields__}, **kept})
