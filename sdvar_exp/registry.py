@@ -10,7 +10,9 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -108,7 +110,7 @@ def register(
 
 
 def discover(plugins: Iterable[str] = ()) -> None:
-    """Import every file of the five packages, then installed entry points, then the named plugin modules."""
+    """Import every file of the five packages, then installed entry points, then the named modules, also of this folder."""
     for package in PACKAGES.values():
         if package in _loaded:
             continue
@@ -121,6 +123,8 @@ def discover(plugins: Iterable[str] = ()) -> None:
             point.load()
         _loaded.add(ENTRY_POINT_GROUP)
     for name in plugins:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(name)
         except ImportError as error:

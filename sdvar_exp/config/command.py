@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +60,6 @@ def load_entries(command: Command) -> None:
             plugins += [str(v) for v in value] if isinstance(value, list) else [str(value)]
         elif override.key_or_group == "experiment":
             plugins += _plugins_of(str(override.value()), command.extra)
-    if plugins and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     registry.discover(plugins)
     store_schemas(command.extra)
 
