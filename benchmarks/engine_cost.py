@@ -3,8 +3,12 @@
     python -m benchmarks.engine_cost --threads 1 --write
 
 Cost: a sweep of 1,000 units of the embedded pair without timing; scheduling, ledger and progress as a share of the time in
-`decode` and the VAE. Throughput: the README's sweep as one command, tables and figures included, against the naive way: a
-process per configuration that loads the pair, decodes baseline and cell for each unit, compares and writes a csv.
+`decode` and the VAE. Throughput: the README's sweep as one command, in-process and with a pool of two workers, against two
+naive ways, both a process per configuration that loads the pair and decodes baseline and cell anew for each unit:
+- same work: the process also writes what the one command writes for its configuration, images, tables and figures included
+  (it is the same program, called with one configuration and an empty folder);
+- bare: it compares the images and writes one csv; no images, no intervals, no figures.
+CPU seconds of all processes are measured beside wall-clock ones: they depend less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -98,15 +102,33 @@ def share(folder: Path, threads: int, seeds: int) -> dict[str, float]:
     return {"units": 20.0 * seeds, "decode_s": decoding.seconds, "tasks_s": tasks.seconds, "phase_s": phase.seconds}
 
 
-def one_command(threads: int) -> None:
-    """The sweep as a user types it."""
+def command(words: list[str], threads: int) -> None:
+    """A command line as a user types it, in an empty results folder."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/run.py", *SWEEP, f"threads={threads}", f"results_dir={folder}"]
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        line = [sys.executable, "scripts/run.py", *words, f"threads={threads}", f"results_dir={folder}"]
+        subprocess.run(line, cwd=REPOSITORY, check=True, capture_output=True)
 
 
-def one_by_one(threads: int) -> None:
-    """One process per configuration, the baseline decoded again in each."""
+def one_command(threads: int) -> None:
+    """The sweep in one process."""
+    command(SWEEP, threads)
+
+
+def pool(threads: int) -> None:
+    """The sweep in a pool of two workers, which share the threads."""
+    command([*SWEEP, "engine=pool", "engine.workers=2"], max(1, threads // 2))
+
+
+def same_work(threads: int) -> None:
+    """One process per configuration, each with everything that the one command makes of it."""
+    from sdvar_exp.config import compose
+
+    for planned in compose(SWEEP).cells:
+        command([*planned.overrides, *SWEEP[3:]], threads)
+
+
+def bare(threads: int) -> None:
+    """One process per configuration, the baseline decoded again in each, nothing but a csv written."""
     import pickle
 
     from sdvar_exp.config import compose
@@ -118,29 +140,66 @@ def one_by_one(threads: int) -> None:
                            input=pickle.dumps((plan, index, threads)), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
 
+WAYS = {"same work": same_work, "bare": bare, "one command": one_command, "pool of 2": pool}
+
+
+def throughput(threads: int, repeats: int) -> dict[str, dict[str, np.ndarray]]:
+    """Wall-clock and CPU seconds of every way, in turn."""
+    spent: dict[str, list[float]] = {name: [] for name in WAYS}
+
+    def measured(name: str) -> Callable[[], None]:
+        def run() -> None:
+            before = os.times()
+            WAYS[name](threads)
+            after = os.times()
+            spent[name].append(after.children_user + after.children_system - before.children_user - before.children_system)
+
+        return run
+
+    wall = interleaved({name: measured(name) for name in WAYS}, repeats, warmup=0)
+    return {"wall": wall, "cpu": {name: np.array(values) for name, values in spent.items()}}
+
+
+def cost(threads: int, seeds: int, repeats: int) -> tuple[list[tuple[object, ...]], list[dict[str, float]]]:
+    """Rows of the table, and the seconds of every run."""
+    runs = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(share(Path(folder), threads, seeds))
+    decode, tasks, phase = (np.array([run[k] for run in runs]) for k in ("decode_s", "tasks_s", "phase_s"))
+    part, whole = ratio(phase - tasks, decode), ratio(phase, decode)
+    return [
+        (f"scheduling, ledger, progress ÷ decoding, {runs[0]['units']:.0f} units",
+         f"{100 * part.value:.2f} % [{100 * part.low:.2f}, {100 * part.high:.2f}]", part.n),
+        ("units phase ÷ decoding (noise, metrics, ledger, all)", str(whole), whole.n),
+    ], runs
+
+
 def main() -> None:
     options: argparse.ArgumentParser = parser(__doc__)
     options.add_argument("--seeds", type=int, default=50, help="of ten labels and two cells: 50 give 1,000 units")
+    options.add_argument("--part", choices=("cost", "throughput", "both"), default="both")
     args = options.parse_args()
     start(args)
     threads = args.threads or len(os.sched_getaffinity(0))
-    runs = []
-    for _ in range(max(2, args.repeats // 3)):
-        with tempfile.TemporaryDirectory() as folder:
-            runs.append(share(Path(folder), threads, args.seeds))
-    decode, tasks, phase = (np.array([run[k] for run in runs]) for k in ("decode_s", "tasks_s", "phase_s"))
-    cost, whole = ratio(phase - tasks, decode), ratio(phase, decode)
-    naive = interleaved({"naive": lambda: one_by_one(threads), "study": lambda: one_command(threads)}, args.repeats, warmup=0)
-    faster = ratio(naive["naive"], naive["study"])
-    rows = [
-        (f"scheduling, ledger, progress ÷ decoding, {runs[0]['units']:.0f} units", f"{100 * cost.value:.2f} % "
-         f"[{100 * cost.low:.2f}, {100 * cost.high:.2f}]", cost.n),
-        ("units phase ÷ decoding (noise, metrics, ledger, all)", str(whole), whole.n),
-        ("naive ÷ one command, the README's sweep", str(faster), faster.n),
-    ]
-    text = f"{machine()}\n\n{table(('ratio', 'mean and 95 % interval', 'n'), rows)}"
-    data = {"runs": runs, "seconds": {k: v.tolist() for k, v in naive.items()}, "machine": machine()}
-    publish("engine_cost", "Cost of the engine", text, json.loads(json.dumps(data)), args.write)
+    if args.part != "throughput":
+        rows, runs = cost(threads, args.seeds, max(2, args.repeats // 3))
+        show("engine_cost", "Cost of the engine", rows, {"runs": runs}, args.write)
+    if args.part != "cost":
+        found = throughput(threads, args.repeats)
+        rows = [(f"{naive} ÷ {way}, {clock} seconds", str(r), r.n)
+                for clock, seconds in found.items() for way in ("one command", "pool of 2") for naive in ("same work", "bare")
+                for r in [ratio(seconds[naive], seconds[way])]]
+        rows += [(f"{name}: seconds of {clock}", f"{values.mean():.1f}", len(values))
+                 for clock, seconds in found.items() for name, values in seconds.items()]
+        data = {clock: {name: values.tolist() for name, values in seconds.items()} for clock, seconds in found.items()}
+        show("engine_throughput", "One command against one process per configuration", rows, data, args.write)
+
+
+def show(name: str, title: str, rows: list[tuple[object, ...]], data: dict[str, Any], write: bool) -> None:
+    """Print, and with `write` keep, one section."""
+    text = f"{machine()}\n\n{table(('what', 'mean and 95 % interval', 'n'), rows)}"
+    publish(name, title, text, json.loads(json.dumps({**data, "machine": machine()})), write)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sdvar_exp.config.schema import to_choice, values_of
 from sdvar_exp.errors import UserError
 
 FACTORS = ("mask", "acceptance", "gamma")
-LARGE = 24  # combinations from which on trees are assembled instead of composed one by one
+LARGE = 8  # combinations from which on trees are assembled instead of composed one by one
 T = TypeVar("T")
 
 
