@@ -1,10 +1,8 @@
-"""Send studies to Weights & Biases: `python scripts/push.py results/STUDY --mode online`."""
-
-from __future__ import annotations
+"""`python scripts/push.py X` is `sdvar-exp push X`."""
 
 import sys
 
-from sdvar_exp.tracking.command import main
+from sdvar_exp.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["push", *sys.argv[1:]]))

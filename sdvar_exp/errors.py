@@ -2,7 +2,9 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that says what is wrong and what to do."""
+    """Bad input. The message is one line that says what is wrong and what to do. exit_code: of a command that ends with it."""
+
+    exit_code = 2
 
 
 def require(condition: bool, message: str) -> None:

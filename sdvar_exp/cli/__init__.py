@@ -5,9 +5,14 @@ Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sen
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from sdvar_exp import __version__
@@ -34,24 +39,56 @@ VERBS = {
     "gc": "find, and with --delete remove, files that nothing needs",
     "completion": "teach bash, zsh or fish to complete sdvar-exp",
 }
-USAGE, INTERRUPTED = 2, 130
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+ESCAPED = "sdvar-escaped"
+"""How a terminal or file that cannot show a character gets it: as JSON escapes it, so that `--json` stays what it says."""
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _any_encoding()
     try:
         return _dispatch(words)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return USAGE
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_output()
         return 0
+    except OSError as error:
+        log.debug("the machine refused", exc_info=True)
+        place = f": {error.filename}" if error.filename else ""
+        with suppress(OSError):
+            print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        _leave_output()
+        return FAILED
+
+
+def _leave_output() -> None:
+    """Nothing more goes to standard output, not even what lies in its buffer at exit; a stand-in without a file is let be."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _any_encoding() -> None:
+    """A γ or × on a terminal that knows ASCII only is no reason to stop."""
+    codecs.register_error(ESCAPED, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors=ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _dispatch(words: list[str]) -> int:

@@ -17,6 +17,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")
+    parser.add_argument("--json", action="store_true", help="the addresses for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.tracking import PushError, resolve
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> int:
         print(json.dumps(as_plain(dashboards), indent=1, ensure_ascii=False))
         return 0
     try:
-        for address in save(dashboards, options):
-            print(address)
+        addresses = list(save(dashboards, options))
+        print(json.dumps(addresses) if asked.json else "\n".join(map(str, addresses)))
     except PushError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

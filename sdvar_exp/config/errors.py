@@ -53,6 +53,8 @@ def explain(error: BaseException) -> str:
     source = re.search(r"In '([^']+)'", text)
     where = f"conf {source[1]}: " if source and source[1] != "config" else ""
     key = re.search(r"full_key: (\S+)", text)
+    if source and key and key[1] == source[1].partition("/")[0] in ("experiment", "debug"):
+        return f"{source[1]}.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"
     if key and (unknown := re.search(r"Key '([^']+)' (?:not in|is not in) '?([^'\n]+)", text)):
         if unknown[2].strip() in ("struct", "Root"):
             return f"{where}unknown key {key[1]!r}"

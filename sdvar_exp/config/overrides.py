@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,9 @@ def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
             out += parser.parse_overrides([text])
         except HydraException as error:
             reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
+            reason = re.sub(r"(mismatched|no viable alternative at) input '<EOF>'", "something is missing at its end", reason)
+            reason = re.sub(r"mismatched input ('.*?') expecting .*", r"\1 in a place where it cannot stand", reason)
+            reason = re.sub(r" expecting \{.*", "", reason)
             detail = "" if reason == text or text in reason else f" ({reason})"
             errors.append(f"cannot read {text!r}{detail}; quote values that hold special characters")
     return out

@@ -16,6 +16,8 @@ _counter = itertools.count()
 class StorageError(UserError):
     """The results folder does not take what is written to it: disk full, read-only, gone. One line, as `UserError`."""
 
+    exit_code = 1  # the command was fine
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:

@@ -214,8 +214,39 @@ class TestTable:
         assert capsys.readouterr().out == "results/guide samples\nresults/demo stages\n"
 
 
-def test_push_says_what_is_missing() -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["push"])
-    assert stopped.value.code == 2
+def test_push_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["push"]) == 2
+    assert capsys.readouterr().err == "error: the following arguments are required: STUDY; see sdvar-exp push --help\n"
     assert main(["push", "nowhere"]) == 2
+    assert "error: there is no study 'nowhere'; results has none" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["push", "nowhere"]) == 2
+    assert "W&B is turned off by WANDB_MODE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", b"\\u03b3"), ("utf-8", "γ".encode())])
+def test_any_terminal_shows_a_plan(encoding: str, shown: bytes, repository: Path) -> None:
+    """A terminal without Greek letters is no reason to stop, and what machines read stays JSON."""
+    environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONIOENCODING": encoding}
+    plan = [sys.executable, "-m", "sdvar_exp", "plan", "strategy=parallel_v1", "labels=0", "seeds=1"]
+    done = subprocess.run([*plan, "--json"], capture_output=True, timeout=120, env=environment)
+    assert done.returncode == 0 and done.stderr == b"" and shown in done.stdout
+    assert json.loads(done.stdout)["cells"][0]["name"] == "parallel_v1 γ=2"
+
+
+def test_output_that_cannot_be_written(repository: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "sdvar_exp", "ls"], stdout=full, stderr=subprocess.PIPE, text=True,
+                              timeout=120, env={**os.environ, "PYTHONPATH": str(repository)})
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_a_full_disk_is_no_mistake_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdvar_exp.store import StorageError
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot append to x: No space left on device")
+
+    monkeypatch.setattr("sdvar_exp.config.compose", full)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err == "error: cannot append to x: No space left on device\n"

@@ -113,6 +113,8 @@ def test_one_line(argument: str, line: str, lines: Lines) -> None:
     ("experiment=seed_parallel_v1 strategy=test3",
      "conf experiment/seed_parallel_v1: unknown key 'strategy.on_reject': "
      "the chosen strategy has no parameter 'on_reject'"),
+    ("strategy=test3,",
+     "cannot read 'strategy=test3,' (something is missing at its end); quote values that hold special characters"),
     ("labels=all model=embedded,var_d16_d30", "labels=all differs between embedded, var_d16_d30; list the labels"),
 ])
 def test_one_line_of_several_arguments(argv: str, line: str, lines: Lines) -> None:
@@ -176,6 +178,12 @@ class TestYamlFiles:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         return ["--config-dir", str(folder)]
+
+    @pytest.mark.parametrize("text", ["strategy: test3\n", "", "- a\n"])
+    def test_an_experiment_without_its_first_line(self, tmp_path: Path, lines: Lines, text: str) -> None:
+        argv = self.write(tmp_path, "experiment/mine", text)
+        assert lines(*argv, "experiment=mine") == [
+            "experiment/mine.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"]
 
     def test_unknown_root_key(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabls: 3\n")
