@@ -57,9 +57,11 @@ class WorkerProcess:
             self.connection.send(group)
 
     def stop(self) -> None:
-        """Ask it to end after the task at work."""
+        """Ask it to end after the task at work; one that still loads its models has none, and is ended at once."""
         if not self.stopping:
             self.stopping = True
+            if not self.ready:
+                self.kill()
             with suppress(OSError):
                 self.connection.send(None)
 
