@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"cell"},
     "models": BASE,
     "decoding": BASE | {"models"},
-    "training": BASE | {"models", "decoding", "metrics"},
+    "training": BASE | {"models", "decoding", "metrics", "report"},  # of report only how figures look
     "diagnosis": BASE | {"models", "decoding"},
     "compat": BASE | {"models", "decoding", "training", "diagnosis"},
     "metrics": BASE,

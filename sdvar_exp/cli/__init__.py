@@ -32,6 +32,7 @@ VERBS = {
     "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
+    "export": "a cell's images as one npz or a folder of PNG files, for other evaluators",
     "push": "send a study to W&B",
     "dashboard": "make a W&B workspace and a report of a study",
     "check": "run the invariants of decoding on a pair of models; say which stage and tensor is wrong",

@@ -1,4 +1,4 @@
-"""`sdvar-exp quality`: how good each cell's images are as a set, from the features in the ledger."""
+"""`sdvar-exp quality`: how good each cell's images are as a set, in the features of a network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,48 @@ from pathlib import Path
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 
+ABOUT = """Class accuracy, and Fréchet and kernel distance, precision and recall of each cell's images: to real data, and to
+the baseline's images of the same units. For model=embedded the features were kept while decoding. For other models, or
+another network, --extractor looks at the kept images (`images=all`). Writes tables/quality.csv and .parquet, with
+--extractor tables/quality-NAME.csv and .parquet."""
+EXAMPLE = """example: sdvar-exp quality var_50k --extractor inception --real imagenet/val"""
+
 
 def main(argv: list[str]) -> int:
-    parser = study_parser("quality", "Class accuracy, and distances of each cell's images to real data and to the baseline's. "
-                          "Writes tables/quality.csv and .parquet.")
+    parser = study_parser("quality", ABOUT, epilog=EXAMPLE)
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--extractor", metavar="NAME", help="look at the kept images with: classifier (the shipped one), "
+                        "inception (torch-fidelity's), or package.module:function")
+    parser.add_argument("--real", metavar="PATH", type=Path, help="real images for --extractor: a folder of PNG or JPEG "
+                        "files, or an npz with arr_0; default: the shipped test set for the classifier, else none")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
-    from sdvar_exp.report.quality import render_quality, write_quality
+    if asked.real and not asked.extractor:
+        raise UserError("--real needs --extractor: classifier, inception or package.module:function")
+    from sdvar_exp.report.quality import Real, render_quality, shipped_real, write_quality
 
-    table = write_quality(folder)
-    if table.empty:
-        raise UserError("no image of this study has features: they are kept for model=embedded; for other models export the "
-                        "images with `sdvar-exp export`")
+    name = "quality"
+    if asked.extractor:
+        from sdvar_exp.runner.extractors import features_of_study, network, real_features
+
+        run, key = network(asked.extractor)
+        name = f"quality-{asked.extractor.replace(':', '.')}"
+        found = features_of_study(folder, run, key)
+        if not found:
+            raise UserError(f"{folder} keeps no images of a cell and its baseline: run it with images=all")
+        real = shipped_real() if asked.extractor == "classifier" else None
+        if asked.real:
+            real = Real(real_features(asked.real, run), None, key)
+        table = write_quality(folder, found, real, name)
+    else:
+        table = write_quality(folder)
+        if table.empty:
+            raise UserError("no image of this study has features: they are kept for model=embedded; for other models "
+                            "`sdvar-exp quality STUDY --extractor inception` looks at the kept images")
     if asked.json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
     else:
         print(render_quality(table))
-        print(f"\ntable    {folder / 'tables' / 'quality.csv'}")
+        print(f"\ntable    {folder / 'tables' / name}.csv")
     return 0
+

@@ -13,7 +13,7 @@ points bias all four metrics. Everything is seeded; torch is imported when somet
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,14 +41,14 @@ class Estimate:
 
 
 @lru_cache(maxsize=1)
-def test_features() -> tuple[np.ndarray, np.ndarray, str]:
+def test_features(folder: Path = WEIGHTS) -> tuple[np.ndarray, np.ndarray, str]:
     """Features (10000, d) float32 and labels of the shipped test set, and the SHA-256 of the classifier that made them."""
     import json
 
     from safetensors.numpy import load_file
 
-    arrays = load_file(WEIGHTS / "test_features.safetensors")
-    about = json.loads((WEIGHTS / "classifier.json").read_text())
+    arrays = load_file(folder / "test_features.safetensors")
+    about = json.loads((folder / "classifier.json").read_text())
     return arrays["features"].astype(np.float32), arrays["labels"].astype(np.int64), str(about["sha256"])
 
 
@@ -89,6 +89,28 @@ def precision_recall(a_Nd: np.ndarray, real_Md: np.ndarray, k: int = NEIGHBOURS)
 
     a, real = (torch.from_numpy(x.astype(np.float32)) for x in (a_Nd, real_Md))
     return _covered(a, real, k), _covered(real, a, k)
+
+
+def coverage(points_Nd: np.ndarray, manifold_Md: np.ndarray, k: int = NEIGHBOURS) -> float:
+    """Share of points within the manifold of a set: recall, if the points are real and the set is of samples."""
+    import torch
+
+    return _covered(torch.from_numpy(points_Nd.astype(np.float32)), torch.from_numpy(manifold_Md.astype(np.float32)), k)
+
+
+def nearest(points_Nd: np.ndarray, chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Index of, and Euclidean distance to, each point's nearest row of a set that comes in chunks (M, d); (N,) each."""
+    import torch
+
+    points = torch.from_numpy(points_Nd.astype(np.float32))
+    best = torch.full((len(points),), torch.inf)
+    index, start = torch.zeros(len(points), dtype=torch.int64), 0
+    for chunk in chunks:
+        distance, where = torch.cdist(points, torch.from_numpy(chunk.astype(np.float32))).min(1)
+        closer = distance < best
+        best, index = torch.where(closer, distance, best), torch.where(closer, where + start, index)
+        start += len(chunk)
+    return index.numpy(), best.numpy()
 
 
 def _covered(points: Any, manifold: Any, k: int) -> float:

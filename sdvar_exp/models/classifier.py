@@ -21,6 +21,8 @@ class Classifier(nn.Module):
     Grey images: the mean of the channels is read. No normalisation that depends on the batch.
     """
 
+    side = SIDE
+
     def __init__(self, classes: int = 10, width: int = 32) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, width, 3, padding=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +19,42 @@ from sdvar_exp.store.manifest import read_cells
 METRICS = ("fd", "kid", "precision", "recall")
 
 
-def quality_table(folder: Path | str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Real:
+    """Features (M, d) of real images, their labels (M,) if these are known, and the digest of the network."""
+
+    features: np.ndarray
+    labels: np.ndarray | None
+    digest: str
+
+
+def shipped_real() -> Real:
+    """The shipped features of the test set that the embedded pair's data has."""
+    return Real(*test_features())
+
+
+def quality_table(
+    folder: Path | str, found: Mapping[str, CellFeatures] | None = None, real: Real | None = None
+) -> pd.DataFrame:
     """One row per cell with features, in plan order.
 
-    Columns: cell, name, n; class_accuracy; METRICS against real data (`_real`: the shipped test set) and against the
-    baseline's samples of the same units (`_baseline`); each with `_low`, `_high` (95 %) and, where refused, null with the
-    reason in `note`.
+    found: features by cell; those of the ledger, of the shipped classifier, if None. real: what `_real` columns compare
+    with; without it they are null.
+    Columns: cell, name, n; class_accuracy, also the baseline's (null for a network that names no classes); METRICS against
+    real data (`_real`) and against the baseline's samples of the same units (`_baseline`); each with `_low`, `_high` (95 %)
+    and, where refused, null with the reason in `note`.
     """
-    known, found = read_cells(Path(folder)), read_features(folder)
+    if found is None:
+        found, real = read_features(Path(folder)), shipped_real()
+    known = read_cells(Path(folder))
     order = sorted((cell for cell in found if cell in known), key=lambda cell: known[cell]["order"])
-    return pd.DataFrame([{"cell": cell, "name": known[cell]["name"], **_row(found[cell])} for cell in order])
+    return pd.DataFrame([{"cell": cell, "name": known[cell]["name"], **_row(found[cell], real)} for cell in order])
 
 
-def _row(cell: CellFeatures) -> dict[str, Any]:
-    correct = (cell.predicted == cell.labels).astype(np.float64)
-    accuracy = mean_interval(correct.tolist(), cell.labels.tolist())
-    row: dict[str, Any] = {"n": len(cell.labels), "class_accuracy": accuracy.mean, "class_accuracy_low": accuracy.low,
-                           "class_accuracy_high": accuracy.high}
-    row["class_accuracy_baseline"] = float((cell.baseline_predicted == cell.labels).mean())
+def _row(cell: CellFeatures, real: Real | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"n": len(cell.labels), **_accuracy(cell)}
     notes: dict[str, None] = {}
-    real, real_labels, digest = test_features()
-    if cell.digest == digest:
-        keep = np.isin(real_labels, cell.labels)
-        found = compare(cell.features, cell.labels, real[keep], real_labels[keep])
-    else:
-        reason = "features are of another classifier than the shipped one: decode again in a new study"
-        found = {name: Estimate(len(cell.labels), refused=reason) for name in METRICS}
-    row |= _columns(found, "real", notes)
+    row |= _columns(_to_real(cell, real), "real", notes)
     if np.array_equal(cell.features, cell.baseline):
         same = {"fd": 0.0, "kid": 0.0, "precision": 1.0, "recall": 1.0}
         found = {name: Estimate(len(cell.labels), v, v, v) for name, v in same.items()}
@@ -52,19 +63,42 @@ def _row(cell: CellFeatures) -> dict[str, Any]:
     return row | _columns(found, "baseline", notes) | {"note": "; ".join(notes)}
 
 
+def _accuracy(cell: CellFeatures) -> dict[str, float | None]:
+    names = ("class_accuracy", "class_accuracy_low", "class_accuracy_high", "class_accuracy_baseline")
+    if cell.predicted is None or cell.baseline_predicted is None:
+        return dict.fromkeys(names)
+    found = mean_interval((cell.predicted == cell.labels).astype(np.float64).tolist(), cell.labels.tolist())
+    low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (found.low, found.high))
+    return dict(zip(names, (found.mean, low, high, float((cell.baseline_predicted == cell.labels).mean())), strict=True))
+
+
+def _to_real(cell: CellFeatures, real: Real | None) -> dict[str, Estimate]:
+    if real is not None and cell.digest == real.digest:
+        if real.labels is None:
+            return compare(cell.features, cell.labels, real.features, np.zeros(len(real.features), np.int64))
+        keep = np.isin(real.labels, cell.labels)
+        return compare(cell.features, cell.labels, real.features[keep], real.labels[keep])
+    reason = ("features are of another classifier than the shipped one: decode again in a new study, or "
+              "`quality --extractor classifier`" if real is not None else "no real images were given: --real FOLDER")
+    return {name: Estimate(len(cell.labels), refused=reason) for name in METRICS}
+
+
 def _columns(found: dict[str, Estimate], suffix: str, notes: dict[str, None]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in METRICS:
         e = found[name]
         out |= {f"{name}_{suffix}": e.value, f"{name}_{suffix}_low": e.low, f"{name}_{suffix}_high": e.high}
-        if e.refused:
-            notes[f"{'all distances' if e.n < 100 else name} to {suffix}: {e.refused}"] = None
+    for reason in dict.fromkeys(e.refused for e in found.values() if e.refused):
+        refused = [name for name, e in found.items() if e.refused == reason]
+        notes[f"{'all distances' if len(refused) == len(found) else ', '.join(refused)} to {suffix}: {reason}"] = None
     return out
 
 
-def write_quality(folder: Path | str) -> pd.DataFrame:
-    """`quality_table`, also written to tables/quality.csv and .parquet."""
-    table, path = quality_table(folder), Path(folder) / "tables" / "quality"
+def write_quality(
+    folder: Path | str, found: Mapping[str, CellFeatures] | None = None, real: Real | None = None, name: str = "quality"
+) -> pd.DataFrame:
+    """`quality_table`, also written to tables/<name>.csv and .parquet."""
+    table, path = quality_table(folder, found, real), Path(folder) / "tables" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n").encode())
     atomic_write(path.with_suffix(".parquet"), table.to_parquet(None, index=False))

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from sdvar_exp.training.quality_page import quality_lines
 
 MODELS = {"target": "target", "draft": "draft (distilled, the default)", "draft_plain": "draft (plain)"}
 
 
-def render(card: dict[str, Any]) -> str:
-    """The card as Markdown; the same text for the same `card.json`."""
+def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
+    """`card.json` and `README.md` beside the weights, and `model_card.md` with figures in `docs`."""
+    (weights / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    (weights / "README.md").write_text(render(card))
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "model_card.md").write_text(render(card, figures="figures"))
+
+
+def render(card: dict[str, Any], figures: str = "") -> str:
+    """The card as Markdown; the same text for the same `card.json`. figures: their folder, "" leaves them out."""
     vae, drawn = card["vae"], card["distillation"]
     stages = len(vae["patch_nums"])
     numbers = range(stages)
     head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
         "# Model card: the embedded pair", "",
-        "Written by `scripts/train.py part=export` from `card.json`; do not edit.", "",
+        "Written by `scripts/train.py part=export` and `part=evaluate` from `card.json`; do not edit.", "",
         f"- **Data**: {card['data']}; grey values repeated to RGB in [-1, 1]. No augmentation for the transformers.",
         f"- **Stages**: {stages}, sides {', '.join(map(str, vae['patch_nums']))}; {vae['vocab_size']} codes of width "
         f"{vae['z_channels']}.",
@@ -25,7 +37,7 @@ def render(card: dict[str, Any]) -> str:
         f"- **Stored**: {card['stored']}. Test metrics on the first {card['held_out']} test images.",
         "- **Licence**: MIT, as the project and the data.",
         "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
-        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`.",
+        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`, `classifier`, `evaluate`.",
         "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short, so the target "
         "is far from the best that its size allows; acceptance rates here say nothing about ImageNet models.", "",
         "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |", "|---|---|---|---|---|---|",
@@ -39,6 +51,10 @@ def render(card: dict[str, Any]) -> str:
         lines.append(
             f"| {name}, depth {m['depth']}, width {m['width']} | {m['parameters']:,} | {steps} | {minutes} | "
             f"{m['ce']:.3f} nats per token | `{m['sha256'][:16]}` |")
+    if "classifier" in card:
+        c = card["classifier"]
+        lines.append(f"| classifier | {c['parameters']:,} | {c['steps']} | {c['minutes']} | {c['accuracy']:.1%} of "
+                     f"{c['test_images']:,} right | `{c['sha256'][:16]}` |")
     begun = [f"the {name} from `{card[role]['init'][:16]}`" for role, name in MODELS.items() if card[role]["init"]]
     if begun:
         lines += ["", f"Trained on from given weights (SHA-256): {'; '.join(begun)}. Steps before + after."]
@@ -51,4 +67,6 @@ def render(card: dict[str, Any]) -> str:
         for what, text in (("overlap", "1-TV"), ("match", "equal")):
             values = " | ".join(f"{card[role][f'{what}_{k}']:.2f}" for k in numbers)
             lines.append(f"| {MODELS[role]}, {text} | {values} |")
+    if "quality" in card:
+        lines += quality_lines(card["quality"], figures)
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import distill as distill_training
 from sdvar_exp.training import var as var_training
 from sdvar_exp.training import vqvae as vqvae_training
-from sdvar_exp.training.card import render
+from sdvar_exp.training.card import write_card
 from sdvar_exp.training.data import load_split
 
 LEFT_OUT = ("attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")  # the constructor makes them
@@ -46,9 +46,13 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def load_vae(settings: vqvae_training.VQVAESettings, folder: Path) -> VQVAE:
-    """The trained VQVAE as it is shipped."""
+    """The trained VQVAE as it is shipped: that of `folder`, or the one that `settings.init` names."""
     vae = vqvae_training.build(settings)
-    load_checkpoint(vae, folder / "vqvae.ckpt")
+    if settings.init:
+        var_training.start_from(vae, Path(settings.init))
+        vae.eval().requires_grad_(False)
+    else:
+        load_checkpoint(vae, folder / "vqvae.ckpt")
     return vae
 
 
@@ -57,6 +61,16 @@ def load_transformer(settings: var_training.VARSettings, vae: VQVAE, folder: Pat
     model = var_training.build(settings, vae)
     load_checkpoint(model, folder / f"{settings.name}.ckpt")
     return model
+
+
+def vae_steps(settings: vqvae_training.VQVAESettings, folder: Path, earlier: dict[str, Any]) -> dict[str, Any]:
+    """Steps and minutes of the VQVAE; for a given one as the earlier card has them, if it is of the same file."""
+    if not settings.init:
+        saved = torch.load(folder / "vqvae.ckpt", weights_only=True)
+        return {"steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
+    digest, known = sha256(Path(settings.init)), earlier.get("vae", {})
+    steps = {key: known[key] for key in ("steps", "minutes")} if known.get("sha256") == digest else {"steps": 0, "minutes": 0.0}
+    return {"init": digest, **steps}
 
 
 def started_from(settings: var_training.VARSettings, earlier: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +91,9 @@ def started_from(settings: var_training.VARSettings, earlier: dict[str, Any]) ->
 
 def export(
     vqvae: vqvae_training.VQVAESettings, target: var_training.VARSettings, draft: var_training.VARSettings,
-    distilled: distill_training.DistillSettings, folder: Path, out: Path, data_folder: Path, held_out: int = 2000,
+    distilled: distill_training.DistillSettings, folder: Path, out: Path, docs: Path, data_folder: Path, held_out: int = 2000,
 ) -> dict[str, Any]:
-    """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and `card.json` to `out`.
+    """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and the card to `out`, its page to `docs`.
 
     The card holds settings, steps, hashes and metrics; those are measured on the first `held_out` test images, agreement
     with the target on the held-out samples of the distillation.
@@ -87,8 +101,8 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     previous = out / "card.json"
     earlier = json.loads(previous.read_text()) if previous.is_file() else {}
-    vae = vqvae_training.build(vqvae)
-    about = load_checkpoint(vae, folder / "vqvae.ckpt")
+    vae = load_vae(vqvae, folder)
+    about = vae_steps(vqvae, folder, earlier)
     images, labels = load_split(data_folder, "t10k")
     side = vae.pyramid.side * vae.downsample
     card: dict[str, Any] = {
@@ -117,6 +131,5 @@ def export(
         path.chmod(0o644)
         card[role]["sha256"] = sha256(path)
         card[role]["bytes"] = path.stat().st_size
-    previous.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    (out / "README.md").write_text(render(card))
+    write_card(card, out, docs)
     return card

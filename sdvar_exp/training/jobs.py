@@ -1,5 +1,5 @@
 """The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `export`,
-`classifier`, or `all` in that order."""
+`classifier`, `evaluate`, or `all` in that order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS
-from sdvar_exp.training import classifier, distill, export, var, vqvae
+from sdvar_exp.training import classifier, distill, evaluate, export, var, vqvae
 from sdvar_exp.training.data import DEFAULT_FOLDER
+from sdvar_exp.training.samples import EvaluateSettings
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vqvae", "target", "draft", "distilled", "export", "classifier")
+PARTS = ("vqvae", "target", "draft", "distilled", "export", "classifier", "evaluate")
 
 
 def _draft() -> var.VARSettings:
@@ -27,13 +28,15 @@ def _draft() -> var.VARSettings:
 class TrainSettings:
     """What to train.
 
-    part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export` writes. threads: 0 is all.
-    held_out: test images on which `export` measures.
+    part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export`, `classifier` and `evaluate` write.
+    docs: where the page of the model card and its figures go. threads: 0 is all. held_out: test images on which `export`
+    measures.
     """
 
     part: str = "all"
     out: str = "results/training"
     weights: str = str(WEIGHTS)
+    docs: str = "docs"
     data_folder: str = str(DEFAULT_FOLDER)
     threads: int = 0
     held_out: int = 2000
@@ -42,6 +45,7 @@ class TrainSettings:
     draft: var.VARSettings = field(default_factory=_draft)
     distilled: distill.DistillSettings = field(default_factory=distill.DistillSettings)
     classifier: classifier.ClassifierSettings = field(default_factory=classifier.ClassifierSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "all"):
@@ -55,19 +59,23 @@ def run(settings: TrainSettings) -> None:
     out, data = Path(settings.out), Path(settings.data_folder)
     for part in PARTS if settings.part == "all" else (settings.part,):
         log.info("part %s, checkpoints and logs in %s", part, out)
-        if part == "vqvae":
+        if part == "vqvae" and settings.vqvae.init:
+            log.info("the VQVAE is given: %s", settings.vqvae.init)
+        elif part == "vqvae":
             vqvae.train_vqvae(settings.vqvae, data, out)
         elif part == "classifier":
             classifier.train_classifier(settings.classifier, data, out)
             classifier.export_classifier(settings.classifier, out, Path(settings.weights), data)
+        elif part == "evaluate":
+            evaluate.evaluate(settings.evaluate, out, Path(settings.weights), Path(settings.docs), data)
         elif part == "distilled":
             vae = export.load_vae(settings.vqvae, out)
             target = export.load_transformer(settings.target, vae, out)
             distill.train_distilled(settings.distilled, target, vae, out)
         elif part == "export":
             card = export.export(
-                settings.vqvae, settings.target, settings.draft, settings.distilled, out, Path(settings.weights), data,
-                settings.held_out)
+                settings.vqvae, settings.target, settings.draft, settings.distilled, out, Path(settings.weights),
+                Path(settings.docs), data, settings.held_out)
             roles = ("vae", "target", "draft", "draft_plain")
             log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})
         else:

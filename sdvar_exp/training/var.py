@@ -87,7 +87,7 @@ def build(s: VARSettings, vae: VQVAE, classes: int = 10) -> VAR:
     return model
 
 
-def start_from(model: VAR, path: Path) -> None:
+def start_from(model: nn.Module, path: Path) -> None:
     """Fill `model` with the weights of a safetensors file of the same shape; `UserError` where there is none."""
     if not path.is_file():
         raise UserError(f"init={path} does not exist: give a safetensors file of this model, or leave init empty")
@@ -95,7 +95,7 @@ def start_from(model: VAR, path: Path) -> None:
     own = model.state_dict()
     wrong = [k for k, v in saved.items() if k not in own or own[k].shape != v.shape]
     if wrong:
-        raise UserError(f"init={path} does not fit this shape: {wrong[0]} differs; set depth, width and heads as it has them")
+        raise UserError(f"init={path} does not fit this shape: {wrong[0]} differs; set its settings as the file has them")
     model.load_state_dict({k: saved[k].to(v.dtype) if k in saved else v for k, v in own.items()})
 
 

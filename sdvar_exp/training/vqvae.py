@@ -16,7 +16,7 @@ from sdvar_exp.training.data import load_split, prepare
 
 @dataclass(frozen=True)
 class VQVAESettings:
-    """Shape and training of the VQVAE."""
+    """Shape and training of the VQVAE. init: safetensors file of a trained one to use as it is, as the shipped one."""
 
     patch_nums: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     vocab_size: int = 256
@@ -32,6 +32,7 @@ class VQVAESettings:
     revive_every: int = 20
     max_minutes: float = 20.0
     bf16: bool = False
+    init: str = ""
 
 
 def build(s: VQVAESettings) -> VQVAE:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,21 +20,6 @@ VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, step
 TARGET = var.VARSettings(depth=2, width=32, heads=2, steps=4, batch=8, warmup=2, short_stages=2, max_minutes=5)
 DRAFT = replace(TARGET, name="draft", depth=1)
 DISTILLED = distill.DistillSettings(student=replace(TARGET, name="distilled", depth=1), samples=20, chunk=10, held_out=10)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two splits of 40 pictures in IDX files."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.Generator(np.random.Philox(key=1))
-    for split in ("train", "t10k"):
-        images = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
-        labels = (np.arange(40) % 10).astype(np.uint8)
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
-    return folder
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +66,7 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert model.depth == 2
 
     distill.train_distilled(DISTILLED, export.load_transformer(TARGET, vae, whole), vae, whole)
-    card = export.export(VQ, TARGET, DRAFT, DISTILLED, whole, out, data, held_out=10)
+    card = export.export(VQ, TARGET, DRAFT, DISTILLED, whole, out, tmp_path / "docs", data, held_out=10)
     assert card["target"]["steps"] == card["draft"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
     assert 0 < card["draft"]["overlap"] <= 1 and 0 <= card["draft_plain"]["match"] <= 1
     assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()

@@ -1,0 +1,85 @@
+"""Kept images of a cell as the files that others' evaluators read: one npz, or a folder of PNG files.
+
+The npz is the one of OpenAI's guided-diffusion evaluator, which VAR's authors use: `arr_0`, uint8 (N, H, W, 3). The order
+is a fixed random one, as there: the Inception Score is computed over consecutive splits, which must not be single classes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from PIL import Image
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store.files import storage_errors
+
+SAMPLE = re.compile(r"(\d+)_(\d+)\.png")
+
+
+def sample_files(folder: Path) -> list[tuple[int, int, Path]]:
+    """(label, seed, file) of the samples that a cell's folder of images holds, in that order."""
+    found = ((SAMPLE.fullmatch(path.name), path) for path in folder.glob("*.png"))
+    return sorted((int(m[1]), int(m[2]), path) for m, path in found if m)
+
+
+def shuffled(files: Sequence[tuple[int, int, Path]]) -> list[Path]:
+    """Their paths in a random order that is the same for the same number of files."""
+    order = np.random.Generator(np.random.Philox(key=0x50)).permutation(len(files))
+    return [files[i][2] for i in order]
+
+
+def write_npz(files: Sequence[Path], out: Path) -> tuple[int, ...]:
+    """Write RGB images of one size to `arr_0` of an npz, one image in memory at a time; the array's shape.
+
+    Whole or not at all: a stopped export leaves `<name>.part`, which the next one replaces.
+    """
+    shape = (len(files), *_rgb(files[0]).shape)
+    part = out.with_name(f"{out.name}.part")
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive, archive.open(
+                zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
+            npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for path in files:
+                image = _rgb(path)
+                if image.shape != shape[1:]:
+                    raise UserError(f"{path} is {image.shape[1]}×{image.shape[0]} pixels, the first image "
+                                    f"{shape[2]}×{shape[1]}: they must all be of one size")
+                stream.write(image.tobytes())
+        os.replace(part, out)
+    return shape
+
+
+def write_folder(files: Sequence[Path], out: Path) -> int:
+    """Copy to `out` as 000000.png …, hard links where the disk allows; files that are there stay. How many were new."""
+    new = 0
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for i, path in enumerate(files):
+            place = out / f"{i:06d}.png"
+            if place.exists():
+                continue
+            try:
+                os.link(path, place)
+            except OSError:
+                part = place.with_suffix(".part")
+                shutil.copyfile(path, part)
+                os.replace(part, place)
+            new += 1
+    return new
+
+
+def _rgb(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it and run the study again") from None

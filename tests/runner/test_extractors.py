@@ -1,0 +1,142 @@
+"""`quality --extractor`: features of kept images by the classifier, by Inception (a stub: no weights here), by anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdvar_exp.cli import main
+from sdvar_exp.store.features import read_features
+
+pytestmark = pytest.mark.needs("weights")
+
+COMMAND = ["run", "study=q", "tracking=none", "timing.units=0", "images=all", "labels=[1,8]", "seeds=2", "-m",
+           "strategy=sequential,draft_only"]
+
+
+class FeatureExtractorInceptionV3(torch.nn.Module):
+    """torch-fidelity's interface: named features of uint8 images as a tuple. Here means of 2048 fixed mixtures of pixels."""
+
+    calls = 0
+
+    def __init__(self, name: str, features_list: list[str]) -> None:
+        super().__init__()
+        assert (name, features_list) == ("inception-v3-compat", ["2048"])
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        assert x.dtype == torch.uint8 and x.ndim == 4 and x.shape[1] == 3
+        FeatureExtractorInceptionV3.calls += 1
+        flat = torch.nn.functional.adaptive_avg_pool2d(x.float() / 255, 8).flatten(1)
+        mix = torch.randn(flat.shape[1], 2048, generator=torch.Generator().manual_seed(0))
+        return (flat @ mix,)
+
+
+@pytest.fixture
+def inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = FeatureExtractorInceptionV3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("q")
+    assert main([*COMMAND, f"results_dir={folder}"]) == 0
+    return folder / "q"
+
+
+def rows(study: Path, capsys: pytest.CaptureFixture[str], *words: str) -> list[dict]:
+    capsys.readouterr()
+    assert main(["quality", str(study), "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_classifier_sees_in_kept_images_what_it_saw_while_decoding(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, again = rows(study, capsys), rows(study, capsys, "--extractor", "classifier")
+    assert [r["class_accuracy"] for r in kept] == [r["class_accuracy"] for r in again]
+    assert [r["note"] for r in kept] == [r["note"] for r in again]
+    assert (study / "tables" / "quality-classifier.csv").is_file()
+    from sdvar_exp.store.features import read_kept
+
+    for cell, found in read_features(study).items():
+        stored = read_kept(study, found.digest, cell)
+        assert stored is not None and stored.units == [(1, 0), (1, 1), (8, 0), (8, 1)]
+        assert np.abs(stored.features - found.features).max() < 0.02 * np.abs(found.features).max()  # eight bits a pixel
+
+
+@pytest.mark.usefixtures("inception")
+def test_inception_looks_once_and_compares_with_given_images(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = rows(study, capsys, "--extractor", "inception")
+    assert all(r["class_accuracy"] is None and "no real images were given: --real FOLDER" in r["note"] for r in first)
+    assert first[0]["fd_baseline"] == 0 and first[1]["fd_baseline"] is None
+    seen = FeatureExtractorInceptionV3.calls
+    assert seen == 2
+    rng = np.random.Generator(np.random.Philox(key=2))
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    np.savez(tmp_path / "real.npz", arr_0=rng.integers(0, 256, (120, 40, 40, 3), dtype=np.uint8))
+    few = rows(study, capsys, "--extractor", "inception", "--real", str(tmp_path))
+    assert all("there are 4" in r["note"] for r in few)
+    rows(study, capsys, "--extractor", "inception", "--real", str(tmp_path / "real.npz"))
+    assert FeatureExtractorInceptionV3.calls == seen + 1 + 3, "the study's images are not looked at again"
+
+
+def many_images(folder: Path) -> Path:
+    """A study of 120 images in two cells, as its files are."""
+    rng = np.random.Generator(np.random.Philox(key=3))
+    (folder / "cells").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    for order, (cell, shift) in enumerate((("a" * 12, 0), ("b" * 12, 40))):
+        (folder / "cells" / f"{cell}.json").write_text(json.dumps(
+            {"id": cell, "order": order, "name": cell[0], "baseline": "a" * 12, "config": {}, "planned": []}))
+        (folder / "images" / cell).mkdir(parents=True)
+        for i in range(120):
+            image = rng.integers(0, 200, (8, 8, 3)) + shift
+            Image.fromarray(image.astype(np.uint8)).save(folder / "images" / cell / f"{i % 10}_{i // 10}.png")
+    return folder
+
+
+def four() -> object:
+    """An extractor of one's own: four means."""
+    return lambda x: (torch.nn.functional.adaptive_avg_pool2d(x.float() / 255, 2).mean(1).flatten(1), None)
+
+
+def test_any_network_gives_distances(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, own = many_images(tmp_path / "s"), ModuleType("own_network")
+    own.four = four  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_network", own)
+    base, other = rows(study, capsys, "--extractor", "own_network:four", "--real", str(study / "images" / ("a" * 12)))
+    assert base["fd_real"] == pytest.approx(0, abs=1e-6) and base["fd_baseline"] == 0
+    assert other["fd_real"] > 0.01 and other["fd_real"] == pytest.approx(other["fd_baseline"], rel=1e-6)
+    assert other["fd_baseline_low"] < other["fd_baseline"] < other["fd_baseline_high"] and other["recall_real"] < 0.5
+
+
+def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--extractor", "resnet"], "must be classifier, inception or package.module:function"),
+        (["--extractor", "no_such_module:net"], "No module named"),
+        (["--extractor", "inception"], "pip install 'sdvar_exp[inception]'"),
+        (["--real", str(tmp_path)], "--real needs --extractor"),
+        (["--extractor", "classifier", "--real", str(tmp_path)], "no PNG or JPEG file in it"),
+        (["--extractor", "classifier", "--real", str(study / "manifest.json")], "give a folder of images or an npz"),
+    ):
+        capsys.readouterr()
+        assert main(["quality", str(study), *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    many = many_images(tmp_path / "s")
+    assert main(["quality", str(many), "--extractor", "classifier"]) == 2
+    assert "takes images of 40×40 pixels, these are 8×8" in capsys.readouterr().err
+    assert main(["quality", str(many)]) == 2 and "--extractor inception" in capsys.readouterr().err
