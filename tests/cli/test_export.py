@@ -32,7 +32,7 @@ def test_a_small_run_is_exported_whole(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     assert main(SMALL) == 0
     (images,) = (tmp_path / "results" / "var_50k" / "images").iterdir()
-    kept = {path.name: np.asarray(Image.open(path).convert("RGB")) for path in images.glob("*.png")}
+    kept = {path.name: np.asarray(Image.open(path).convert("RGB")) for _, _, path in sample_files(images)}
     assert len(kept) == 4
     capsys.readouterr()
     assert main(["export", "var_50k", "--to", "out/samples.npz"]) == 0
