@@ -38,8 +38,8 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         "- **Licence**: MIT, as the project and the data.",
         "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
         "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`, `classifier`, `evaluate`.",
-        "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short, so the target "
-        "is far from the best that its size allows; acceptance rates here say nothing about ImageNet models.", "",
+        "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short: the "
+        "target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.", "",
         "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |", "|---|---|---|---|---|---|",
         f"| VQVAE | {vae['vocab_size']} codes, {vae['codes_used']:.1%} used | {vae['steps']} | {vae['minutes']} | "
         f"MSE {vae['mse']:.4f}, MAE {vae['mae']:.4f} on [-1, 1] | `{vae['sha256'][:16]}` |",

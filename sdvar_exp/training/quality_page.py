@@ -17,7 +17,7 @@ def quality_lines(q: dict[str, Any], figures: str) -> list[str]:
         "shipped features of the test set; in brackets 95 % intervals over other draws of the images. The first two rows are "
         "test images and their reconstructions by the VQVAE, measured against the other test images: what a perfect model, and "
         "a perfect transformer, would give.", "",
-        "| images | cfg | top-k | top-p | class accuracy | Fréchet | KID × 1000 | precision | recall |",
+        "| images | cfg | top-k | top-p | class accuracy | Fréchet | KID | precision | recall |",
         "|---" * 9 + "|", *map(_row, q["rows"]), "",
         f"Best, by the least Fréchet distance where class accuracy is at least 90 %: target {_setting(target)} "
         f"(accuracy {target['class_accuracy']:.1%}), draft {_setting(draft)} ({draft['class_accuracy']:.1%}). The classifier "
@@ -60,11 +60,11 @@ def _row(row: dict[str, Any]) -> str:
     if "model" in row:
         setting = [row["model"], f"{row['cfg']:g}", str(row["top_k"] or "–"), str(row["top_p"] or "–")]
 
-    def cell(name: str, spec: str, scale: float = 1.0) -> str:
-        value, low, high = (None if row[key] is None else scale * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    def cell(name: str, spec: str) -> str:
+        value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
         return _number(value, spec) + ("" if low is None else f" [{low:{spec}}, {high:{spec}}]")
 
-    numbers = [cell("class_accuracy", ".3f"), cell("fd", ".2f"), cell("kid", ".1f", 1000), cell("precision", ".2f"),
+    numbers = [cell("class_accuracy", ".3f"), cell("fd", ".2f"), cell("kid", ".2f"), cell("precision", ".2f"),
                cell("recall", ".2f")]
     return "| " + " | ".join([*setting, *numbers]) + " |"
 
