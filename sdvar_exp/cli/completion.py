@@ -54,7 +54,9 @@ EPILOG = """\
   zsh    eval "$(sdvar-exp completion zsh)"           in ~/.zshrc, after compinit
   fish   sdvar-exp completion fish | source           in ~/.config/fish/config.fish
 """
-STUDY_VERBS = ("status", "table", "collect", "gc", "diff", "push", "dashboard", "figures", "report", "verify")
+STUDY_VERBS = (
+    "status", "table", "collect", "gc", "diff", "push", "dashboard", "figures", "report", "verify", "quality", "power",
+)
 OVERRIDE_VERBS = ("run", "plan")
 
 
@@ -103,7 +105,7 @@ def _candidates(before: Sequence[str], current: str) -> list[str]:
         return candidates([word for word in rest if "=" in word and not word.startswith("-")], current, config_dir(rest))
     given = [word for word in rest if not word.startswith("-")]
     sources: dict[str, Callable[[], list[str]]] = {"ls": lambda: _listed(given), "logs": lambda: _cells(rest)}
-    sources |= {"completion": lambda: sorted(SCRIPTS)}
+    sources |= {"completion": lambda: sorted(SCRIPTS), "check": lambda: _models(given)}
     sources |= dict.fromkeys(STUDY_VERBS, lambda: _studies(rest))
     found = sources.get(verb, list)()
     return [word for word in found if word.startswith(current)]
@@ -132,6 +134,12 @@ def _cells(rest: Sequence[str]) -> list[str]:
     from sdvar_exp.store.manifest import read_cells
 
     return [cell for study in _studies(rest) for cell in read_cells(_results(rest) / study)]
+
+
+def _models(given: Sequence[str]) -> list[str]:
+    from sdvar_exp.config import folder
+
+    return [] if given else folder.names("model")
 
 
 def _listed(given: Sequence[str]) -> list[str]:

@@ -59,6 +59,14 @@ def test_studies_and_cells_of_the_results_folder(tmp_path: Path) -> None:
     assert query("sdvar-exp status ") == [] and query(f"sdvar-exp status --results-dir {tmp_path / 'elsewhere'} ") == ["guide"]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_takes_a_study_completes_it(verb: str, call: Call) -> None:
+    make_study("guide")
+    usage = call(verb, "--help")[1].partition("\n\n")[0].split()
+    takes = verb == "diff" or usage[-1] == "[study]" or usage[-2:] == ["[STUDY", "...]"]
+    assert (query(f"sdvar-exp {verb} gui") == ["guide"]) == takes, usage
+
+
 def test_a_group_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# Mine.\nseeds: 1\n")
