@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from sdvar_exp.cell import Cell
@@ -70,6 +71,11 @@ class PlannedCell:
     cell: Cell
     name: str
     overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """The cell's id, hashed once: a plan asks for it at every one of its units."""
+        return self.cell.id
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Bo
         write_images(job, task, unit, result, baseline)
         if unit in job.staged:
             write_stages(job, task, unit, result, proposed_of(decoded, i))
-        attempt = job.attempts[cell.id, unit.label, unit.seed] + 1
-        body = unit_body(cell.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances)
+        attempt = job.attempts[task.planned.id, unit.label, unit.seed] + 1
+        body = unit_body(task.planned.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances)
         bodies.append(add_seen(body, job, task, unit, result, baseline))
     return bodies
 
@@ -124,7 +124,7 @@ def write_images(job: Job, task: Task, unit: Unit, result: Result, baseline: Res
     """Sample and amplified difference as PNG, where they are asked for; the baseline's picture is its own cell's."""
     if unit not in job.pictured:
         return
-    key = (task.cell.id, unit.label, unit.seed)
+    key = (task.planned.id, unit.label, unit.seed)
     job.study.write_image(*key, result.image)
     if result is not baseline:
         job.study.write_image(*key, amplified_difference(result.image, baseline.image), "_diff")

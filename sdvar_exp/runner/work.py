@@ -25,7 +25,7 @@ class Task:
     @property
     def unit_keys(self) -> tuple[UnitKey, ...]:
         """(cell, label, seed) of every unit."""
-        return tuple((self.cell.id, u.label, u.seed) for u in self.units)
+        return tuple((self.planned.id, u.label, u.seed) for u in self.units)
 
 
 @dataclass(frozen=True)
