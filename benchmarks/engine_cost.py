@@ -153,7 +153,8 @@ def throughput(threads: int, repeats: int) -> dict[str, dict[str, np.ndarray]]:
             WAYS[name](threads)
             after = os.times()
             spent[name].append(after.children_user + after.children_system - before.children_user - before.children_system)
-            print(f"{name}: {after.elapsed - before.elapsed:.1f} s, {spent[name][-1]:.1f} s of CPU", file=sys.stderr, flush=True)
+            took = after.elapsed - before.elapsed
+            print(f"{name}: {took:.1f} s, {spent[name][-1]:.1f} s of CPU", file=sys.stderr, flush=True)
 
         return run
 

@@ -56,6 +56,7 @@ EPILOG = """\
 """
 STUDY_VERBS = (
     "status", "table", "collect", "gc", "diff", "push", "dashboard", "figures", "report", "verify", "quality", "power",
+    "export",
 )
 OVERRIDE_VERBS = ("run", "plan")
 
