@@ -4,7 +4,7 @@ PYTEST_WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint clean
+.PHONY: help setup demo test test-full lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: lint ## ruff, mypy and all tests but the long ones
 
 test-full: setup ## The long tests
 	$(BIN)/python -m pytest -m long
+
+bench: setup ## All benchmarks into docs/BENCHMARKS.md; OFFICIAL=FOLDER: a checkout of FoundationVision/VAR to compare with
+	$(BIN)/python -m benchmarks $(if $(OFFICIAL),--official $(OFFICIAL))
 
 clean: ## Remove .venv, caches and build leftovers; results/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "BENCHMARKS.md"
 RESULTS = Path(__file__).with_name("results")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,22 @@ def synchronise(device: torch.device | str = "cpu") -> None:
 def interleaved(
     runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | str = "cpu", warmup: int = 1
 ) -> dict[str, np.ndarray]:
-    """Seconds of each run, (repeats,) per name: all in turn, in an order that rotates, after `warmup` rounds."""
+    """Seconds of each run, (repeats,) per name: all in turn, in an order that rotates, after `warmup` rounds.
+
+    By the wall clock, or (`--clock cpu`, of use on a machine that others load too) by the process's own processor time.
+    """
+    now = CLOCKS[os.environ.get("SDVAR_BENCHMARK_CLOCK", "wall")]
     names = list(runs)
     took: dict[str, list[float]] = {name: [] for name in names}
     for i in range(-warmup, repeats):
         order = names[i % len(names) :] + names[: i % len(names)]
         for name in order:
             synchronise(device)
-            start = time.perf_counter()
+            start = now()
             runs[name]()
             synchronise(device)
             if i >= 0:
-                took[name].append(time.perf_counter() - start)
+                took[name].append(now() - start)
     return {name: np.array(values) for name, values in took.items()}
 
 
@@ -77,10 +82,11 @@ def machine(device: torch.device | str = "cpu") -> str:
         name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name)
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name() + ", host " + name
+    timed = "" if os.environ.get("SDVAR_BENCHMARK_CLOCK", "wall") == "wall" else ", **processor time, not wall clock**"
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
     return (f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}; torch "
             f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}; {date.today()}, commit "
-            f"{asked.stdout.strip() or 'unknown'}")
+            f"{asked.stdout.strip() or 'unknown'}{timed}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -112,12 +118,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     out.add_argument("--repeats", type=int, default=7)
     out.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     out.add_argument("--device", default="cpu")
+    out.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: processor time, with --threads 1")
     out.add_argument("--write", action="store_true", help="put the result into docs/BENCHMARKS.md and benchmarks/results")
     return out
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """Threads and device of the options."""
+    """Threads, clock and device of the options."""
+    os.environ["SDVAR_BENCHMARK_CLOCK"] = args.clock
     if args.threads:
         torch.set_num_threads(args.threads)
     return torch.device(args.device)

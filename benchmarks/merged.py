@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import interleaved, machine, parser, publish, ratio, start, table
+from benchmarks.common import PAGE, interleaved, machine, parser, publish, ratio, start, table
 from benchmarks.models import SIDES, random_pair
-from sdvar_exp.cell import Cell, Sampling, Unit
+from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode, make_noise
 from sdvar_exp.decoding.cost import HARDWARE, DecodeCost, ModelCost, fit, roofline_decode_ms
-from sdvar_exp.decoding.masks import materialise
-from sdvar_exp.decoding.noise import Stream
+from sdvar_exp.decoding.masks import materialise, spans
 from sdvar_exp.decoding.records import Pass
-from sdvar_exp.decoding.sampling import gumbel_argmax, process
 from sdvar_exp.models.pair import Pair, load_pair
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
@@ -41,10 +40,11 @@ def forward(model: VAR, one: Pass, batch: int) -> Callable[[], object]:
     cache.advance(pyramid.offsets[one.first])
     condition = model.condition(torch.zeros(n, dtype=torch.int64, device=model.device))
     x = torch.randn(n, pyramid.count(one.first, one.stop), model.width, device=model.device, dtype=model.dtype)
-    mask = None
+    mask = runs = None
     if one.stop - one.first > 1:
-        mask = torch.tensor(materialise(choose("mask", "block_causal"), pyramid, one.first, one.stop), device=model.device)
-    return lambda: model(x, condition, cache, mask)
+        matrix = materialise(choose("mask", "block_causal"), pyramid, one.first, one.stop)
+        mask, runs = torch.tensor(matrix, device=model.device), spans(matrix, pyramid.stages)
+    return lambda: model(x, condition, cache, mask, spans=runs)
 
 
 def measure_passes(model: VAR, role: str, batches: list[int], repeats: int, merged: bool) -> dict[tuple[Pass, int], np.ndarray]:
@@ -59,28 +59,26 @@ def measure_passes(model: VAR, role: str, batches: list[int], repeats: int, merg
     return out
 
 
-def overheads(pair: Pair, repeats: int) -> tuple[dict[str, float], float]:
-    """Milliseconds that are not forwards: per decode and model (modulations, cache), and per stage (sampling, f̂, inputs)."""
-    quantize, sampling, pyramid = pair.vae.quantize, Sampling(), pair.pyramid
+def calibrate(pair: Pair, models: dict[str, ModelCost], repeats: int) -> DecodeCost:
+    """The fitted forwards, and what two whole decodes, of target and draft alone, take beside theirs.
+
+    Modulations and cache are timed apart; the rest (input rows, sampling, f̂, Python) is spread over the stages.
+    """
+    pyramid, unit = pair.pyramid, [Unit(0, 0)]
+    alone = {"target": Cell(choose("strategy", "sequential")), "draft": Cell(choose("strategy", "draft_only"))}
+    noise = make_noise(pair, unit, list(alone.values()))
     labels = torch.tensor([0, pair.num_classes], device=pair.target.device)
-    noise = make_noise(pair, [Unit(0, 0)], [Cell(choose("strategy", "sequential"))])
-    f_hat = quantize.empty(1)
-    logits = [torch.randn(2, n, pair.target.vocab_size, device=pair.target.device) for n in pyramid.lengths]
-
-    def stage_work() -> None:
-        for k, both in enumerate(logits):
-            if k:
-                quantize.next_input(k, f_hat)
-            cond, null = both.split(1)
-            guided = (1 + torch.ones_like(cond[..., :1])) * cond - null
-            tokens = gumbel_argmax(process(guided, sampling), noise.gumbel(Stream.target, k))
-            quantize.accumulate(k, tokens, f_hat)
-
-    runs: dict[str, Callable[[], object]] = {"stages": stage_work}
+    runs: dict[str, Callable[[], object]] = {}
     for role, model in (("target", pair.target), ("draft", pair.draft)):
-        runs[role] = lambda m=model: (m.condition(labels), m.new_cache(2))
+        runs[f"{role} once"] = lambda m=model: (m.condition(labels), m.new_cache(2))
+        runs[role] = lambda c=alone[role]: decode(pair, c, unit, noise=noise, record=False)
     took = {name: 1e3 * float(np.median(s)) for name, s in interleaved(runs, repeats, pair.target.device).items()}
-    return {role: took[role] for role in ("target", "draft")}, took["stages"] / pyramid.stages
+    once = {role: took[f"{role} once"] for role in alone}
+    stage = {}
+    for role, cost in models.items():
+        forwards = sum(cost.ms(pyramid, Pass(role, k, k + 1, 2), 1) for k in range(pyramid.stages))
+        stage[role] = max(0.0, took[role] - once[role] - forwards) / pyramid.stages
+    return DecodeCost(models, stage, once)
 
 
 def cells() -> dict[str, Cell]:
@@ -137,6 +135,29 @@ def official_sizes(pyramid: Pyramid) -> list[list[object]]:
     return rows
 
 
+def draw(cells_: list[dict[str, Any]], batches: list[int], stages: int, path: Path) -> None:
+    """T(merged) ÷ Σ T(single) over first stage and γ, one panel per batch; below 1 merging saves time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(1, len(batches), figsize=(5.2 * len(batches), 4.4), constrained_layout=True, squeeze=False)
+    for ax, batch in zip(axes[0], batches, strict=True):
+        grid = np.full((stages, stages + 1), np.nan)
+        for c in cells_:
+            if c["batch"] == batch:
+                grid[c["first"], c["gamma"]] = c["value"]
+                ax.text(c["gamma"], c["first"], f"{c['value']:.2f}", ha="center", va="center", fontsize=6.5)
+        seen = ax.imshow(grid, cmap="RdBu_r", vmin=0.4, vmax=1.6, aspect="auto")
+        ax.set(title=f"B = {batch}", xlabel="stages merged (γ)", ylabel="first stage", xlim=(1.5, stages + 0.5))
+        ax.set_yticks(range(stages - 1))
+    fig.colorbar(seen, ax=axes[0].tolist(), label="T(merged) ÷ Σ T(single)")
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
 @torch.inference_mode()
 def main() -> None:
     options: argparse.ArgumentParser = parser(__doc__)
@@ -161,11 +182,10 @@ def main() -> None:
         return cost, float(np.median([abs(cost.ms(pair.pyramid, p, b) / ms - 1) for p, b, ms in points]))
 
     (target_cost, target_error), (draft_cost, draft_error) = fitted(target_ms), fitted(draft_ms)
-    once, stage = overheads(pair, args.repeats)
-    cost = DecodeCost({"target": target_cost, "draft": draft_cost}, stage, once)
+    cost = calibrate(pair, {"target": target_cost, "draft": draft_cost}, max(7, args.repeats))
     parts: list[str] = []
     data: dict[str, Any] = {"merged": [], "fit": {"target": vars(target_cost), "draft": vars(draft_cost),
-                                            "stage_ms": stage, "once_ms": once}}
+                                            "stage_ms": dict(cost.stage), "once_ms": dict(cost.once)}}
     for batch in args.batches:
         grid = []
         for n in range(stages):
@@ -187,16 +207,21 @@ def main() -> None:
              f"{p['measured']['high']:.2f}]", f"{p['predicted'] / p['measured']['value'] - 1:+.0%}"] for p in predicted]
     text = (f"{machine(device)}. {what}, guidance on, {args.dtype}, n = {args.repeats} interleaved repeats (medians in the "
             "fit, 95 % t intervals in the data file).\n\n" + "\n\n".join(parts)
-            + f"\n\nFit (ms): target {target_cost.launch:.3g} + {target_cost.row:.3g}·rows + {target_cost.context:.3g}"
-            f"·rows·keys, median error {target_error:.0%}; draft {draft_cost.launch:.3g} + {draft_cost.row:.3g}·rows + "
-            f"{draft_cost.context:.3g}·rows·keys, {draft_error:.0%}; {stage:.3g} per stage for sampling and f̂, "
-            f"{once['target']:.3g} and {once['draft']:.3g} per decode for modulations and caches.\n\n"
+            + "\n\nFit (ms), the formula of `sdvar_exp/decoding/cost.py`:\n\n"
+            + table(["model", "launch", "row", "row·key", "further stage", "median error", "per stage", "per decode"],
+                    [[role, *[f"{v:.3g}" for v in vars(cost.models[role]).values()], f"{error:.0%}", f"{cost.stage[role]:.3g}",
+                      f"{cost.once[role]:.3g}"] for role, error in (("target", target_error), ("draft", draft_error))])
+            + "\n\nPer stage: what the decodes of one model alone (sequential, draft_only) take beside forwards and "
+            "modulations; the other decodes are predicted from nothing but their forwards.\n\n"
             + table(["decode, one image", "predicted speed-up", "measured", "error"], rows)
             + "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
             "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
             + table(["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"], official_sizes(Pyramid(SIDES)))
             + "\n\n`python -m benchmarks.merged --write`")
-    publish("merged" + (f"-{args.shape}-{device.type}" if args.shape else ""), f"Merged verification: {what}", text, data,
+    name = "merged" + (f"-{args.shape}-{device.type}" if args.shape else "")
+    if args.write:
+        draw(data["merged"], args.batches, stages, PAGE.with_name("figures") / f"{name}.png")
+    publish(name, f"Merged verification: {what}", f"{text}\n\n![merged against single forwards](figures/{name}.png)", data,
             args.write)
 
 

@@ -28,6 +28,7 @@ from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import choose
 
 SHAPES = ((8, 512), (16, 1024))
+CHEAPEST = 8 * 512**2  # depth · width² · batch of a row that gets all repeats; dearer ones get fewer, but --least
 
 
 def load_official(folder: Path) -> Any:
@@ -120,7 +121,7 @@ def measure(depth: int, width: int, batch: int, official: Any | None, repeats: i
     if official is not None:
         labels = torch.tensor([u.label for u in units])
         runs["official"] = official_decode(official, pair, depth, width, noise, labels, seen)
-    took = interleaved(runs, repeats)
+    took = interleaved(runs, repeats, warmup=int(depth * width**2 * batch <= 8 * CHEAPEST))
     out: dict[str, Any] = {"depth": depth, "width": width, "batch": batch,
                            "seconds": {k: [float(x) for x in v] for k, v in took.items()},
                            "limit": ratio(took["products"], took["ours"])}
@@ -138,6 +139,7 @@ def main() -> None:
     options.add_argument("--official", type=Path, help="checkout of FoundationVision/VAR; without it that column is empty")
     options.add_argument("--shapes", nargs="+", default=[f"{d}x{w}" for d, w in SHAPES], help="depth x width")
     options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    options.add_argument("--least", type=int, default=3, help="repeats of the dearest row")
     args = options.parse_args()
     start(args)
     official = load_official(args.official) if args.official else None
@@ -145,11 +147,13 @@ def main() -> None:
     for shape in args.shapes:
         depth, width = map(int, shape.split("x"))
         for batch in args.batches:
-            found = measure(depth, width, batch, official, args.repeats)
+            repeats = max(args.least, round(args.repeats * CHEAPEST / (depth * width**2 * batch)))
+            repeats = min(repeats, args.repeats)
+            found = measure(depth, width, batch, official, repeats)
             mid = {k: sorted(v)[len(v) // 2] for k, v in found["seconds"].items()}
             rows.append([f"{depth}, {width}", batch, f"{mid['official']:.2f}" if official else "–", f"{mid['ours']:.2f}",
                          found.get("speedup", "–"), found["limit"], found.get("official_limit", "–"),
-                         f"{found['equal']:.2%}" if official else "–", args.repeats])
+                         f"{found['equal']:.2%}" if official else "–", repeats])
             data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
             print(rows[-1], flush=True)
     text = (f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "

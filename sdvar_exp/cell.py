@@ -41,9 +41,15 @@ class Sampling:
             raise UserError(f"sampling.top_p must lie in [0, 1], got {self.top_p}")
 
 
+EXECUTIONS = ("eager", "compile", "graphs")
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder."""
+    """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder.
+
+    execution: eager, compile (`torch.compile`) or graphs (CUDA graphs); the latter two round differently: another cell.
+    """
 
     name: str = "embedded"
     vae: str = ""
@@ -51,10 +57,16 @@ class ModelSpec:
     target: str = ""
     folder: str = ""
     published: str = ""
+    execution: str = "eager"
+
+    def __post_init__(self) -> None:
+        if self.execution not in EXECUTIONS:
+            raise UserError(f"model.execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
-        return {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
+        own = {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
+        return own if self.execution == "eager" else {**own, "execution": self.execution}
 
 
 def _default_schedule() -> Choice:

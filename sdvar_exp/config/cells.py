@@ -132,9 +132,10 @@ def to_cell(cfg: DictConfig, work: Work) -> Cell | None:
     choices = {kind: work.attempt(None, to_choice, kind, cfg[kind]) for kind in registry.KINDS}
     sampling = work.attempt(None, lambda: Sampling(**values_of(Sampling, cfg.sampling)))
     model = {f.name: work.attempt("", plain, cfg.model, f.name) for f in dataclasses.fields(ModelSpec)}
+    spec = work.attempt(None, lambda: ModelSpec(**model))
     if len(work.errors) > before:
         return None
-    parts: dict[str, Any] = {**choices, "sampling": sampling, "model": ModelSpec(**model)}
+    parts: dict[str, Any] = {**choices, "sampling": sampling, "model": spec}
     return work.attempt(None, lambda: Cell(batch=plain(cfg, "batch"), **parts))
 
 

@@ -55,7 +55,10 @@ class TimingNode:
 
 @dataclass
 class ModelNode:
-    """A pair of models. classes and stages are declared so that planning loads no checkpoint."""
+    """A pair of models. classes and stages are declared so that planning loads no checkpoint.
+
+    execution: eager, compile (torch.compile) or graphs (CUDA graphs per stage).
+    """
 
     name: str = MISSING
     vae: str = MISSING
@@ -63,6 +66,7 @@ class ModelNode:
     target: str = MISSING
     folder: str = ""
     published: str = ""
+    execution: str = "eager"
     classes: int = MISSING
     stages: int = MISSING
 

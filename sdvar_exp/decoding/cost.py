@@ -2,12 +2,14 @@
 
 A pass feeds rows of the stages first … stop-1 for `halves` guidance halves of B images. Its time is modelled as
 
-    T = launch + row · N + context · N · keys        N = B · halves · rows, keys = rows up to stage `stop`
+    T = launch + row · N + context · Σ_k N_k · keys_k + run · (stages - 1)
 
-(one fixed cost per forward, linear layers in proportion to the rows fed, attention in proportion to rows × keys). A decode
-is the sum over its passes, plus `stage` per stage in a pass for sampling and f̂, plus what each model costs once. From a
-hardware profile the same numbers follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and
-bytes ÷ bandwidth. NumPy and SciPy only.
+with N = B · halves · rows, and for each stage k in the pass N_k its share and keys_k = o_{k+1} the rows that it sees (one
+fixed cost per forward, linear layers in proportion to the rows fed, attention in proportion to rows × keys, and one more
+attention call per block for every further stage in a merged pass: `masks.spans`). A decode is the sum over its passes, plus
+`stage` per stage in a pass for input rows, sampling and f̂, plus what each model costs once. From a hardware profile the
+same numbers follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and bytes ÷ bandwidth, plus
+launches; docs/cost-model.md lists what is assumed. NumPy and SciPy only.
 """
 
 from __future__ import annotations
@@ -24,28 +26,34 @@ from sdvar_exp.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Milliseconds: `launch` per forward, `row` per row fed, `context` per row and key; see the module's formula."""
+    """Milliseconds: `launch` per forward, `row` per row fed, `context` per row and key, `run` per further stage."""
 
     launch: float
     row: float
     context: float
+    run: float = 0.0
 
     def ms(self, pyramid: Pyramid, one: Pass, batch: int) -> float:
         """Predicted milliseconds of one forward."""
-        return float(features(pyramid, one, batch) @ np.array([self.launch, self.row, self.context]))
+        return float(features(pyramid, one, batch) @ np.array([self.launch, self.row, self.context, self.run]))
+
+
+def context(pyramid: Pyramid, one: Pass) -> int:
+    """Rows × keys of one batch row and half: every stage of the pass sees all rows up to its own last."""
+    return sum(pyramid.lengths[k] * pyramid.offsets[k + 1] for k in range(one.first, one.stop))
 
 
 def features(pyramid: Pyramid, one: Pass, batch: int) -> np.ndarray:
-    """(1, N, N · keys) of a pass, (3,)."""
-    n = batch * one.halves * pyramid.count(one.first, one.stop)
-    return np.array([1.0, n, n * pyramid.offsets[one.stop]])
+    """(1, N, Σ N_k · keys_k, stages - 1) of a pass, (4,)."""
+    rows = batch * one.halves
+    return np.array([1.0, rows * pyramid.count(one.first, one.stop), rows * context(pyramid, one), one.stop - one.first - 1])
 
 
 def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelCost:
     """Non-negative least squares on relative errors of (pass, batch, milliseconds)."""
     x = np.array([features(pyramid, one, batch) for one, batch, _ in measured])
     y = np.array([ms for *_, ms in measured])
-    scale = x.max(axis=0)
+    scale = np.maximum(x.max(axis=0), 1.0)
     solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
     return ModelCost(*(solution / scale))
 
@@ -54,20 +62,19 @@ def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelC
 class DecodeCost:
     """Milliseconds of a decode's parts.
 
-    models: forwards, by role. stage: per stage in a forward, for sampling and f̂. once: per decode and
-    model that it uses, by role, for modulations and cache.
+    models: forwards, by role. stage: per stage in a forward, by role, for input rows, sampling and f̂. once: per decode
+    and model that it uses, by role, for modulations and cache.
     """
 
     models: Mapping[str, ModelCost]
-    stage: float = 0.0
+    stage: Mapping[str, float] = field(default_factory=dict)
     once: Mapping[str, float] = field(default_factory=dict)
 
     def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1) -> float:
         """Predicted milliseconds of a decode without its VAE decode."""
         forwards = sum(self.models[p.role].ms(pyramid, p, batch) for p in passes)
-        used = {p.role for p in passes}
-        sampled = sum(p.stop - p.first for p in passes)
-        return forwards + self.stage * max(sampled, pyramid.stages) + sum(self.once.get(role, 0.0) for role in used)
+        stages = sum(self.stage.get(p.role, 0.0) * (p.stop - p.first) for p in passes)
+        return forwards + stages + sum(self.once.get(role, 0.0) for role in {p.role for p in passes})
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,12 @@ def roofline_ms(hardware: Hardware, depth: int, width: int, pyramid: Pyramid, on
     """Milliseconds of one forward of a VAR on a device: max(compute, memory) plus launches."""
     n = batch * one.halves * pyramid.count(one.first, one.stop)
     keys = pyramid.offsets[one.stop]
-    flops = 2 * n * parameters(depth, width, vocab) + 4 * depth * n * keys * width
+    flops = 2 * n * parameters(depth, width, vocab) + 4 * depth * batch * one.halves * context(pyramid, one) * width
     cache = 2 * depth * batch * one.halves * keys * width
     moved = hardware.bytes * (parameters(depth, width, vocab) + cache + 16 * depth * n * width)
     busy = max(flops / (hardware.tflops * 1e12), moved / (hardware.bandwidth * 1e9))
-    return 1e3 * busy + depth * KERNELS_PER_BLOCK * hardware.launch_us / 1e3
+    kernels = depth * (KERNELS_PER_BLOCK + one.stop - one.first - 1)
+    return 1e3 * busy + kernels * hardware.launch_us / 1e3
 
 
 def roofline_decode_ms(hardware: Hardware, depths: Mapping[str, int], pyramid: Pyramid, passes: Sequence[Pass],

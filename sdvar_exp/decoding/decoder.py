@@ -25,6 +25,7 @@ from sdvar_exp.decoding.sampling import gumbel_argmax, process
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.decoding.speculate import Loop, Stale, repairs
 from sdvar_exp.models.pair import Pair
+from sdvar_exp.models.quant import MultiScaleQuantizer
 from sdvar_exp.models.var import VAR
 from sdvar_exp.registry import Choice, plain
 
@@ -49,6 +50,11 @@ class Judged:
     view: StageView
     verdict: Verdict
     passed: bool
+
+
+def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
+    """What the tokens of a stage add to f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
+    return quantize.contribution(stage, quantize.code_map(stage, tokens_Bl))
 
 
 class Decoder:
@@ -158,7 +164,7 @@ class Decoder:
                 before = [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens))
                 view = StageView(
                     k, tokens, proposal.logits[i], logits[i], self.cell.sampling, self.noise,
-                    partial(self._contribution, k), before, self.quantize.embedding.weight,
+                    partial(contribution, self.quantize, k), before, self.quantize.embedding.weight,
                 )
                 verdict = rule.entry.function(rule.params, view)
                 out.append(Judged(view, verdict, bool(verdict.passed_B.all())))
@@ -233,9 +239,6 @@ class Decoder:
 
     def _sample(self, logits: torch.Tensor, role: str, stage: int) -> torch.Tensor:
         return gumbel_argmax(process(logits, self.cell.sampling), self.noise.gumbel(self._stream[role], stage))
-
-    def _contribution(self, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
-        return self.quantize.contribution(stage, self.quantize.code_map(stage, tokens_Bl))
 
     def _accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
         with self._time("fhat"):

@@ -21,6 +21,13 @@ class KVCache:
         self.kv = torch.empty(depth, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)  # written before read
         self.length = 0
 
+    @classmethod
+    def over(cls, kv: torch.Tensor, length: int = 0) -> KVCache:
+        """A cache on memory that is there, its first `length` rows in use."""
+        out = cls.__new__(cls)
+        out.kv, out.length = kv, length
+        return out
+
     @property
     def capacity(self) -> int:
         return self.kv.shape[4]

@@ -32,6 +32,11 @@ class Layer(NamedTuple):
     fc2_bias: torch.Tensor
 
 
+def careful() -> bool:
+    """Whether results must not be written into given memory: gradients are wanted, or a compiler looks on."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.layer_norm(x, (x.shape[-1],), None, None, eps, False)
 
@@ -57,7 +62,7 @@ def attention(h_NqC: torch.Tensor, w: Layer, heads: int, block: int, cache: KVCa
         norm = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         factor_q, factor_k = (w.gain_2H1 / norm).transpose(1, 3).unbind(2)  # each (N, heads, q, 1)
         q = q * factor_q
-        k = k * factor_k if slots is None or torch.is_grad_enabled() else torch.mul(k, factor_k, out=slots[0])
+        k = torch.mul(k, factor_k, out=slots[0]) if slots is not None and not careful() else k * factor_k
     if slots is not None and k is not slots[0]:
         slots[0].copy_(k)
     if cache is not None and slots is not None:
@@ -75,5 +80,5 @@ def run_block(x: torch.Tensor, mod: tuple[torch.Tensor, ...], w: Layer, heads: i
     h = F.linear(attention(h, w, heads, block, cache, rows, mask_qK, spans), w.proj, w.proj_bias)
     x = torch.addcmul(x, h, g1)
     h = F.linear(torch.addcmul(b2, layer_norm(x, eps), s2), w.fc1, w.fc1_bias)
-    h = F.gelu(h, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(h, approximate="tanh")
+    h = F.gelu(h, approximate="tanh") if careful() else torch.ops.aten.gelu_(h, approximate="tanh")
     return torch.addcmul(x, F.linear(h, w.fc2, w.fc2_bias), g2)

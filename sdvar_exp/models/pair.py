@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.accelerate import accelerate
 from sdvar_exp.models.checkpoint import build_var, build_vqvae, sha256
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
@@ -131,4 +132,5 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     target, draft = build_var(paths["target"]), build_var(paths["draft"])
     vae = build_vqvae(paths["vae"], target.pyramid.patch_nums)
     pair = Pair(vae, draft, target, spec.name, {r: sha256(p) for r, p in paths.items()})
-    return pair.to(resolve_device(str(device)), dtype)
+    pair.to(resolve_device(str(device)), dtype)
+    return replace(pair, draft=accelerate(draft, spec.execution), target=accelerate(target, spec.execution))

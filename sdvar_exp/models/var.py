@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.models.cache import KVCache
-from sdvar_exp.models.layers import Layer, Spans, layer_norm, run_block
+from sdvar_exp.models.layers import Layer, Spans, careful, layer_norm, run_block
 from sdvar_exp.pyramid import Pyramid
 
 ROWS_AT_ONCE = 512  # rows of a group on a CPU; matrix products are at their full speed from some hundred on
@@ -218,7 +218,7 @@ class VAR(nn.Module):
         """
         N, n, _ = x_NqC.shape
         at_once = max(1, ROWS_AT_ONCE // n)
-        if at_once >= N or x_NqC.device.type != "cpu" or torch.is_grad_enabled():
+        if at_once >= N or x_NqC.device.type != "cpu" or careful():
             return self._logits(self._hidden(x_NqC, condition, cache, mask_qK, rows, spans), condition)
         out, first = x_NqC.new_empty(N, n, self.vocab_size), rows.start or 0
         for a in range(0, N, at_once):

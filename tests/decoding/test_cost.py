@@ -14,22 +14,22 @@ PYRAMID = Pyramid((1, 2, 3))
 
 def test_literal_pass_and_decode() -> None:
     merged = Pass("target", 1, 3, 2)  # 13 rows, both halves, 14 keys
-    assert features(PYRAMID, merged, 4).tolist() == [1, 104, 104 * 14]
-    cost = ModelCost(launch=2.0, row=0.5, context=0.01)
-    assert cost.ms(PYRAMID, merged, 1) == pytest.approx(2 + 13 + 0.01 * 26 * 14)
-    whole = DecodeCost({"target": cost, "draft": ModelCost(1.0, 0.0, 0.0)}, stage=0.1)
-    assert whole.ms(PYRAMID, [merged, Pass("draft", 0, 1, 1)]) == pytest.approx(2 + 13 + 3.64 + 1 + 0.3)
+    assert features(PYRAMID, merged, 4).tolist() == [1, 104, 8 * (4 * 5 + 9 * 14), 1]
+    cost = ModelCost(launch=2.0, row=0.5, context=0.01, run=0.25)
+    assert cost.ms(PYRAMID, merged, 1) == pytest.approx(2 + 13 + 0.01 * 2 * (4 * 5 + 9 * 14) + 0.25)
+    whole = DecodeCost({"target": cost, "draft": ModelCost(1.0, 0.0, 0.0)}, {"target": 0.1, "draft": 0.3}, {"draft": 7.0})
+    assert whole.ms(PYRAMID, [merged, Pass("draft", 0, 1, 1)]) == pytest.approx(2 + 13 + 2.92 + 0.25 + 0.2 + 1 + 0.3 + 7)
 
 
 def test_fit_recovers_what_made_the_times() -> None:
-    cost = ModelCost(3.0, 0.02, 1e-4)
+    cost = ModelCost(3.0, 0.02, 1e-4, 0.5)
     shapes = [(Pass("target", a, b, h), n) for a in range(3) for b in range(a + 1, 4) for h in (1, 2) for n in (1, 8)]
     rng = np.random.Generator(np.random.Philox(key=7))
     noisy = [(p, n, cost.ms(PYRAMID, p, n) * rng.lognormal(0, 0.01)) for p, n in shapes]
     found = fit(PYRAMID, noisy)
     assert found.launch == pytest.approx(3.0, rel=0.05) and found.row == pytest.approx(0.02, rel=0.1)
     exact = fit(PYRAMID, [(p, n, cost.ms(PYRAMID, p, n)) for p, n in shapes])
-    assert (exact.launch, exact.row, exact.context) == pytest.approx((3.0, 0.02, 1e-4), rel=1e-6)
+    assert (exact.launch, exact.row, exact.context, exact.run) == pytest.approx((3.0, 0.02, 1e-4, 0.5), rel=1e-6)
 
 
 def test_roofline_is_memory_bound_for_few_rows_and_compute_bound_for_many() -> None:

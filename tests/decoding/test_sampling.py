@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdvar_exp.cell import Sampling
-from sdvar_exp.decoding.sampling import NEAR_TIE, gumbel_argmax, margin, process
+from sdvar_exp.decoding import sampling as sampling_module
+from sdvar_exp.decoding.sampling import NEAR_TIE, gumbel_argmax, margin, nucleus, process, sorted_nucleus
 from sdvar_exp.errors import UserError
 
 INF = float("inf")
@@ -175,3 +176,32 @@ def test_no_perturbation_below_the_margin_changes_a_token(seed: int, top_k: int,
 def test_bad_sampling_is_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1024, 1500, 4096]), st.sampled_from([0.05, 0.5, 0.9, 0.96, 0.999]),
+       st.sampled_from([0.0, 0.3, 2.0, 6.0]), st.booleans(), st.sampled_from([0, 3, 300]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_top_p_from_the_largest_quarter_equals_the_full_sort(
+    seed: int, codes: int, p: float, spread: float, tied: bool, top_k: int, wide: bool
+) -> None:
+    """Bit for bit, also with ties, with codes that top-k removed, and with mass that the quarter does not hold."""
+    x = torch.randn(2, 3, codes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    x = (x.round() if tied else x).to(torch.float64 if wide else torch.float32)
+    x = process(x, Sampling(top_k=top_k))
+    kept = x.clone()
+    assert torch.equal(nucleus(x, p), sorted_nucleus(x, p))
+    assert torch.equal(x, kept)
+
+
+def test_the_quarter_suffices_for_peaked_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def counted(x_NV: torch.Tensor, p: float) -> torch.Tensor:
+        rows.append(len(x_NV))
+        return sorted_nucleus(x_NV, p)
+
+    monkeypatch.setattr(sampling_module, "sorted_nucleus", counted)
+    nucleus(torch.randn(1, 64, 4096, generator=torch.Generator().manual_seed(1)) * 3, 0.96)
+    assert sum(rows) <= 16  # of 64
+    nucleus(torch.zeros(1, 4, 4096), 0.96)
+    assert rows[-1] == 4  # all tied: sorted whole
