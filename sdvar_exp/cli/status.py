@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from sdvar_exp.cli.studies import count, duration, find_study, read_ledger, study_parser
 from sdvar_exp.errors import UserError
+
+FAILED = 1
 
 
 def main(argv: list[str]) -> int:
@@ -20,13 +23,22 @@ def main(argv: list[str]) -> int:
     folders = [find_study(asked.study, results)] if asked.study else sorted(p.parent for p in results.glob("*/manifest.json"))
     if not folders:
         raise UserError(f"{results} has no study; give --results-dir, or start one with sdvar-exp run")
-    states = [state_of(folder) for folder in folders]
+    states, problems = [], []
+    for folder in folders:
+        try:
+            states.append(state_of(folder))
+        except UserError as error:
+            problems.append(error)
+    for problem in problems:  # a study that is damaged hides no other
+        print(f"error: {problem}", file=sys.stderr)
+    if not states:
+        return problems[0].exit_code
     if asked.json:
         print(json.dumps(states, indent=1, ensure_ascii=False))
-        return 0
+        return FAILED if problems else 0
     for place, state in enumerate(states):
         print(("\n" if place else "") + "\n".join(text(state, cells=len(states) == 1)))
-    return 0
+    return FAILED if problems else 0
 
 
 def state_of(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from sdvar_exp.store.provenance import redact
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan, PlannedCell
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 CHOICES = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
@@ -116,7 +119,8 @@ def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
         try:
             cell = json.loads(path.read_bytes())
             cells.append((int(cell["order"]), str(cell["id"]), cell))
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            log.warning("%s is damaged and its cell left out; a run that has the cell writes it again (%s)", path, error)
             continue
     return {cell_id: cell for _, cell_id, cell in sorted(cells, key=lambda c: c[:2])}
 

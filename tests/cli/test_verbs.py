@@ -67,6 +67,17 @@ class TestStatus:
         (state,) = json.loads(call("status", "--json")[1])
         assert state["pending"] == 1 and len(state["damage"]) == 1 and "line 4" in state["damage"][0]
 
+    def test_a_damaged_study_hides_no_other(self, call: Call, caplog: pytest.LogCaptureFixture) -> None:
+        good, bad = make_study("good"), make_study("bad")
+        (bad / "manifest.json").write_text("{}")
+        code, out, err = call("status")
+        assert code == 1 and out.startswith("good: not running")
+        assert err.startswith("error: results/bad/manifest.json is not of schema")
+        assert call("status", "bad")[0] == 2
+        cell = next((good / "cells").glob("*.json"))
+        cell.write_text("{")
+        assert cell.stem not in call("status", "good")[1] and f"{cell.name} is damaged and its cell left out" in caplog.text
+
 
 class TestLogs:
     def test_failures_with_their_tracebacks(self, call: Call) -> None:
