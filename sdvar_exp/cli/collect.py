@@ -20,9 +20,12 @@ def main(argv: list[str]) -> int:
     tables = write_tables(folder)
     figures: list[Path] = []
     if not asked.no_figures:
-        from sdvar_exp.report import write_figures
+        from sdvar_exp.report import summarise, write_figures
+        from sdvar_exp.report.typeset import write_typeset
 
-        figures = list(write_figures(tables, folder / "figures", images=folder / "images"))
+        summary = summarise(tables)
+        write_typeset(tables, summary, folder / "tables")
+        figures = list(write_figures(tables, folder / "figures", images=folder / "images", summary=summary))
     pieces = len(list((folder / "ledger").glob("*.jsonl")))
     missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
     if asked.json:

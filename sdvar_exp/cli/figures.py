@@ -33,6 +33,10 @@ def main(argv: list[str]) -> int:
         return 0
     figures.chosen(asked.only)
     size_of(asked.venue)
+    if asked.profile is not None:
+        from sdvar_exp.store.profile import read_profile
+
+        read_profile(asked.profile)
     folder = find_study(asked.study, Path(asked.results_dir))
     out = Path(asked.out) if asked.out else folder / "figures"
     handler = logging.StreamHandler()

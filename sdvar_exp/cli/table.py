@@ -22,6 +22,7 @@ acceptance_tau, gamma_value, …
   sdvar-exp table guide --where "strategy == 'test3' and label < 5"
   sdvar-exp table guide --group strategy,gamma_value
   sdvar-exp table guide --stable > samples.csv
+  sdvar-exp table guide --latex > table.tex
 """
 
 
@@ -33,6 +34,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell")
     parser.add_argument("--json", action="store_true", help="the summary for machines")
     parser.add_argument("--csv", action="store_true", help="the summary as csv")
+    parser.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
+    parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    parser.add_argument("--plus-minus", action="store_true", help="with these two: ± instead of brackets")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
@@ -41,6 +45,11 @@ def main(argv: list[str]) -> int:
         from sdvar_exp.store import stable_csv
 
         sys.stdout.write(stable_csv(folder, asked.stable))
+        return 0
+    if asked.latex or asked.markdown:
+        if asked.group or asked.json or asked.csv:
+            raise UserError("--latex and --markdown show the summary by cell; leave out --group, --json and --csv")
+        sys.stdout.write(_typeset(folder, asked.where, asked.latex, asked.plus_minus))
         return 0
     summary, notes = summary_of(folder, asked.where, asked.group)
     if asked.json:
@@ -75,6 +84,19 @@ def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.D
     if group is not None:
         return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), tables.notes
     return summarise(rows_of(tables, chosen)), tables.notes
+
+
+def _typeset(folder: Path, where: str | None, latex: bool, plus_minus: bool) -> str:
+    from sdvar_exp.report import summarise
+    from sdvar_exp.report.source import read_tables
+    from sdvar_exp.report.typeset import latex_table, markdown_table
+
+    tables: Tables = read_tables(folder)  # type: ignore[assignment]
+    if where is not None:
+        from sdvar_exp.store import load_results
+
+        tables = rows_of(tables, load_results(folder, where))
+    return (latex_table if latex else markdown_table)(tables, summarise(tables), plus_minus)
 
 
 def rows_of(tables: Tables, chosen: pd.DataFrame) -> Tables:

@@ -9,6 +9,7 @@ their own means, their spread stays in the flipped samples, which errs on the si
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def sign_flip(differences: Sequence[float], flips: int = FLIPS) -> float | None:
     counted among them: p = (b+1)/(flips+1) (Phipson and Smyth 2010). Seeded by a hash of the data, independent of their
     order. If all are 0 then p = 1. Raises ValueError for values that are not finite.
     """
-    x = np.sort(np.asarray(differences, np.float64))
+    x = np.asarray(differences, np.float64)
     if x.ndim != 1 or not np.isfinite(x).all():
         raise ValueError("differences must be a list of finite numbers; leave missing ones out and count them")
     if x.size == 0:
@@ -33,8 +34,9 @@ def sign_flip(differences: Sequence[float], flips: int = FLIPS) -> float | None:
     x = x[x != 0]
     if x.size == 0:
         return 1.0
-    observed = abs(x.sum())
-    least = observed - 1e-9 * np.abs(x).sum()  # sums that differ by rounding alone count as equal
+    observed = abs(math.fsum(x))
+    x = np.sort(np.abs(x))  # flipped signs know nothing of the observed ones, nor of an order
+    least = observed - 1e-9 * x.sum()  # sums that differ by rounding alone count as equal
     if x.size <= EXACT_UP_TO:
         patterns = (np.arange(2**x.size)[:, None] >> np.arange(x.size)) & 1
         return float((np.abs((1 - 2 * patterns) @ x) >= least).mean())

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics import mean_interval
 from sdvar_exp.metrics.distribution import Estimate, compare, test_features
+from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
 from sdvar_exp.store.files import atomic_write
 from sdvar_exp.store.manifest import read_cells
@@ -67,7 +67,7 @@ def _accuracy(cell: CellFeatures) -> dict[str, float | None]:
     names = ("class_accuracy", "class_accuracy_low", "class_accuracy_high", "class_accuracy_baseline")
     if cell.predicted is None or cell.baseline_predicted is None:
         return dict.fromkeys(names)
-    found = mean_interval((cell.predicted == cell.labels).astype(np.float64).tolist(), cell.labels.tolist())
+    found = proportion_interval((cell.predicted == cell.labels).astype(np.float64).tolist(), cell.labels.tolist())
     low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (found.low, found.high))
     return dict(zip(names, (found.mean, low, high, float((cell.baseline_predicted == cell.labels).mean())), strict=True))
 

@@ -48,7 +48,7 @@ def size_of(venue: str | None) -> Size:
     name, serif = VENUES[venue]
     full = _width(getattr(figsizes, f"{name}_full", None) or getattr(figsizes, name))
     half = getattr(figsizes, f"{name}_half", None)
-    column = _width(half) if half else min(0.62 * full, 3.6)
+    column = _width(half) if half else min(max(0.62 * full, 3.2), 3.6)
     rc: dict[str, Any] = {}
     if (found := getattr(fontsizes, name, None)) is not None:
         given = found()

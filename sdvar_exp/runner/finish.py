@@ -14,6 +14,7 @@ from rich.console import Console
 from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, write_figures
 from sdvar_exp.report.page import write_page
+from sdvar_exp.report.typeset import write_typeset
 from sdvar_exp.runner.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
@@ -40,7 +41,9 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
     sound = False
     try:
         with console.status("drawing figures") if console.is_terminal else nullcontext():
-            figures = write_figures(tables, study.folder / "figures", images=study.folder / "images")
+            whole = summarise(tables)
+            write_typeset(tables, whole, study.folder / "tables")
+            figures = write_figures(tables, study.folder / "figures", images=study.folder / "images", summary=whole)
             if len(tables.samples) <= CHEAP:
                 page = write_page(study.folder, tables=tables, draw=False)
         sound = True
@@ -83,7 +86,8 @@ def places(folder: Path, figures: list[Path], page: Path | None) -> list[str]:
     """Where tables, figures, images and page lie, or what makes the page."""
     lines = [f"tables   {shown(folder / 'tables')}"]
     if figures:
-        lines.append(f"figures  {shown(folder / 'figures')}")
+        count = sum(p.suffix == ".pdf" for p in figures)
+        lines.append(f"figures  {shown(folder / 'figures')}  ({count} as PDF, PNG and SVG)")
     if (folder / "images").is_dir():
         lines.append(f"images   {shown(folder / 'images')}")
     command = shlex.join(["sdvar-exp", "report", shown(folder)])

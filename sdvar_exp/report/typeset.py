@@ -1,0 +1,137 @@
+"""The result table for a paper: LaTeX with booktabs, and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdvar_exp.report.console import DASH, number
+from sdvar_exp.report.significance import ALPHA, comparisons, winners
+from sdvar_exp.report.source import Tables
+from sdvar_exp.store.files import atomic_write
+
+COLUMNS = (
+    ("target_calls", "target calls", 1, False), ("target_token_forwards", "token-forwards", 2, False),
+    ("speedup", "speed-up", 2, True), ("pixel_mae", "pixel difference", 3, True), ("correlation", "correlation", 3, True),
+    ("token_agreement", "tokens equal", 3, False),
+)
+"""Column of the summary, heading, decimals, whether its interval is shown."""
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': "{''}", "γ": r"$\gamma$", "τ": r"$\tau$", "δ": r"$\delta$", "ε": r"$\epsilon$", "θ": r"$\theta$",
+    "α": r"$\alpha$", "β": r"$\beta$", "σ": r"$\sigma$", "Σ": r"$\Sigma$", "φ": r"$\phi$", "×": r"$\times$", "÷": r"$\div$",
+    "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "−": r"$-$", "–": "--", "…": r"\dots{}",
+    "·": r"$\cdot$", "∞": r"$\infty$", "\n": " ", "-": "{-}",
+}
+MARKDOWN = {c: f"\\{c}" for c in "\\|*_`[]<>~"} | {"\n": " "}
+
+
+def latex_escaped(text: str) -> str:
+    """Text that pdfLaTeX prints as it stands; letters beyond Latin that it has no font for become their code point."""
+    return "".join(LATEX.get(c, c if " " <= c < "\x7f" or "\xa1" <= c <= "\u017f" else f"[U+{ord(c):04X}]") for c in text)
+
+
+def markdown_escaped(text: str) -> str:
+    """Text that Markdown shows as it stands, also within a table."""
+    return "".join(MARKDOWN.get(c, c) for c in text)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a format writes text, a bold number, an interval and ±."""
+
+    escape: Callable[[str], str]
+    bold: Callable[[str], str]
+    interval: Callable[[str, str], str]
+    plus_minus: str
+
+
+TEX = Dialect(latex_escaped, lambda t: rf"\textbf{{{t}}}", lambda a, b: rf" {{\scriptsize [{a}, {b}]}}", r" $\pm$ ")
+MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda a, b: f" [{a}, {b}]", " ± ")
+
+
+def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False) -> str:
+    """A `table` environment that needs the packages booktabs and graphicx, and is never wider than the text.
+
+    Best numbers are bold only where significant, see `note`.
+    """
+    head, rows = _cells(tables, summary, TEX, plus_minus)
+    lines = [r"% \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\footnotesize",
+             r"\setlength{\tabcolsep}{3pt}", rf"\caption{{{latex_escaped(note(summary, plus_minus))}}}",
+             r"\vspace{4pt}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _stacked(head), r"\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
+
+
+def _stacked(head: list[str]) -> str:
+    """Headings on two lines, so that the columns stay narrow."""
+    broken = [text.replace("token-", "token- ").replace("corre", "corre- ") for text in head]
+    parts = [text.rsplit(" ", 1) if " " in text else ["", text] for text in broken]
+    return " & ".join(p[0] for p in parts) + r" \\" + "\n" + " & ".join(p[1] for p in parts) + r" \\"
+
+
+def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False) -> str:
+    """A table of pipes and a line below that says what the numbers are."""
+    head, rows = _cells(tables, summary, MD, plus_minus)
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus))]) + "\n"
+
+
+def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
+    """What a reader of the table must know."""
+    counts = sorted(set(summary["n"].astype(int)))
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
+    shown = ("±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals")
+    timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
+    times = f", {timed[-1]} of them timed" if timed else ""
+    labels = int(summary["labels"].max()) if len(summary) else 0
+    return (f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
+            f"every other cell but the baseline at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
+            "Speed-up: baseline time ÷ cell time, geometric mean. Pixel difference: mean |a−b| to the baseline's image. "
+            "Identical: images with all tokens equal.")
+
+
+def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[Path]:
+    """`results.tex` and `results.md` in `folder`; nothing where there is no cell."""
+    if summary.empty:
+        return []
+    paths = [folder / "results.tex", folder / "results.md"]
+    for path, text in zip(paths, (latex_table(tables, summary), markdown_table(tables, summary)), strict=True):
+        atomic_write(path, text.encode())
+    return paths
+
+
+def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows as escaped text; columns without any number are left out."""
+    best = winners(comparisons(tables, summary))
+    columns = [c for c in COLUMNS if pd.to_numeric(summary[c[0]]).notna().any()]
+    several = summary["n"].nunique() > 1  # else the note says it
+    head = ["cell", *(title for _, title, *_ in columns), "identical", *(["n"] if several else [])]
+    rows = []
+    for row in summary.to_dict("records"):
+        mark = " (A/A)" if row["is_baseline"] and row["timed"] else ""
+        texts = [way.escape(f"{row['name']}{mark}")]
+        for column, _, digits, interval in columns:
+            texts.append(_number(row, column, digits, interval, way, (column, row["cell"]) in best, plus_minus))
+        identical = f"{row['identical']}/{row['compared']}" if row["compared"] else way.escape(DASH)
+        rows.append([*texts, identical, *([str(int(row["n"]))] if several else [])])
+    return head, rows
+
+
+def _number(row: dict[str, Any], column: str, digits: int, interval: bool, way: Dialect, bold: bool, plus_minus: bool) -> str:
+    mean, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    text = way.escape(number(None if pd.isna(mean) else mean, digits)).replace("{-}", "-")
+    text = way.bold(text) if bold else text
+    if not interval or pd.isna(mean) or pd.isna(low) or low == high:
+        return text
+    if plus_minus:
+        return text + way.plus_minus + number(max(high - mean, mean - low), digits)
+    return text + way.interval(number(low, digits), number(high, digits))

@@ -1,0 +1,154 @@
+"""What figures show, computed: effects of factors, predicted speed-ups, γ traces, masks, time, power of a study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.report import summarise
+from sdvar_exp.report.effects import effects
+from sdvar_exp.report.material import Material, Skipped
+from sdvar_exp.report.plots import breakdown, gamma, masks, schedules, tradeoff
+from sdvar_exp.report.power import power_table
+from sdvar_exp.report.predicted import measured, predicted
+
+
+@pytest.fixture(scope="module")
+def material(study, tmp_path_factory) -> Material:
+    summary = summarise(study).assign(number=range(1, len(study.runs) + 1))
+    return Material(study, summary, tmp_path_factory.mktemp("images"))
+
+
+def row(table: pd.DataFrame, change: str, metric: str) -> dict:
+    (found,) = table[(table["change"] == change) & (table["metric"] == metric)].to_dict("records")
+    return found
+
+
+def test_a_change_of_one_factor_is_a_paired_difference(study):
+    table = effects(study)
+    found = row(table, "block_causal → block_diagonal", "pixel_mae")
+    samples = study.samples.set_index(["name", "label", "seed"])["pixel_mae"]
+    difference = samples["test3 entry_num=5 block_diagonal"] - samples["test3 entry_num=5 block_causal"]
+    assert found["factor"] == "mask" and found["n"] == 24 and found["pairs"] == 1
+    assert found["effect"] == pytest.approx(difference.mean())
+    assert found["low"] < found["effect"] < found["high"]
+    assert found["p"] <= found["p_holm"] <= 1
+    speed = row(table, "block_causal → block_diagonal", "speedup")
+    assert speed["effect"] == pytest.approx(1.63 / 1.62, abs=0.05)
+
+
+def test_the_baseline_and_double_changes_are_in_no_pair(study):
+    table = effects(study)
+    assert not table["change"].str.contains("sequential").any()
+    # parallel_v1 γ=2 exact and γ=3 match_rate differ in two factors; γ=3 and aimd at another τ too
+    assert set(table["factor"]) == {"mask", "strategy"}
+
+
+@dataclass
+class Small:
+    samples: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def small(configs: list[dict], values: list[float]) -> Small:
+    cells = [f"c{i}" for i in range(len(configs))]
+    runs = pd.DataFrame({"cell": cells, "baseline": "base", "order": range(len(cells)), "config": map(json.dumps, configs)})
+    samples = pd.DataFrame([{"cell": c, "label": y, "seed": s, "pixel_mae": v + 0.01 * y + 0.001 * s * i}
+                            for i, (c, v) in enumerate(zip(cells, values, strict=True)) for y in (0, 1) for s in range(3)])
+    return Small(samples, runs)
+
+
+def config(tau: float, gamma: int, strategy: str = "parallel_v1") -> dict:
+    return {"strategy": {"name": strategy}, "acceptance": {"name": "match_rate", "tau": tau},
+            "gamma": {"name": "fixed", "value": gamma}}
+
+
+def test_pairs_of_one_change_are_averaged_by_unit():
+    table = effects(small([config(0.9, 2), config(0.5, 2), config(0.9, 3), config(0.5, 3)], [0.1, 0.3, 0.2, 0.6]))
+    tau = row(table, "0.5 → 0.9", "pixel_mae")  # numbers go upwards, whatever the order of the plan
+    assert tau["factor"] == "acceptance.tau" and tau["pairs"] == 2 and tau["n"] == 6
+    assert tau["effect"] == pytest.approx(((0.1 - 0.3) + (0.2 - 0.6)) / 2 - 0.001)
+    assert row(table, "2 → 3", "pixel_mae")["pairs"] == 2
+
+
+def test_the_loop_under_another_name_is_the_same_loop():
+    other = {**config(0.5, 2, "dynamic_gamma"), "gamma": {"name": "aimd"}}
+    table = effects(small([config(0.5, 2), other], [0.1, 0.2]))
+    assert table[["factor", "change"]].to_numpy().tolist() == [["gamma", "fixed → aimd"]]
+
+
+def test_a_linear_cost_is_found_from_the_other_cells(study):
+    cells = measured(study, summarise(study).assign(number=range(1, 9)))
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 400, (8, 4)).astype(float)
+    cells[["target_calls", "target_rows", "draft_calls", "draft_rows"]] = counts
+    cells["cell_ms"] = counts @ np.array([5.0, 0.3, 0.4, 0.05])
+    out = predicted(cells, None)
+    base = cells.loc[cells["is_baseline"], "cell_ms"].iloc[0]
+    assert out["predicted"].to_numpy() == pytest.approx(base / cells.loc[~cells["is_baseline"], "cell_ms"].to_numpy())
+    shifted = cells.assign(cell_ms=cells["cell_ms"].where(cells["number"] != 2, 1e6))
+    own = predicted(shifted, None).set_index("number")["predicted"]
+    assert own[2] == pytest.approx(out.set_index("number")["predicted"][2])  # its own time has no say
+    profile = {"target_call": 5.0, "target_row": 0.3, "draft_call": 0.4, "draft_row": 0.05}
+    assert predicted(cells, profile)["predicted"].to_numpy() == pytest.approx(out["predicted"].to_numpy())
+    assert predicted(cells.iloc[:4], None).empty  # too few others
+
+
+def test_gamma_traces_count_decodes_by_round(material):
+    data = gamma.frame(material)
+    own = data[data["number"] == 8]
+    assert set(own["gamma"]) == {1, 2}
+    assert (own[own["round"] == 1]["count"] == 24).all()
+    assert (own["running"] <= 24).all() and own["running"].is_monotonic_decreasing
+
+
+def test_masks_are_means_over_their_cells(material):
+    data = masks.frame(material).set_index(["strategy", "mask", "quantity"])
+    both = material.summary[material.summary["strategy"] == "parallel_v1"]
+    assert data.loc[("parallel_v1", "block_causal", "pixel_mae"), "mean"] == pytest.approx(both["pixel_mae"].mean())
+    assert data.loc[("parallel_v1", "block_causal", "speedup"), "cells"] == 2
+    with pytest.raises(Skipped, match="two masks"):
+        next(masks.figures(replace(material, summary=material.summary[material.summary["strategy"] == "hybrid"])))
+
+
+def test_parts_of_the_time_add_up(material):
+    data = breakdown.frame(material)
+    parts = data[[name for name, *_ in breakdown.PARTS]].sum(axis=1)
+    assert parts.to_numpy() == pytest.approx(data["total_ms"].to_numpy(float), rel=0.05)
+    assert (data["low"] <= data["total_ms"]).all()
+
+
+def test_schedules_are_those_of_the_configurations(material):
+    data = schedules.frame(material)
+    assert data["schedule"].unique().tolist() == ["linear (cfg=1.5)"]
+    assert data["weight"].tolist() == pytest.approx([1.5 * k / 9 for k in range(10)])
+    assert set(data["cells"]) == {8}
+
+
+def test_frechet_needs_the_quality_table(material):
+    with pytest.raises(Skipped, match="sdvar-exp quality"):
+        next(tradeoff.frechet_figures(material))
+    refused = pd.DataFrame({"cell": material.summary["cell"], "fd_real": None, "fd_real_low": None, "fd_real_high": None,
+                            "note": "fd to real: needs at least 640 samples"})
+    with pytest.raises(Skipped, match="needs at least 640 samples"):
+        next(tradeoff.frechet_figures(replace(material, quality=refused)))
+
+
+def test_power_of_a_study(study):
+    table = power_table(study, "pixel_mae", 0.01, against=study.ids["draft_only"]).set_index("name")
+    assert "draft_only" not in table.index and set(table["at_labels"]) == {3}
+    assert (table["needed_cautious"] >= table["needed"]).all()
+    smaller = power_table(study, "pixel_mae", 0.001, against=study.ids["draft_only"]).set_index("name")
+    assert (smaller["needed"] > table["needed"]).all()
+    speed = power_table(study, "speedup", 1.05).set_index("name")
+    assert "sequential" not in speed.index
+    assert speed.loc["draft_only", "spread"] == pytest.approx(0.03, abs=0.012)
+    for metric, effect, message in (("speedup", 1.0, "ratio other than 1"), ("pixel_mae", 0.0, "other than 0"),
+                                    ("speed", 2.0, "unknown metric")):
+        with pytest.raises(UserError, match=message):
+            power_table(study, metric, effect)
