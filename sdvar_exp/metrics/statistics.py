@@ -41,9 +41,11 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
 
     From 20 units on: SciPy's BCa bootstrap (Efron 1987) with one sample per stratum. Two corrections make it honest for
     few seeds per label: residuals are stretched by √(n_h/(n_h-1)), which makes the bootstrap variance unbiased (Rao and
-    Wu 1988), and the level is widened from normal to t quantiles (Hesterberg 2015). Simulated coverage at 95 % is 93 to
-    97 % for 2 to 30 seeds of 1 to 10 labels, normal or moderately skewed; lower where one label has ten times the
-    spread of the others and only 2 to 5 seeds, or where most values are zero and there are fewer than 20 units.
+    Wu 1988), and the level is widened from normal to t quantiles (Hesterberg 2015). Neither bound is nearer to the mean than
+    that of the t interval: on heavy tails, as times have them, BCa alone covers 89 to 95 %. Simulated coverage at 95 % is
+    93 to 97 % for 2 to 30 seeds of 1 to 10 labels: paired differences, log ratios of times, correlations; lower where one
+    label has ten times the spread of the others and only 2 to 5 seeds, or where most values are zero and there are fewer
+    than 20 units (shares: `proportion_interval`).
     Below 20 units, above 50 strata, or with too few degrees of freedom for the resamples: t interval from the
     stratified standard error. Degrees of freedom are Satterthwaite's with the unbiased form of its sums, within
     [smallest n_h-1, n-H].
@@ -74,7 +76,7 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
         bounds = _bca(strata, weights, reach)
     if bounds is None:
         return Interval(n, mean, mean - reach * error, mean + reach * error, "t")
-    return Interval(n, mean, min(bounds[0], mean), max(bounds[1], mean), "bca")
+    return Interval(n, mean, min(bounds[0], mean - reach * error), max(bounds[1], mean + reach * error), "bca")
 
 
 def ratio_interval(log_ratios: Sequence[float], labels: Sequence[int], level: float = 0.95) -> Interval:

@@ -11,7 +11,7 @@ from sdvar_exp.metrics import mean_interval, ratio_interval
 from sdvar_exp.metrics import statistics as ours
 from sdvar_exp.metrics.proportion import proportion_interval
 
-TRIALS = 1500
+TRIALS = 800
 NOISE = 3 * (0.05 * 0.95 / TRIALS) ** 0.5  # three standard errors of a simulated coverage
 DESIGNS = [(10, 2), (10, 5), (4, 3), (3, 8), (1, 30)]
 
@@ -74,6 +74,19 @@ def test_intervals_of_shares_cover(labels: int, seeds: int, apart: float) -> Non
             covered += found.low <= shares.mean() <= found.high
             trials += 1
     assert 0.93 - NOISE <= covered / trials <= 0.97 + NOISE, covered / trials
+
+
+@pytest.mark.long
+def test_bca_alone_would_not_cover_times_with_hiccups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: why no bound is nearer to the mean than that of the t interval."""
+    monkeypatch.setattr(ours, "RESAMPLES", 999)
+    rng = np.random.default_rng(9)
+    covered = 0
+    for _ in range(TRIALS):
+        values, truth = speedup(rng, 1, 30)
+        low, high = ours._bca([values], np.ones(1), 2.045) or (0.0, 0.0)
+        covered += low <= truth <= high
+    assert covered / TRIALS < 0.935
 
 
 @pytest.mark.long
