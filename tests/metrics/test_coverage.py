@@ -12,7 +12,7 @@ from sdvar_exp.metrics import statistics as ours
 from sdvar_exp.metrics.proportion import proportion_interval
 
 TRIALS = 800
-NOISE = 3 * (0.05 * 0.95 / TRIALS) ** 0.5  # three standard errors of a simulated coverage
+NOISE = 2 * (0.05 * 0.95 / TRIALS) ** 0.5  # two standard errors of a simulated coverage
 DESIGNS = [(10, 2), (10, 5), (4, 3), (3, 8), (1, 30)]
 
 Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray, float]]
