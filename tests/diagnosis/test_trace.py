@@ -19,6 +19,7 @@ from sdvar_exp.diagnosis.trace import Trace, tokens_digest, trace_decode
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import choose
 from tests.decoding.cells import hand_off, loop, sequential
+from tests.runner.conftest import CELLS as STUDIED
 from tests.runner.conftest import plan, run  # noqa: F401 (fixtures)
 from tests.support import near_pair
 
@@ -124,13 +125,14 @@ def test_what_led_to_a_crash_is_there(pair: Pair, monkeypatch: pytest.MonkeyPatc
 
 def test_debug_trace_of_a_study(plan: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Ledger and tables are those of a run without it; the folder trace/ has a file per decode, the terminal a table."""
-    code, _ = run(plan(folder="plain"))
-    watched = plan(folder="watched", debug="trace")
+    some = {"cells": {name: STUDIED[name] for name in ("sequential", "parallel_v1 exact γ=2")}, "seeds": (0,)}
+    code, _ = run(plan(folder="plain", **some))
+    watched = plan(folder="watched", debug="trace", **some)
     again, text = run(watched)
     assert code == again == 0
     assert not (watched.folder.parent.parent / "plain/study/trace").exists()
     files = sorted((watched.folder / "trace").glob("*.jsonl"))
-    assert len(files) == 4 * 4 and "parallel_v1 exact γ=2, label 0 seed 0: target calls" in text and "traces   " in text
+    assert len(files) == 2 * 2 and "parallel_v1 exact γ=2, label 0 seed 0: target calls" in text and "traces   " in text
     from sdvar_exp.store import stable_csv
 
     plain = watched.folder.parent.parent / "plain/study"
@@ -141,12 +143,13 @@ def test_debug_trace_of_a_study(plan: Any, run: Any, monkeypatch: pytest.MonkeyP
         assert records[0]["event"] == "start" and records[-1]["event"] == "end"
     ran: list[str] = []
     monkeypatch.setattr(Trace, "forward", lambda *_: ran.append("traced"))
-    run(plan(folder="again"))
+    run(plan(folder="again", **some))
     assert not ran, "nobody watches without debug=trace"
 
 
 def test_a_unit_that_is_done_is_traced_too_and_a_failure_counts(plan: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    small = {"labels": (0,), "seeds": (0,), "debug": "trace"}
+    small = {"cells": {"sequential": STUDIED["sequential"], "parallel_v1 exact γ=2": STUDIED["parallel_v1 exact γ=2"]},
+             "labels": (0,), "seeds": (0,), "debug": "trace"}
     assert run(plan(**small))[0] == 0
     code, text = run(plan(**small))
     assert code == 0 and "1 label × 1 seed" in text and "target calls" in text
