@@ -88,13 +88,14 @@ def _count_line(summary: pd.DataFrame) -> str:
 
 def _timing_line(summary: pd.DataFrame) -> str:
     counts = sorted(set(summary["timed"].fillna(0).astype(int)))
+    left_out = int(summary["contended"].fillna(0).sum())
     if counts == [0]:
-        return "speed-up: nothing timed"
+        why = f" alone; {left_out} images timed beside another process of this project: time them in another study"
+        return "speed-up: nothing timed" + (why if left_out else "")
     timed = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"speed-up: baseline time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
     if summary["is_baseline"].any():
         text += f"; {AA_MARK}: the baseline timed against itself"
-    left_out = int(summary["contended"].fillna(0).sum())
     return text + (f"; {left_out} images timed beside other work left out" if left_out else "")
 
 

@@ -48,6 +48,13 @@ def test_the_legend_says_what_is_compared(summary):
     assert "near-ties" not in text
 
 
+def test_the_legend_says_why_times_are_missing(new_study):
+    study = new_study(seeds=1)
+    study.timings["contended"] = True
+    text = "\n".join(shown(summarise(study), terminal=False))
+    assert "speed-up: nothing timed alone;" in text and "in another study" in text
+
+
 def test_the_legend_of_a_bare_study(new_study):
     study = new_study(seeds=1, timed=False)
     study.noise = study.noise.iloc[:0]
