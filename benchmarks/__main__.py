@@ -21,6 +21,7 @@ SHORT: dict[str, list[str]] = {
     "sequential": ["--repeats", "10"],
     "merged": ["--repeats", "5"],
     "sampling": ["--repeats", "5"],
+    "precision": [],
     "memory": [],
     "scaling": ["--repeats", "3"],
 }
