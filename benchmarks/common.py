@@ -103,7 +103,8 @@ def publish(name: str, title: str, text: str, data: object, write: bool) -> None
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    page = PAGE.read_text() if PAGE.is_file() else "# Benchmarks\n\nWritten by `make bench` (`python -m benchmarks`); do not edit.\n"
+    head = "# Benchmarks\n\nWritten by `make bench` (`python -m benchmarks`); do not edit.\n"
+    page = PAGE.read_text() if PAGE.is_file() else head
     section = f"{begin}\n## {title}\n\n{text}\n{end}"
     if begin in page:
         page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]

@@ -82,7 +82,7 @@ def main() -> None:
     kept = [store(n) for n in args.rows]
     text = (f"{machine(device)}. Embedded pair, guidance 1.5, n = {args.repeats}, medians.\n\n"
             + table(["B", "sequential ms per image", "hybrid exact γ=2 until=5 ms per image", "speed-up", "peak MiB"], rows)
-            + "\n\nSeconds of the verbs on a study of that many units, start of Python included:\n\n"
+            + "\n\nSeconds of the verbs on a study of that many units, wall clock, start of Python included:\n\n"
             + table(["units", "collect", "table", "figures", "report"],
                     [[f"{k['rows']:,}", *[f"{k[v]:.1f}" for v in ("collect", "table", "figures", "report")]] for k in kept])
             + "\n\n`python -m benchmarks.scaling --write`")
