@@ -38,11 +38,12 @@ def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
     configs = _configs(tables)
     changes: dict[str, dict[tuple[Level, Level], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     varying = _varying(configs)
+    met: dict[Level, float] = {}  # numbers go upwards, other values in the order in which they are met
     for (a, one), (b, other) in combinations(configs.items(), 2):
         if (found := _single(one, other, varying)) is not None:
             first, second = found
-            swap = None not in (first[2], second[2]) and second[2] < first[2]  # type: ignore[operator]
-            key, cells = ((second, first), (b, a)) if swap else ((first, second), (a, b))
+            place = [met.setdefault(one_of, len(met) if one_of[2] is None else one_of[2]) for one_of in found]
+            key, cells = ((second, first), (b, a)) if place[1] < place[0] else ((first, second), (a, b))
             changes[first[0]][key].append(cells)
     samples = {cell: own.set_index(["label", "seed"]) for cell, own in tables.samples.groupby("cell")} if len(configs) else {}
     rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level)]

@@ -76,6 +76,14 @@ def test_pairs_of_one_change_are_averaged_by_unit():
     assert row(table, "2 → 3", "pixel_mae")["pairs"] == 2
 
 
+def test_a_change_has_one_row_whatever_the_order_of_its_cells():
+    one, other = config(0.5, 2), config(0.7, 2)
+    handed = {"strategy": {"name": "test3"}, "mask": {"name": "block_causal"}}
+    table = effects(small([one, handed, other], [0.1, 0.2, 0.4]))
+    assert not table.duplicated(["factor", "change", "metric"]).any()
+    assert row(table, "parallel_v1 → test3", "pixel_mae")["pairs"] == 2
+
+
 def test_the_loop_under_another_name_is_the_same_loop():
     other = {**config(0.5, 2, "dynamic_gamma"), "gamma": {"name": "aimd"}}
     table = effects(small([config(0.5, 2), other], [0.1, 0.2]))

@@ -53,7 +53,8 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         if (factor, change) == next(c for c in changes if c[0] == factor):
             fig.text(0.012, 1, factor, transform=_beside(fig, y - 1), fontsize=6.5, va="center", weight="bold", color=INK)
     caption = ("Paired differences between cells that differ in one factor alone, averaged over such pairs; 95 % intervals. "
-               f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips). "
+               f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips), "
+               "and the interval leaves it out. "
                f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}.")
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
@@ -88,7 +89,7 @@ def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], m
         axis.axhline(y, color="#eeeeee", lw=0.5, zorder=0)
         if not pd.isna(row["low"]):
             axis.plot([row["low"], row["high"]], [y, y], color=PALETTE[0], lw=1, solid_capstyle="butt", zorder=2)
-        sure = not pd.isna(row["p_holm"]) and row["p_holm"] < SURE
+        sure = row["p_holm"] < SURE and (pd.isna(row["low"]) or not row["low"] <= none <= row["high"])
         axis.plot(row["effect"], y, "o", ms=3.8, mfc=PALETTE[0] if sure else "white", mec=PALETTE[0], mew=0.9, zorder=3)
     if metric == "speedup":
         _ratio_axis(data, axis)
