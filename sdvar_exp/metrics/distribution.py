@@ -5,15 +5,17 @@ its image networks are replaced by features that were computed when the images w
 of Kynkäänniemi et al. (1904.06991): the share of one set's points within the other's manifold, which is the union of balls
 around its points that reach to their k-th neighbour.
 
-Intervals: the metric of `REPLICATES` random halves of the units, drawn without replacement within each label; the spread
-of half-samples estimates the standard error (McCarthy 1969). A bootstrap with replacement would not do: its repeated
-points bias all four metrics. Everything is seeded; torch is imported when something is computed.
+Intervals: the metric of `REPLICATES` subsamples of the units, `SHARE` of each label drawn without replacement; their spread,
+scaled, estimates the standard error (delete-d jackknife, Shao and Wu 1989), and the value keeps its place in the middle. The
+percentile bootstrap will not do: repeated points move all four metrics by more than the interval is wide (docs/LOG.md). The
+statement is about other draws of the samples; the set they are compared with is fixed, but where it is paired with them.
+Everything is seeded; torch is imported when something is computed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-REPLICATES = 40
+REPLICATES, SHARE = 40, 0.8
 FRECHET_PER_FEATURE = 10  # samples per feature; fewer make the covariance, and so the distance, mostly bias
 KID_FROM, MANIFOLD_FROM = 100, 100
 LARGEST_SUBSET = 1000
@@ -66,6 +68,7 @@ def frechet(a_Nd: np.ndarray, b_Md: np.ndarray) -> float:
 def kernel_distance(a_Nd: np.ndarray, b_Md: np.ndarray, subset: int, subsets: int = 10, seed: int = 0) -> float:
     """Unbiased squared MMD with the kernel (x·y/d + 1)³, mean over `subsets` random subsets, by torchmetrics."""
     rng = np.random.Generator(np.random.Philox(key=[0x1D, seed]))
+    subsets = 1 if subset == len(a_Nd) == len(b_Md) else subsets
     pairs = [(rng.permutation(len(a_Nd))[:subset], rng.permutation(len(b_Md))[:subset]) for _ in range(subsets)]
     return float(np.mean([_kernel_distance(a_Nd[i], b_Md[j]) for i, j in pairs]))
 
@@ -131,11 +134,12 @@ def _given(width: int) -> Any:
     return module
 
 
-def halves(labels_N: np.ndarray, replicate: int) -> np.ndarray:
-    """Indices of a random half of each label's units (n//2, or one of one), the same for the same replicate."""
+def subsample(labels_N: np.ndarray, replicate: int, share: float = SHARE) -> np.ndarray:
+    """Sorted indices of a random `share` of each label's units, drawn without replacement; the same for one replicate."""
     rng = np.random.Generator(np.random.Philox(key=[0x5D, replicate]))
     parts = [rng.permutation(np.flatnonzero(labels_N == y)) for y in np.unique(labels_N)]
-    return np.sort(np.concatenate([p[: (p.size + replicate % 2) // 2] for p in parts]))
+    fair = np.floor([p.size * share + (k + replicate) % len(parts) / len(parts) for k, p in enumerate(parts)]).astype(int)
+    return np.sort(np.concatenate([p[:size] for p, size in zip(parts, fair, strict=True)]))
 
 
 def evenly(labels_M: np.ndarray, n: int) -> np.ndarray:
@@ -149,7 +153,7 @@ def compare(
 ) -> dict[str, Estimate]:
     """`fd`, `kid`, `precision`, `recall` of a set of images against another, with intervals or the reason for refusal.
 
-    paired: the sets belong together row by row (samples and their baselines); halves are then drawn together.
+    paired: the sets belong together row by row (samples and their baselines); subsamples are then drawn together.
     """
     n, d = features_Nd.shape
     if n < MANIFOLD_FROM:
@@ -159,42 +163,37 @@ def compare(
         reason = f"needs at least {MANIFOLD_FROM} images to compare with, there are {len(other_Md)}"
         return {name: Estimate(n, refused=reason) for name in ("fd", "kid", "precision", "recall")}
 
-    def parts(replicate: int) -> tuple[np.ndarray, np.ndarray]:
-        mine = halves(labels_N, replicate)
-        return features_Nd[mine], other_Md[mine] if paired else other_Md
-
-    subset = min(n, len(other_Md), LARGEST_SUBSET)
     same_size = other_Md[evenly(other_labels_M, n)]
+    chosen = [subsample(labels_N, r) for r in range(REPLICATES)]
     out: dict[str, Estimate] = {}
     if n < FRECHET_PER_FEATURE * d:
         out["fd"] = Estimate(n, refused=f"needs at least {FRECHET_PER_FEATURE * d} samples in {d} features, there are {n}: its "
                              "bias would exceed most differences")
     else:
-        out["fd"] = _with_halves(frechet(features_Nd, other_Md), n, lambda r: frechet(*parts(r)))
-    kid = kernel_distance(features_Nd, other_Md, subset, subsets=1 if subset == n else 10)
-
-    def half_kid(replicate: int) -> float:
-        a, b = parts(replicate)
-        return kernel_distance(a, b, min(subset // 2, len(a), len(b)), subsets=1, seed=replicate)
-
-    out["kid"] = _with_halves(kid, n, half_kid)
-    both = precision_recall(features_Nd, same_size)
-    halved = [precision_recall(features_Nd[h], same_size[h % len(same_size)]) for r in range(REPLICATES)
-              for h in [halves(labels_N, r)]] if n <= LARGEST_SUBSET else []
+        again = [(c.size, frechet(features_Nd[c], other_Md[c] if paired else other_Md)) for c in chosen]
+        out["fd"] = _estimate(frechet(features_Nd, other_Md), n, again)
+    subset = min(n, len(other_Md), LARGEST_SUBSET)
+    smaller = min(min(c.size for c in chosen), subset)
+    again = [(c.size, kernel_distance(features_Nd[c], other_Md[c] if paired else other_Md, smaller, 2)) for c in chosen]
+    out["kid"] = _estimate(kernel_distance(features_Nd, other_Md, subset), n, again)
+    both, fewer = precision_recall(features_Nd, same_size), min(SHARE, LARGEST_SUBSET / n)
+    chosen = chosen if fewer == SHARE else [subsample(labels_N, r, fewer) for r in range(REPLICATES)]
+    pairs = [(c.size, precision_recall(features_Nd[c], other_Md[c] if paired else same_size[evenly(
+        np.arange(len(same_size)), c.size)])) for c in chosen]
     for i, name in enumerate(("precision", "recall")):
-        out[name] = _from_halves(both[i], n, [pair[i] for pair in halved], 0.0, 1.0)
+        out[name] = _estimate(both[i], n, [(m, pair[i]) for m, pair in pairs], 0.0, 1.0)
     return out
 
 
-def _with_halves(value: float, n: int, again: Callable[[int], float]) -> Estimate:
-    return _from_halves(value, n, [again(r) for r in range(REPLICATES)])
+def _estimate(value: float, n: int, again: list[tuple[int, float]], least: float = -np.inf, most: float = np.inf) -> Estimate:
+    """Value ± t · standard error, from the metric of subsamples: (size m, value), their own bias left out.
 
-
-def _from_halves(value: float, n: int, halved: list[float], least: float = -np.inf, most: float = np.inf) -> Estimate:
-    """Value ± t · spread of the half-samples about their own mean (their bias is not the value's)."""
+    The variance among subsamples of m of n, without replacement, is that of m new draws times (n-m)/n; a metric whose
+    variance falls as 1/n therefore has at n the variance among subsamples times m/(n-m).
+    """
     from scipy.stats import t
 
-    if not halved:
-        return Estimate(n, value)
-    reach = float(t.ppf(0.975, len(halved) - 1) * np.std(halved, ddof=1))
+    m = float(np.mean([size for size, _ in again]))
+    error = np.std([x for _, x in again], ddof=1) * np.sqrt(m / (n - m))
+    reach = float(t.ppf(0.975, len(again) - 1) * error)
     return Estimate(n, value, max(value - reach, least), min(value + reach, most))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdvar_exp.metrics.distribution import compare, evenly, frechet, halves, kernel_distance, precision_recall
+from sdvar_exp.metrics.distribution import compare, evenly, frechet, kernel_distance, nearest, precision_recall, subsample
 
 
 def gaussian(n: int, d: int = 8, mean: float = 0.0, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -50,12 +50,14 @@ def test_precision_and_recall_of_literal_sets() -> None:
     assert precision_recall(collapsed, real, k=1) == (1.0, 0.1)
 
 
-def test_halves_are_half_of_every_label_and_fixed() -> None:
-    labels = np.repeat([0, 1, 2], [10, 4, 6])
-    chosen = halves(labels, 7)
-    assert np.bincount(labels[chosen]).tolist() == [5, 2, 3]
-    assert np.array_equal(chosen, halves(labels, 7)) and not np.array_equal(chosen, halves(labels, 8))
-    assert np.bincount(labels[evenly(labels, 10)]).tolist() == [5, 2, 3]
+def test_subsamples_are_a_share_of_every_label_and_fixed() -> None:
+    labels = np.repeat([0, 1, 2], [10, 5, 5])
+    chosen = subsample(labels, 7)
+    assert np.bincount(labels[chosen]).tolist() == [8, 4, 4] and len(set(chosen)) == 16
+    assert np.array_equal(chosen, subsample(labels, 7)) and not np.array_equal(chosen, subsample(labels, 8))
+    few = [subsample(np.arange(10), r).size for r in range(20)]
+    assert 7 <= np.mean(few) <= 9, "labels with one unit each take turns"
+    assert np.bincount(labels[evenly(labels, 12)]).tolist() == [6, 3, 3]
 
 
 def test_too_few_samples_are_refused_with_the_reason() -> None:
@@ -64,6 +66,21 @@ def test_too_few_samples_are_refused_with_the_reason() -> None:
     some = compare(gaussian(120, 64), np.arange(120) % 10, gaussian(500, 64, seed=1), np.arange(500) % 10)
     assert some["fd"].value is None and "needs at least 640 samples in 64 features, there are 120" in some["fd"].refused
     assert some["kid"].value is not None and some["precision"].value is not None
+
+
+def test_the_error_of_a_mean_is_right() -> None:
+    """A shift in one feature alone: the error of the Fréchet distance is that of its formula, 2·shift·σ/√n."""
+    found = compare(gaussian(1000, 1, mean=3.0, seed=5), np.arange(1000) % 10, gaussian(4000, 1, seed=6), np.arange(4000) % 10)
+    fd = found["fd"]
+    error = (fd.high - fd.low) / 2 / 2.02  # t with 39 degrees of freedom
+    assert error == pytest.approx(2 * 3 / np.sqrt(1000), rel=0.35)
+
+
+def test_nearest_in_chunks_is_nearest() -> None:
+    a, b = gaussian(20, seed=1), gaussian(50, seed=2)
+    index, distance = nearest(a, [b[:7], b[7:30], b[30:]])
+    every = np.linalg.norm(a[:, None] - b[None], axis=2)
+    assert np.array_equal(index, every.argmin(1)) and distance == pytest.approx(every.min(1), rel=1e-4)
 
 
 @pytest.mark.long
