@@ -17,13 +17,13 @@ from pathlib import Path
 from benchmarks.common import CLOCKS, REPOSITORY
 
 SHORT: dict[str, list[str]] = {
-    "speculation": ["--repeats", "3"],
+    "speculation": ["--repeats", "3", "--settings", "hybrid", "collaborative", "draft_only", "test3", "γ=2"],
     "sequential": ["--repeats", "10"],
     "merged": ["--repeats", "5"],
     "sampling": ["--repeats", "5"],
     "precision": [],
     "memory": [],
-    "scaling": ["--repeats", "3"],
+    "scaling": ["--repeats", "2", "--rows", "1000", "100000"],
 }
 LONG = {"engine_cost": ["--repeats", "6"]}
 
