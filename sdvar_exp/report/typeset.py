@@ -92,10 +92,11 @@ def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
     shown = ("±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals")
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
     times = f", {timed[-1]} of them timed" if timed else ""
+    speed = "Speed-up: baseline time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
     return (f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
             f"every other cell but the baseline at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
-            "Speed-up: baseline time ÷ cell time, geometric mean. Pixel difference: mean |a−b| to the baseline's image. "
+            f"{speed}Pixel difference: mean |a−b| to the baseline's image. "
             "Identical: images with all tokens equal.")
 
 
