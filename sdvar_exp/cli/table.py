@@ -72,18 +72,19 @@ def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.D
     """Summary by cell, or by group, of the rows that `where` chooses; notes about the ledger."""
     from sdvar_exp.report import summarise
     from sdvar_exp.report.compare import grouped
-    from sdvar_exp.store import load_tables
+    from sdvar_exp.report.source import read_tables
     from sdvar_exp.store.results import joined, select
 
-    tables = load_tables(folder, stages=False)
+    tables: Tables = read_tables(folder, stages=False)  # type: ignore[assignment]
+    notes: tuple[str, ...] = getattr(tables, "notes", ())  # of a ledger
     if where is None and group is None:
-        return summarise(tables), tables.notes
+        return summarise(tables), notes
     chosen = select(joined(tables), where)
     if chosen.empty:
         raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
     if group is not None:
-        return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), tables.notes
-    return summarise(rows_of(tables, chosen)), tables.notes
+        return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), notes
+    return summarise(rows_of(tables, chosen)), notes
 
 
 def _typeset(folder: Path, where: str | None, latex: bool, plus_minus: bool) -> str:

@@ -43,16 +43,16 @@ class StoredTables:
     noise: pd.DataFrame
 
 
-def read_tables(folder: Path) -> Tables:
+def read_tables(folder: Path, stages: bool = True) -> Tables:
     """Tables of a study from its ledger, or, where it was kept without one, from its parquet files.
 
-    Raises `UserError` where there are neither.
+    stages: False leaves the rows of `stages` out where they would take long. Raises `UserError` where there are neither.
     """
     from sdvar_exp.store import load_tables
 
     files = {name: folder / "tables" / f"{name}.parquet" for name in (f.name for f in fields(StoredTables))}
     if any((folder / "ledger").glob("*.jsonl")) or not files["samples"].is_file():
-        return load_tables(folder)
+        return load_tables(folder, stages=stages)
     return StoredTables(**{name: pd.read_parquet(file) if file.is_file() else pd.DataFrame() for name, file in files.items()})
 
 

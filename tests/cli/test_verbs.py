@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -189,6 +190,15 @@ class TestDiff:
         make_study("b")
         code, out, err = call("diff", *argv)
         assert (code, out) == (2, "") and err.startswith(f"error: {start}")
+
+
+def test_table_of_a_study_that_was_kept_without_its_ledger(call: Call) -> None:
+    folder = make_study()
+    call("collect", "--no-figures")
+    before = call("table", "--csv")[1]
+    shutil.rmtree(folder / "ledger")
+    assert call("table", "--csv") == (0, before, "")
+    assert json.loads(call("table", "--json", "--group", "strategy")[1])
 
 
 def test_collect_makes_the_tables_again(call: Call) -> None:
