@@ -49,7 +49,7 @@ def test_make_demo_works_twice_in_a_fresh_clone(clone: Path, capsys: pytest.Capt
         print(f"\nfresh clone: {times[0].group()}; again: {times[1].group()}")
     assert times[1].group(1) == "0", "the second setup has nothing to do"
     for name in ("tables", "figures", "images"):
-        (folder,) = set(re.findall(rf"^{name} +(\S+)$", first, re.MULTILINE))
+        (folder,) = set(re.findall(rf"^{name} +(\S+)", first, re.MULTILINE))
         assert any((clone / folder).iterdir()), f"{folder} is named and has files"
     (page,) = re.findall(r"^page +(\S+)$", first, re.MULTILINE)
     assert f"file://{clone}/{page}" in first and "</html>" in (clone / page).read_text(encoding="utf-8")[-20:]
