@@ -101,5 +101,5 @@ def _verdict(row: dict) -> str:
     """Stage, and below it what happened to the proposal."""
     if row["source"] != "verified" or pd.isna(row["acceptance"]):
         return f"stage {row['stage']}\n{MARKS.get(row['source'], row['source'])}".replace("draft, unjudged", "unjudged")
-    passed = "" if pd.isna(row["passed"]) else (" passed" if row["passed"] else " failed")
+    passed = "" if pd.isna(row["passed"]) else (", passed" if row["passed"] else ", failed")
     return f"stage {row['stage']}\n{100 * row['acceptance']:.0f} %{passed}"
