@@ -20,7 +20,7 @@ def difference(folder: Path, a: str, b: str) -> tuple[float, float, int]:
     found = []
     for path in sorted((folder / "images" / a).glob("*.png")):
         other = folder / "images" / b / path.name
-        if not path.stem.endswith("_diff") and other.is_file():
+        if not path.stem.endswith(("_diff", "_stages")) and other.is_file():
             x, y = (np.asarray(Image.open(p).convert("RGB"), dtype=np.float64) / 255 for p in (path, other))
             found.append(np.abs(x - y).mean())
     if not found:

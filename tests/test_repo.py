@@ -29,8 +29,8 @@ def _files() -> list[Path]:
 
 FILES = _files()
 # what a study recorded of its machine, its torch build included, is data
-DATA = ROOT / "results" / "reference"
-TEXTS = [path for path in FILES if path.suffix not in BINARY and not path.is_relative_to(DATA)]
+DATA = tuple(ROOT / "results" / study for study in ("front", "reference"))
+TEXTS = [path for path in FILES if path.suffix not in BINARY and not any(map(path.is_relative_to, DATA))]
 PACKAGE = [path for path in FILES if path.is_relative_to(ROOT / "sdvar_exp") and path.suffix == ".py"]
 
 
@@ -173,3 +173,10 @@ def test_readme_and_ci_run_the_same_tests() -> None:
         assert target in readme
     assert "run test\n" in ci and "run test-full\n" in ci
     assert {"setup", "demo", "test", "test-full", "lint", "clean"} <= set(re.findall(r"^([a-z-]+):", makefile, re.M))
+
+
+def test_the_readmes_tables_are_those_of_the_kept_studies() -> None:
+    import runpy
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(ROOT / "scripts" / "readme.py"))["render"](text) == text, "run python scripts/readme.py"

@@ -56,6 +56,15 @@ def test_exact_gives_the_sequential_tokens(near: Pair, gamma: str) -> None:
         assert torch.equal(flat(out), of_sequential(near, cell, units))
 
 
+@pytest.mark.parametrize("until", range(S + 1))
+def test_exact_hybrid_commits_the_tokens_of_codes_order_in_no_more_calls(near: Pair, until: int) -> None:
+    """Verified stages are the target's, the rest the draft's: `collaborative` with as many target stages."""
+    code = replace(sequential(), strategy=choose("strategy", "collaborative", target_stages=until))
+    mixed, one_by_one = (decode(near, cell, [UNITS[0]]) for cell in (loop("exact", 3, until=until), code))
+    assert torch.equal(flat(mixed), flat(one_by_one))
+    assert mixed.counts.target_calls <= one_by_one.counts.target_calls == until
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.data())
 def test_exact_gives_the_sequential_tokens_under_any_setting(near: Pair, far: Pair, data: st.DataObject) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdvar_exp.metrics.distribution import compare, evenly, frechet, kernel_distance, nearest, precision_recall, subsample
+from sdvar_exp.metrics.distribution import (
+    compare,
+    evenly,
+    frechet,
+    kernel_distance,
+    nearest,
+    paired_kernel_distance,
+    precision_recall,
+    subsample,
+)
 
 
 def gaussian(n: int, d: int = 8, mean: float = 0.0, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -93,3 +102,18 @@ def test_intervals_cover_what_other_draws_give() -> None:
         estimates = [f[name] for f in found]
         truth = np.mean([e.value for e in estimates])
         assert np.mean([e.low <= truth <= e.high for e in estimates]) >= 0.85, name
+
+
+def test_twins_do_not_pull_the_kernel_distance_below_zero() -> None:
+    """Rows and their twins of one distribution, correlated 0.8: zero on average; with the twins' products it is not."""
+    apart, together = [], []
+    for seed in range(60):
+        a = gaussian(100, seed=seed)
+        b = (0.8 * a + 0.6 * gaussian(100, seed=seed + 500)).astype(np.float32)
+        apart.append(paired_kernel_distance(a, b))
+        together.append(kernel_distance(a, b, 100, 1))
+    assert abs(np.mean(apart)) < 4 * np.std(apart) / np.sqrt(60)
+    assert np.mean(together) < -4 * np.std(together) / np.sqrt(60), "negative control"
+    other = gaussian(100, mean=0.5, seed=9)
+    assert paired_kernel_distance(gaussian(100, seed=1), other) == pytest.approx(
+        kernel_distance(gaussian(100, seed=1), other, 100, 1), rel=0.15), "strangers: both estimate the same"
