@@ -94,7 +94,7 @@ def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], m
     if metric == "speedup":
         _ratio_axis(data, axis)
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(2))
 
 
 def _ratio_axis(data: pd.DataFrame, axis: Axes) -> None:
