@@ -16,8 +16,12 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.store import write_tables
+    from sdvar_exp.store.manifest import is_kept
 
     tables = write_tables(folder)
+    notes = list(tables.notes)
+    if is_kept(folder):
+        notes.append(f"{folder} was kept without its ledger: its tables are left as they are")
     figures: list[Path] = []
     if not asked.no_figures:
         from sdvar_exp.report import summarise, write_figures
@@ -32,10 +36,10 @@ def main(argv: list[str]) -> int:
         print(json.dumps({
             "folder": str(folder), "pieces": pieces, "samples": len(tables.samples), "cells": len(tables.runs),
             "missing": missing, "failures": len(tables.failures), "figures": [str(p) for p in figures],
-            "notes": list(tables.notes),
+            "notes": notes,
         }, indent=1))
         return 0
-    for note in tables.notes:
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
           + (f"; {missing} units are missing" if missing else ""))

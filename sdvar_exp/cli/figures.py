@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from sdvar_exp.cli.studies import find_study, study_parser
 
@@ -24,12 +26,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--profile", metavar="FILE", help="cost profile to predict speed-ups from (docs/cost-model.md); "
                         "without one, costs are fitted to the other cells' times")
     parser.add_argument("--list", action="store_true", help="list the figures there can be")
+    parser.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
     asked = parser.parse_args(argv)
     from sdvar_exp.report import figures
     from sdvar_exp.report.sizes import size_of
 
     if asked.list:
-        print("\n".join(figures.FIGURES))
+        print(json.dumps(list(figures.FIGURES), indent=1) if asked.json else "\n".join(figures.FIGURES))
         return 0
     figures.chosen(asked.only)
     size_of(asked.venue)
@@ -48,9 +51,22 @@ def main(argv: list[str]) -> int:
     finally:
         figures.log.removeHandler(handler)
         figures.log.setLevel(before)
+    if asked.json:
+        print(json.dumps(_as_dict(folder, out, written), indent=1, ensure_ascii=False))
+        return 0 if written else 1
     for path in written:
         if path.suffix == ".pdf":
             print(f"{path.stem:34} {path} .png .svg")
     if not written:
         print(f"no figure: {folder} has none of the data that they need")
     return 0 if written else 1
+
+
+def _as_dict(folder: Path, out: Path, written: list[Path]) -> dict[str, Any]:
+    """What this command drew, of what the index of the folder says."""
+    from sdvar_exp.report.figures import INDEX
+
+    index = json.loads((out / INDEX).read_text()) if written else {"figures": [], "skipped": {}}
+    names = {path.stem for path in written}
+    return {"folder": str(folder), "out": str(out), "skipped": index["skipped"],
+            "figures": [entry for entry in index["figures"] if entry["name"] in names]}

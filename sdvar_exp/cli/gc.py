@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdvar_exp.cli.studies import UnitKey, count, find_study, read_ledger, size, study_parser
+from sdvar_exp.cli.studies import UnitKey, count, find_study, read_rows, size, study_parser
 from sdvar_exp.errors import UserError
 
 FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young
@@ -65,7 +65,7 @@ def waste(folder: Path) -> Iterator[Waste]:
     """Everything in a study that nothing needs."""
     from sdvar_exp.store.manifest import read_cells
 
-    ledger = read_ledger(folder)
+    ledger = read_rows(folder)
     cells = read_cells(folder)
     for path in sorted(folder.rglob(".*.tmp")):
         if "wandb" not in path.relative_to(folder).parts and _old(path):

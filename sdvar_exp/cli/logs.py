@@ -50,10 +50,13 @@ def find_cell(word: str, study: str | None, results_dir: Path) -> tuple[Path, st
 def records(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
     """Sessions that had the cell, its failures, and how many rows and timings it has."""
     from sdvar_exp.store.ledger import LedgerReader
-    from sdvar_exp.store.manifest import read_cells
+    from sdvar_exp.store.manifest import is_kept, read_cells
 
     about = read_cells(folder)[cell]
     yield {"type": "cell", "study": str(folder), **{k: about[k] for k in ("id", "name", "lossless", "config", "overrides")}}
+    if is_kept(folder):
+        yield from _kept(folder, cell)
+        return
     units: set[tuple[int, int]] = set()
     failures, timings, last = [], 0, None
     for body in LedgerReader(folder / "ledger").read():
@@ -73,6 +76,18 @@ def records(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
     yield {"type": "summary", "units": len(units), "timings": timings, "failures": len(failures), "last_finished_at": last}
 
 
+def _kept(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
+    """The same of a study that was kept without its ledger, which alone knew the starts: from its tables."""
+    from sdvar_exp.store import load_tables
+
+    tables = load_tables(folder, {cell}, stages=False)
+    for body in json.loads(tables.failures.to_json(orient="records")):
+        yield {"type": "failure", **body}
+    last = tables.samples["finished_at"].dropna().max() if "finished_at" in tables.samples else None
+    yield {"type": "summary", "units": len(tables.samples), "timings": len(tables.timings), "failures": len(tables.failures),
+           "last_finished_at": last if isinstance(last, str) else None, "ledger": False}
+
+
 def text(body: dict[str, Any]) -> str:
     """A record for people."""
     kind = body["type"]
@@ -90,7 +105,8 @@ def text(body: dict[str, Any]) -> str:
         head = f"failed: label {body['label']}, seed {body['seed']}, attempt {body.get('attempt')}: {body['error']}{again}"
         return "\n".join([head, *(f"  {line}" for line in str(body.get("traceback", "")).rstrip().splitlines())])
     last = f", the last at {body['last_finished_at']}" if body["last_finished_at"] else ""
-    return f"{body['units']} units with a row{last}; {body['timings']} timings; {body['failures']} failures"
+    kept = "" if body.get("ledger", True) else "; kept without its ledger, so that starts are not known"
+    return f"{body['units']} units with a row{last}; {body['timings']} timings; {body['failures']} failures{kept}"
 
 
 def _flat(value: Any) -> str:

@@ -6,11 +6,11 @@ import json
 import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import Ledger, count, duration, read_ledger, size
+from sdvar_exp.cli.studies import Ledger, count, duration, kept_notice, read_ledger, size
 from sdvar_exp.plan import Plan
 
 
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
         return passthrough.answer(argv, "sdvar-exp plan")
     as_json = "--json" in argv
     plan = compose([word for word in argv if word != "--json"])
+    notice = kept_notice(plan.folder)
+    plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
     left = whats_left(plan)
     if as_json:
         print(json.dumps(as_dict(plan, left), indent=1, ensure_ascii=False))

@@ -24,12 +24,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     add_results_dir(parser)
     asked = parser.parse_args(argv)
+    from sdvar_exp.store.manifest import is_kept
     from sdvar_exp.tracking import push_in_child, resolve
 
     options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {})
     if options.mode == "none":
         raise UserError("W&B is turned off by WANDB_MODE or WANDB_DISABLED; to push all the same say --mode offline or online")
     folders = [find_study(study, Path(asked.results_dir)) for study in asked.studies]
+    for folder in filter(is_kept, folders):
+        raise UserError(f"{folder} was kept without its ledger, which is what is sent; run it again, or push it where it ran")
     outcomes = []
     for folder in folders:
         outcome = push_in_child(folder, options, asked.timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from sdvar_exp.cli.studies import find_study, size, study_parser
@@ -13,10 +14,15 @@ def main(argv: list[str]) -> int:
                                     "configuration and provenance. From the results store alone; draws the figures if there "
                                     "are none. A run of up to 2000 images ends with it too; one of more says this command.")
     parser.add_argument("--out", help="the file (default: report.html in the study's folder, where it finds all images)")
+    parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.report.page import write_page
 
     path = write_page(folder, asked.out)
-    print(f"page     {path}  ({size(path.stat().st_size)})")
+    count_bytes = path.stat().st_size
+    if asked.json:
+        print(json.dumps({"folder": str(folder), "page": str(path), "bytes": count_bytes}, indent=1, ensure_ascii=False))
+    else:
+        print(f"page     {path}  ({size(count_bytes)})")
     return 0

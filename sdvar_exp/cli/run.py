@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import count, match_cells, read_ledger
+from sdvar_exp.cli.studies import count, kept_notice, match_cells, read_ledger
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> int:
     if multirun.wanted(asked.words):
         return sweep(asked)
     plan = compose(asked.words)
-    for notice in plan.notices:
+    kept = kept_notice(plan.folder)
+    for notice in (*plan.notices, *([kept] if kept else [])):
         print(f"note: {notice}", file=sys.stderr)
     chosen = choose(plan, asked)
     if chosen is None:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.studies import count, duration, find_study, read_ledger, study_parser
+from sdvar_exp.cli.studies import count, duration, find_study, read_rows, study_parser
 from sdvar_exp.errors import UserError
 
 FAILED = 1
@@ -44,10 +44,10 @@ def main(argv: list[str]) -> int:
 def state_of(folder: Path) -> dict[str, Any]:
     """State of a study as plain data. lock: `free`, `live` or `stale`."""
     from sdvar_exp.store.lock import holder_of
-    from sdvar_exp.store.manifest import planned_units, read_cells, read_manifest
+    from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest
 
     manifest = read_manifest(folder) or {}
-    ledger = read_ledger(folder)
+    ledger = read_rows(folder)
     done = Counter(cell for cell, _, _ in ledger.units)
     failed = Counter(cell for cell, _, _ in ledger.failed)
     cells = []
@@ -63,7 +63,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     return {
         "study": manifest.get("study", folder.name), "folder": str(folder), "created": manifest.get("created"),
         "lock": lock, "done": sum(c["done"] for c in cells), "failed": sum(c["failed"] for c in cells), "pending": pending,
-        "sessions": len(ledger.sessions),
+        "sessions": len(ledger.sessions), "ledger": not is_kept(folder),
         "last_record_s_ago": None if ledger.last is None else max(0, time.time() - ledger.last),
         "seconds_left": None if rate is None else rate[0] * pending, "damage": ledger.damage, "jobs": jobs_of(folder),
         "cells": cells,
@@ -86,7 +86,8 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
         "stale": f"not running (stale lock of {who}, which is gone; the next run takes it over)",
     }[lock["state"]]
     ago = state["last_record_s_ago"]
-    lines = [f"{state['study']}: {running}" + ("" if ago is None else f"; last record {duration(ago)} ago")]
+    kept = "" if state["ledger"] else "; kept without its ledger, rows are those of its tables"
+    lines = [f"{state['study']}: {running}{kept}" + ("" if ago is None else f"; last record {duration(ago)} ago")]
     failed = f", {state['failed']} failed" if state["failed"] else ""
     left = state["seconds_left"]
     eta = f", about {duration(left)} of decoding left" if left and state["pending"] else ""

@@ -160,6 +160,36 @@ def read_ledger(folder: Path) -> Ledger:
     return found
 
 
+def read_rows(folder: Path) -> Ledger:
+    """`read_ledger`, or, of a study that was kept without its ledger, what its tables say: units, timings, failures."""
+    from sdvar_exp.store.manifest import is_kept
+
+    if not is_kept(folder):
+        return read_ledger(folder)
+    from sdvar_exp.store import load_tables
+
+    tables, found = load_tables(folder, stages=False), Ledger()
+    found.units = set(_keys(tables.samples))
+    found.timings.update(tables.timings["cell"].tolist())
+    found.failures = dict(zip(_keys(tables.failures), tables.failures.to_dict("records"), strict=True))
+    for at in tables.samples.get("finished_at", []):
+        _saw(found, at if isinstance(at, str) else None)
+    return found
+
+
+def _keys(frame: Any) -> list[UnitKey]:
+    return [(str(cell), int(label), int(seed)) for cell, label, seed in frame[["cell", "label", "seed"]].to_numpy()]
+
+
+def kept_notice(folder: Path) -> str | None:
+    """What a run is to say before it adds to a study that was kept without its ledger."""
+    from sdvar_exp.store.manifest import is_kept
+
+    if not is_kept(folder):
+        return None
+    return f"{folder} was kept without its ledger: a run decodes its units anew, and its tables become those of the run"
+
+
 def _saw(found: Ledger, text: str | None) -> float | None:
     try:
         at = datetime.fromisoformat(text or "").timestamp()

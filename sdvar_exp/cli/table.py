@@ -73,18 +73,23 @@ def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.D
     from sdvar_exp.report import summarise
     from sdvar_exp.report.compare import grouped
     from sdvar_exp.report.source import read_tables
-    from sdvar_exp.store.results import joined, select
-
     tables: Tables = read_tables(folder, stages=False)  # type: ignore[assignment]
     notes: tuple[str, ...] = getattr(tables, "notes", ())  # of a ledger
     if where is None and group is None:
         return summarise(tables), notes
-    chosen = select(joined(tables), where)
-    if chosen.empty:
-        raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
+    chosen = _chosen(folder, tables, where)
     if group is not None:
         return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), notes
     return summarise(rows_of(tables, chosen)), notes
+
+
+def _chosen(folder: Path, tables: Tables, where: str | None) -> pd.DataFrame:
+    from sdvar_exp.store.results import joined, select
+
+    chosen = select(joined(tables), where)
+    if chosen.empty:
+        raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
+    return chosen
 
 
 def _typeset(folder: Path, where: str | None, latex: bool, plus_minus: bool) -> str:
@@ -94,9 +99,7 @@ def _typeset(folder: Path, where: str | None, latex: bool, plus_minus: bool) -> 
 
     tables: Tables = read_tables(folder)  # type: ignore[assignment]
     if where is not None:
-        from sdvar_exp.store import load_results
-
-        tables = rows_of(tables, load_results(folder, where))
+        tables = rows_of(tables, _chosen(folder, tables, where))
     return (latex_table if latex else markdown_table)(tables, summarise(tables), plus_minus)
 
 

@@ -14,7 +14,7 @@ from sdvar_exp.metrics.distribution import Estimate, compare, test_features
 from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.store.manifest import read_cells
+from sdvar_exp.store.manifest import is_kept, read_cells
 
 METRICS = ("fd", "kid", "precision", "recall")
 
@@ -97,8 +97,14 @@ def _columns(found: dict[str, Estimate], suffix: str, notes: dict[str, None]) ->
 def write_quality(
     folder: Path | str, found: Mapping[str, CellFeatures] | None = None, real: Real | None = None, name: str = "quality"
 ) -> pd.DataFrame:
-    """`quality_table`, also written to tables/<name>.csv and .parquet."""
-    table, path = quality_table(folder, found, real), Path(folder) / "tables" / name
+    """`quality_table`, also written to tables/<name>.csv and .parquet.
+
+    Without `found`, of a study that was kept without its ledger: the table as it was kept, if there is one.
+    """
+    path = Path(folder) / "tables" / name
+    if found is None and is_kept(Path(folder)) and path.with_suffix(".parquet").is_file():
+        return pd.read_parquet(path.with_suffix(".parquet"))
+    table = quality_table(folder, found, real)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n").encode())
     atomic_write(path.with_suffix(".parquet"), table.to_parquet(None, index=False))

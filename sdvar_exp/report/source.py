@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -31,29 +30,14 @@ class Tables(Protocol):
     def failures(self) -> pd.DataFrame: ...
 
 
-@dataclass(frozen=True)
-class StoredTables:
-    """Tables as their parquet files have them."""
-
-    samples: pd.DataFrame
-    stages: pd.DataFrame
-    runs: pd.DataFrame
-    timings: pd.DataFrame
-    failures: pd.DataFrame
-    noise: pd.DataFrame
-
-
 def read_tables(folder: Path, stages: bool = True) -> Tables:
     """Tables of a study from its ledger, or, where it was kept without one, from its parquet files.
 
-    stages: False leaves the rows of `stages` out where they would take long. Raises `UserError` where there are neither.
+    stages: False leaves the rows of `stages` out where they would take long. Raises `UserError` where there is no study.
     """
     from sdvar_exp.store import load_tables
 
-    files = {name: folder / "tables" / f"{name}.parquet" for name in (f.name for f in fields(StoredTables))}
-    if any((folder / "ledger").glob("*.jsonl")) or not files["samples"].is_file():
-        return load_tables(folder, stages=stages)
-    return StoredTables(**{name: pd.read_parquet(file) if file.is_file() else pd.DataFrame() for name, file in files.items()})
+    return load_tables(folder, stages=stages)
 
 
 def cells(tables: Tables) -> pd.DataFrame:

@@ -40,6 +40,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether a study was kept without its ledger: its tables are then the only record of its rows."""
+    return not any((folder / "ledger").glob("*.jsonl")) and (folder / "tables" / "samples.parquet").is_file()
+
+
 def fingerprint_id(fingerprint: Fingerprint) -> str:
     """Ten hexadecimal digits that stand for a fingerprint on each row."""
     return hashlib.sha256(canonical(fingerprint).encode()).hexdigest()[:10]

@@ -32,8 +32,9 @@ from sdvar_exp.store.columns import (
 )
 from sdvar_exp.store.files import atomic_write, storage_errors
 from sdvar_exp.store.frames import FrameBuilder
+from sdvar_exp.store.kept import kept_frames
 from sdvar_exp.store.ledger import Body, LedgerReader
-from sdvar_exp.store.manifest import CHOICES, choice_texts, planned_units, read_cells, read_manifest
+from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept, planned_units, read_cells, read_manifest
 from sdvar_exp.store.timing import timing_row, unit_times
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,18 @@ class Tables:
 
 
 def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages: bool = True) -> Tables:
-    """Tables of a study, read anew from its ledger. UserError if there is none.
+    """Tables of a study, read anew from its ledger, or, where it was kept without one, from its parquet files.
 
+    Raises `UserError` if there is no study.
     cells: only these. stages: False leaves `stages` empty; it has ten times the rows of all others, which is time and memory.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"there is no study at {folder}; give the folder that holds manifest.json")
+    kept = kept_frames(folder, cells, stages)
+    if kept is not None:
+        return Tables(**kept)
     known = read_cells(folder)
     reader = LedgerReader(folder / "ledger")
     scan = _Scan(manifest, with_stages=stages)
@@ -128,9 +133,14 @@ class _Scan:
 
 
 def write_tables(folder: Path | str) -> Tables:
-    """Write every table as parquet and csv to `tables/`, each file whole or not at all; the tables."""
+    """Write every table as parquet and csv to `tables/`, each file whole or not at all; the tables.
+
+    Those of a study that was kept without its ledger are left as they are.
+    """
     folder = Path(folder)
     tables = load_tables(folder)
+    if is_kept(folder):
+        return tables
     for name in TABLES:
         frame: pd.DataFrame = getattr(tables, name)
         path = folder / "tables" / name
