@@ -100,7 +100,9 @@ def _candidates(before: Sequence[str], current: str) -> list[str]:
         return []
     if current.startswith("-"):
         return [flag for flag in flags(verb) if flag.startswith(current)]
-    if verb in OVERRIDE_VERBS and rest[-1:] not in (["--config-dir"], ["-cd"], ["--only"]):
+    if rest and rest[-1].startswith("-") and (valued := values(verb, rest[-1], rest)) is not None:
+        return [word for word in valued if word.startswith(current)]
+    if verb in OVERRIDE_VERBS:
         from sdvar_exp.config.completion import candidates
 
         return candidates([word for word in rest if "=" in word and not word.startswith("-")], current, config_dir(rest))
@@ -110,6 +112,30 @@ def _candidates(before: Sequence[str], current: str) -> list[str]:
     sources |= dict.fromkeys(STUDY_VERBS, lambda: _studies(rest))
     found = sources.get(verb, list)()
     return [word for word in found if word.startswith(current)]
+
+
+def values(verb: str, flag: str, rest: Sequence[str]) -> list[str] | None:
+    """What may stand behind a flag: choices, cells, studies, or nothing where it is free text or a path; None where the
+    flag stands alone, so that the next word is not its value.
+    """
+    if flag in ("--config-dir", "-cd", "--results-dir", "--out", "--profile", "--to", "--real"):
+        return []
+    sources: dict[tuple[str, str], Callable[[], list[str]]] = {
+        ("run", "--only"): lambda: _cells(rest), ("table", "--stable"): lambda: _of("cli.table", "STABLE"),
+        ("figures", "--only"): lambda: _of("report.figures", "FIGURES"),
+        ("figures", "--venue"): lambda: _of("report.sizes", "VENUES"),
+        ("power", "--metric"): lambda: _of("report.power", "METRICS"), ("power", "--against"): lambda: _cells(rest),
+        ("export", "--cell"): lambda: _cells(rest), ("quality", "--extractor"): lambda: ["classifier", "inception"],
+        ("push", "--mode"): lambda: ["offline", "online"], ("logs", "--study"): lambda: _studies(rest),
+        ("diff", "--study"): lambda: _studies(rest),
+        ("diff", "--fail-on"): lambda: [f"{metric}>" for metric in _of("report.compare", "METRICS")],
+    }
+    source = sources.get((verb, flag))
+    return None if source is None else source()
+
+
+def _of(module: str, name: str) -> list[str]:
+    return list(getattr(import_module(f"sdvar_exp.{module}"), name))
 
 
 def flags(verb: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from sdvar_exp.cli.studies import count, find_study, one_cell, size, study_parser
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cell", help="its id, name or key=value; default: the only one with images")
     parser.add_argument("--to", required=True, type=Path, metavar="PATH", help="FILE.npz, or a folder for PNG files")
     parser.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
+    parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.store.export import sample_files, shuffled, write_folder, write_npz
@@ -33,12 +35,14 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{count(missing, 'image')} of cell {cell} missing: run the command again to finish it (with "
                         "images=all), or export what there is with --partial")
     paths = shuffled(files)
+    said = {"cell": cell, "to": str(asked.to), "images": len(paths), "missing": missing}
     if asked.to.suffix == ".npz":
         shape = write_npz(paths, asked.to)
-        print(f"{asked.to}  arr_0 uint8 {'×'.join(map(str, shape))}, {size(asked.to.stat().st_size)}")
+        text = f"{asked.to}  arr_0 uint8 {'×'.join(map(str, shape))}, {size(asked.to.stat().st_size)}"
     else:
         _own_folder(asked.to, len(paths))
-        print(f"{asked.to}  {count(len(paths), 'image')}, {write_folder(paths, asked.to)} new")
+        text = f"{asked.to}  {count(len(paths), 'image')}, {write_folder(paths, asked.to)} new"
+    print(json.dumps(said, indent=1, ensure_ascii=False) if asked.json else text)
     return 0
 
 

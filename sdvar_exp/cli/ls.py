@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
     extra = folder.check_config_dir(asked.config_dir) if asked.config_dir else None
     groups = [_group(asked.group)] if asked.group else list(folder.GROUPS)
     if asked.choice:
-        print(_one(groups[0], asked.choice, extra))
+        yaml = _one(groups[0], asked.choice, extra)
+        found = [option for option in folder.options(groups[0], extra) if option.name == asked.choice]
+        print(json.dumps({**_as_dict(found[0]), "yaml": yaml}, indent=1, ensure_ascii=False) if asked.json and found else yaml)
         return 0
     options = [option for group in groups for option in folder.options(group, extra)]
     if asked.json:

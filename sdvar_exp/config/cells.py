@@ -19,6 +19,7 @@ from sdvar_exp.errors import UserError
 
 FACTORS = ("mask", "acceptance", "gamma")
 LARGE = 8  # combinations from which on trees are assembled instead of composed one by one
+CELLS_EXAMPLE = "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"
 T = TypeVar("T")
 
 
@@ -68,7 +69,7 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     name = plain(master.cfg.design, "name")
     work.design = designs.describe(name, rows)
     if name == "list" and plain(master.cfg, "cells") is None:
-        work.errors.append("design=list needs cells, a list of lists of overrides")
+        work.errors.append(f"design=list needs cells, a list of lists of overrides, {CELLS_EXAMPLE}")
     nothing: list[designs.Combination] = []
     arranged = [work.attempt(nothing, designs.DESIGNS[name], row) for row in rows]
     no_rules: list[designs.Rule] = []
@@ -89,7 +90,7 @@ def _listed(master: Tree, work: Work) -> list[dict[str, list[Item]]]:
         return [{}]
     rows = value if isinstance(value, list) else []
     if not rows or not all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows):
-        work.errors.append(f"cells must be a list of lists of overrides, not {shown(value)}")
+        work.errors.append(f"cells must be a list of lists of overrides, {CELLS_EXAMPLE}, not {shown(value)}")
         return []
     return [_cell_level(expand_all(row, work.known, work.errors), work.errors) for row in rows]
 

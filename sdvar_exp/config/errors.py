@@ -51,7 +51,7 @@ def explain(error: BaseException) -> str:
     if not text.strip() and error.__cause__ is not None:
         text = str(error.__cause__)
     source = re.search(r"In '([^']+)'", text)
-    where = f"conf {source[1]}: " if source and source[1] != "config" else ""
+    where = f"conf {source[1]}: " if source and source[1] not in ("config", "hydra/config") else ""
     key = re.search(r"full_key: (\S+)", text)
     if source and key and key[1] == source[1].partition("/")[0] in ("experiment", "debug"):
         return f"{source[1]}.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"

@@ -63,12 +63,12 @@ def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages
     cells: only these. stages: False leaves `stages` empty; it has ten times the rows of all others, which is time and memory.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"there is no study at {folder}; give the folder that holds manifest.json")
     kept = kept_frames(folder, cells, stages)
     if kept is not None:
         return Tables(**kept)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"there is no study at {folder}; give the folder that holds manifest.json")
     known = read_cells(folder)
     reader = LedgerReader(folder / "ledger")
     scan = _Scan(manifest, with_stages=stages)

@@ -35,6 +35,11 @@ Call = Callable[..., tuple[int, str, str]]
     ("sdvar-exp ls mas", ["mask"]),
     ("sdvar-exp ls controllers ai", ["aimd"]),
     ("sdvar-exp completion z", ["zsh"]),
+    ("sdvar-exp figures --only time", ["time-breakdown"]),
+    ("sdvar-exp figures guide --venue neu", ["neurips"]),
+    ("sdvar-exp table --stable sta", ["stages"]),
+    ("sdvar-exp push --mode on", ["online"]),
+    ("sdvar-exp diff a b --fail-on corr", ["correlation>"]),
     ("sdvar-exp run 'labels=[0", []),
     ("sdvar-exp nothing at", []),
     ("sdvar-exp run strategy=nothing acc", ["acceptance="]),
@@ -54,7 +59,9 @@ def test_studies_and_cells_of_the_results_folder(tmp_path: Path) -> None:
     folder = make_study("guide")
     assert query("sdvar-exp table gu") == ["guide"] == query("sdvar-exp diff guide g")
     ids = {path.stem for path in (folder / "cells").glob("*.json")}
-    assert set(query("sdvar-exp logs ")) == ids
+    assert set(query("sdvar-exp logs ")) == ids == set(query("sdvar-exp run --only ")) == set(query("sdvar-exp export --cell "))
+    assert query("sdvar-exp logs --study ") == ["guide"] == query("sdvar-exp table --json gu")
+    assert query("sdvar-exp table --results-dir ") == []
     os.rename("results", tmp_path / "elsewhere")
     assert query("sdvar-exp status ") == [] and query(f"sdvar-exp status --results-dir {tmp_path / 'elsewhere'} ") == ["guide"]
 

@@ -82,7 +82,8 @@ def test_a_rule_that_does_nothing_is_told() -> None:
                               "acceptance.tau has 2 values, gamma.value has 3 values"),
     (["design=leave_one_out", *SWEEPS], "design=leave_one_out takes two values of a key, without and with, but "
                                         "gamma.value has 3"),
-    (["design=list"], "design=list needs cells, a list of lists of overrides"),
+    (["design=list"], "design=list needs cells, a list of lists of overrides, "
+                      "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"),
     (["design=list", "experiment=demo"], "design=list takes the rows of cells as they are, but gamma.value is swept; "
                                          "use another design"),
     (["design=oft"], "unknown design 'oft'; did you mean 'ofat'?"),
