@@ -49,7 +49,10 @@ def sweep(asked: Choice) -> int:
         raise UserError("--only and --failed do not go with hydra/sweeper and hydra/launcher; leave those out")
     from sdvar_exp.config import multirun
 
-    return multirun.run(asked.words, job)
+    code = multirun.run(asked.words, job)
+    # a launcher such as submitit leaves what the jobs printed in files of its own
+    print("note: Hydra's jobs have ended; `sdvar-exp status` and `sdvar-exp table` show what they left", file=sys.stderr)
+    return code
 
 
 def job(words: Sequence[str]) -> float | None:
