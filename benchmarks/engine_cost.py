@@ -78,11 +78,12 @@ def share(folder: Path, threads: int, seeds: int) -> dict[str, float]:
     """Seconds of one sweep of 10 labels × seeds × 2 cells: in decoding, in whole tasks, in the units phase."""
     from sdvar_exp.config import compose
     from sdvar_exp.engines.inprocess import InProcess
-    from sdvar_exp.runner import baselines, finish, models, units
+    from sdvar_exp.runner import baselines, finish, models, pixels, units
     from sdvar_exp.runner.run import run_study
 
     decoding, tasks, phase = Stopwatch(), Stopwatch(), Stopwatch()
-    kept = [(m, n, getattr(m, n)) for m in (units, baselines) for n in ("decode", "decode_images")]
+    kept: list[tuple[Any, str, Any]] = [(m, "decode", m.decode) for m in (units, baselines)]
+    kept += [(m, "decode_images", m.decode_images) for m in (pixels, baselines)]
     kept += [(models.ModelBackend, n, getattr(models.ModelBackend, n)) for n in ("evaluate", "share")]
     kept += [(InProcess, "run_units", InProcess.run_units), (finish, "write_figures", finish.write_figures)]
     try:

@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sen
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import json
 import logging
@@ -41,6 +42,8 @@ VERBS = {
     "completion": "teach bash, zsh or fish to complete sdvar-exp",
 }
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+COLLECT = (20_000, 20, 50)
+"""When Python looks for garbage: tables and figures make very many objects that stay, and looking for it takes a tenth."""
 ESCAPED = "sdvar-escaped"
 """How a terminal or file that cannot show a character gets it: as JSON escapes it, so that `--json` stays what it says."""
 
@@ -102,6 +105,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise UserError(f"unknown command {verb!r}{_guess(verb)}")
+    gc.set_threshold(*COLLECT)
     result = import_module(f"sdvar_exp.cli.{verb}").main(rest)
     sys.stdout.flush()
     return int(result)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sdvar_exp.cell import ModelSpec, Unit
-from sdvar_exp.decoding.api import Decoded, NoiseBook, decode, decode_images
+from sdvar_exp.decoding.api import Decoded, NoiseBook, decode
 from sdvar_exp.runner.baselines import Baselines
 from sdvar_exp.runner.failures import BaselineError, NotFiniteError
 from sdvar_exp.runner.features import Extractor, extractor_for
 from sdvar_exp.runner.memory import PeakMemory
+from sdvar_exp.runner.pixels import Pixels
 from sdvar_exp.runner.prepare import Prepared
 from sdvar_exp.runner.result import Result, f_hat_of, result_of, to_numpy
 from sdvar_exp.runner.rows import Body, amplified_difference, unit_body
@@ -38,6 +40,7 @@ class Job:
     pictured: frozenset[Unit]
     staged: frozenset[Unit] = frozenset()
     extractors: Mapping[ModelSpec, Extractor | None] = field(default_factory=dict)
+    pixels: Pixels = field(default_factory=Pixels)
 
 
 def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> Job:
@@ -114,10 +117,10 @@ def baselines_of(job: Job, task: Task, noise: NoiseBook) -> tuple[list[Result], 
 
 
 def image_of(job: Job, task: Task, decoded: Decoded, i: int, baseline: Result) -> np.ndarray:
-    """Image i, (3, H, W). One by one, so that equal f̂ gives equal pixels; a f̂ that the baseline has is not decoded again."""
+    """Image i, (3, H, W); a f̂ that the baseline or another cell has is not decoded again."""
     if np.array_equal(f_hat_of(decoded, i), baseline.f_hat):
         return baseline.image
-    return to_numpy(decode_images(job.prepared.pairs[task.cell.model], decoded.f_hat[i : i + 1])[0])
+    return job.pixels.of(task.cell.model, job.prepared.pairs[task.cell.model], decoded.f_hat[i : i + 1])
 
 
 def write_images(job: Job, task: Task, unit: Unit, result: Result, baseline: Result) -> None:
@@ -137,5 +140,6 @@ def proposed_of(decoded: Decoded | None, i: int) -> list[np.ndarray | None]:
 
 def write_stages(job: Job, task: Task, unit: Unit, result: Result, proposed: list[np.ndarray | None]) -> None:
     """The decode stage by stage as one PNG."""
-    picture = stage_picture(job.prepared.pairs[task.cell.model], result, proposed)
+    pair = job.prepared.pairs[task.cell.model]
+    picture = stage_picture(pair, result, proposed, partial(job.pixels.of, task.cell.model, pair))
     job.study.write_image(task.cell.id, unit.label, unit.seed, picture, "_stages")
