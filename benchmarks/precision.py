@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import machine, parser, publish, start, table
-from sdvar_exp.cell import Cell, Sampling, Unit
+from sdvar_exp.cell import Cell, ModelSpec, Sampling, Unit
 from sdvar_exp.decoding import decode, make_noise
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import Stream
@@ -46,11 +46,14 @@ def main() -> None:
     base = load_pair("embedded", device)
     noise = make_noise(base, units, [SEQUENTIAL])
     f_hats = base.vae.quantize.f_hats(decode(base, SEQUENTIAL, units, noise=noise, record=False).tokens)
-    kinds = ["float32", "float64", "bfloat16", "float16"] + (["tf32"] if device.type == "cuda" else [])
+    kinds = ["float32", "float64", "bfloat16", "float16", "autocast bfloat16", "autocast float16"]
+    kinds += ["tf32"] if device.type == "cuda" else []
     logits: dict[str, list[torch.Tensor]] = {}
     for kind in kinds:
         torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-        pair = load_pair("embedded", device, "float32" if kind == "tf32" else kind)
+        autocast = kind.removeprefix("autocast ") if " " in kind else "none"
+        dtype = "float32" if " " in kind or kind == "tf32" else kind
+        pair = load_pair(ModelSpec("embedded", autocast=autocast), device, dtype)
         logits[kind] = forced(pair, units, f_hats, device)
     torch.backends.cuda.matmul.allow_tf32 = False
 

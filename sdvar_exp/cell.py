@@ -42,6 +42,7 @@ class Sampling:
 
 
 EXECUTIONS = ("eager", "compile", "graphs")
+AUTOCASTS = ("none", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ModelSpec:
     """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder.
 
     execution: eager, compile (`torch.compile`) or graphs (CUDA graphs); the latter two round differently: another cell.
+    autocast: none, bfloat16 or float16: matrix products and attention in that type, norms and the residual stream in float32,
+    as VAR's own demo samples; another cell too.
     """
 
     name: str = "embedded"
@@ -58,15 +61,19 @@ class ModelSpec:
     folder: str = ""
     published: str = ""
     execution: str = "eager"
+    autocast: str = "none"
 
     def __post_init__(self) -> None:
         if self.execution not in EXECUTIONS:
             raise UserError(f"model.execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
+        if self.autocast not in AUTOCASTS:
+            raise UserError(f"model.autocast must be one of {', '.join(AUTOCASTS)}, got {self.autocast!r}")
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
         own = {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
-        return own if self.execution == "eager" else {**own, "execution": self.execution}
+        arithmetic = {"execution": (self.execution, "eager"), "autocast": (self.autocast, "none")}
+        return own | {name: value for name, (value, usual) in arithmetic.items() if value != usual}
 
 
 def _default_schedule() -> Choice:

@@ -58,6 +58,7 @@ class ModelNode:
     """A pair of models. classes and stages are declared so that planning loads no checkpoint.
 
     execution: eager, compile (torch.compile) or graphs (CUDA graphs per stage).
+    autocast: none, bfloat16 or float16 (products in that type, the rest in float32).
     """
 
     name: str = MISSING
@@ -67,6 +68,7 @@ class ModelNode:
     folder: str = ""
     published: str = ""
     execution: str = "eager"
+    autocast: str = "none"
     classes: int = MISSING
     stages: int = MISSING
 

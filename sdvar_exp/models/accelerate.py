@@ -1,4 +1,4 @@
-"""How a transformer's forwards are executed: as they are written, compiled, or as CUDA graphs.
+"""How a transformer's forwards are executed: as they are written, under autocast, compiled, or as CUDA graphs.
 
 Every forward of a decode has a static shape: its stages, the rows cached before them, the batch. `Compiled` and `Graphs` keep
 one program per shape, made when it first occurs (so warm up before timing), and are called like the `VAR` that they wrap.
@@ -22,8 +22,17 @@ Capture = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 """Records a function that reads and writes fixed memory; what it gives runs it again and gives its result."""
 
 
-def accelerate(model: VAR, execution: str) -> VAR:
-    """The model under `eager`, `compile` or `graphs`; `UserError` where graphs are asked for without CUDA."""
+def accelerate(model: VAR, execution: str, autocast: str = "none") -> VAR:
+    """The model under `eager`, `compile` or `graphs`, its products in the type of `autocast`.
+
+    Raises:
+        UserError: graphs without CUDA, autocast of a model that is not in float32.
+    """
+    if autocast != "none":
+        if model.dtype != torch.float32:
+            kind = str(model.dtype).removeprefix("torch.")
+            raise UserError(f"model.autocast={autocast} needs dtype=float32, this is {kind}; set one of the two")
+        model = cast(VAR, Autocast(model, getattr(torch, autocast)))
     if execution == "eager":
         return model
     if execution == "compile":
@@ -41,6 +50,29 @@ class Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
+
+
+class Autocast(Wrapped):
+    """Forwards under `torch.autocast`: products and attention in half precision, norms and residual stream in float32.
+
+    The weights of the products are rounded once, in place, to what autocast would round them to in every call; embeddings
+    and modulations, needed once per decode, stay in float32. Keys and values are cached in half precision.
+    """
+
+    def __init__(self, model: VAR, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self.low, self.dtype = dtype, model.dtype
+        for layer in (model.head, *(m for b in model.layers for m in (b.attn.mat_qkv, b.attn.proj, b.ffn.fc1, b.ffn.fc2))):
+            layer.weight.data = layer.weight.data.to(dtype)
+
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
+        return self.model.new_cache(batch, dtype or self.low)
+
+    def forward(self, x_NqC: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(x_NqC.device.type, self.low):
+            return self.model.forward(x_NqC, *args, **kwargs)
+
+    __call__ = forward
 
 
 class Compiled(Wrapped):

@@ -133,4 +133,5 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     vae = build_vqvae(paths["vae"], target.pyramid.patch_nums)
     pair = Pair(vae, draft, target, spec.name, {r: sha256(p) for r, p in paths.items()})
     pair.to(resolve_device(str(device)), dtype)
-    return replace(pair, draft=accelerate(draft, spec.execution), target=accelerate(target, spec.execution))
+    how = (spec.execution, spec.autocast)
+    return replace(pair, draft=accelerate(draft, *how), target=accelerate(target, *how))

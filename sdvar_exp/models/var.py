@@ -241,6 +241,8 @@ class VAR(nn.Module):
         h, head = torch.addcmul(shift, layer_norm(x, self.norm_eps), scale), self.head
         if out is None:
             return F.linear(h, head.weight, head.bias)
+        if head.weight.dtype != h.dtype:  # autocast
+            return out.copy_(F.linear(h, head.weight, head.bias))
         return torch.addmm(head.bias, h.flatten(0, 1), head.weight.t(), out=out.view(-1, self.vocab_size))
 
     def teacher_logits(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding import decode, make_noise
 from sdvar_exp.errors import UserError
-from sdvar_exp.models.accelerate import Compiled, Graphs, accelerate
+from sdvar_exp.models.accelerate import Autocast, Compiled, Graphs, accelerate
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import choose
 from tests.support import golden_pair
@@ -82,6 +82,56 @@ def test_compiled_models_give_the_same_tokens(name: str) -> None:
     assert torch.equal(tokens(fast, CELLS[name], UNITS), tokens(plain, CELLS[name], UNITS))
 
 
+def halved(plain: Pair, dtype: str, execution: str = "eager") -> Pair:
+    """The pair under autocast; rounds the weights of `plain` in place."""
+    return replace(plain, **{role: accelerate(getattr(plain, role), execution, dtype) for role in ("draft", "target")})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_autocast_is_that_of_torch(dtype: str) -> None:
+    """Weights rounded once give the very logits of `torch.autocast` over the float32 model, which rounds them in every call."""
+    low, plain, fast = getattr(torch, dtype), golden_pair("tiny").target, halved(golden_pair("tiny"), dtype).target
+    x = torch.randn(2, 5, plain.width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        condition = plain.condition(torch.tensor([0, plain.num_classes]))
+        with torch.autocast("cpu", low):
+            wanted = plain.forward(x, condition)
+        float32 = plain.forward(x, condition)
+        own = fast.condition(torch.tensor([0, plain.num_classes]))
+        cache = fast.new_cache(2)
+        assert torch.equal(fast(x, own), wanted) and torch.equal(fast(x, own, cache), wanted)
+    assert wanted.dtype == cache.kv.dtype == low
+    assert 0 < (wanted.float() - float32).abs().max() < 0.05 * float32.abs().max()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_autocast_goes_with_graphs_and_large_batches(name: str) -> None:
+    units, plain = [Unit(i % 3, i) for i in range(3)], halved(golden_pair("tiny"), "bfloat16")
+    graphs = replace(plain, draft=Graphs(plain.draft, recorded), target=Graphs(plain.target, recorded))
+    assert torch.equal(tokens(graphs, CELLS[name], units), tokens(plain, CELLS[name], units))
+
+
+def test_groups_of_rows_give_the_same_logits_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = halved(golden_pair("tiny"), "bfloat16").target
+    x = torch.randn(4, 5, fast.width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        condition = fast.condition(torch.tensor([0, 1, 2, fast.num_classes]))
+        whole = fast(x, condition, fast.new_cache(4))
+        monkeypatch.setattr("sdvar_exp.models.var.ROWS_AT_ONCE", 5)
+        parts = fast(x, condition, fast.new_cache(4))
+    assert torch.allclose(whole.float(), parts.float(), atol=0.02 * whole.float().abs().max().item())
+
+
+def test_autocast_is_checked_and_is_another_cell() -> None:
+    with pytest.raises(UserError, match="autocast must be one of none, bfloat16, float16, got 'half'"):
+        ModelSpec(autocast="half")
+    with pytest.raises(UserError, match=r"model\.autocast=bfloat16 needs dtype=float32, this is float64; set one"):
+        accelerate(pair().target, "eager", "bfloat16")
+    base = CELLS["sequential"]
+    assert replace(base, model=ModelSpec(autocast="bfloat16")).id != base.id == replace(base, model=ModelSpec()).id
+    assert isinstance(accelerate(golden_pair("tiny").target, "eager", "float16"), Autocast)
+
+
 def test_an_execution_is_checked_and_is_another_cell() -> None:
     with pytest.raises(UserError, match="execution must be one of eager, compile, graphs, got 'fast'"):
         ModelSpec(execution="fast")
@@ -127,6 +177,15 @@ def test_cuda_gives_the_tokens_of_the_cpu(name: str, execution: str) -> None:
     fast = replace(there, draft=accelerate(there.draft, execution), target=accelerate(there.target, execution))
     for units in (UNITS, UNITS[:1], UNITS):
         assert torch.equal(tokens(fast, CELLS[name], units).cpu(), tokens(here, CELLS[name], units))
+
+
+@CUDA
+@pytest.mark.parametrize("execution", ["eager", "graphs"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_cuda_decodes_under_autocast(dtype: str, execution: str) -> None:
+    p = halved(golden_pair("tiny").to("cuda"), dtype, execution)
+    for cell in CELLS.values():
+        assert tokens(p, cell, UNITS).shape == (2, p.pyramid.total)
 
 
 @CUDA
