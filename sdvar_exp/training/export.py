@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,19 @@ def vae_steps(settings: vqvae_training.VQVAESettings, folder: Path, earlier: dic
     return {"init": digest, **steps}
 
 
-def started_from(settings: var_training.VARSettings, earlier: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the weights that a training began with; `earlier` is the card that is about to be replaced.
+def started_from(digest: str, known: Sequence[Any]) -> dict[str, Any]:
+    """What the card says of the weights that a training began with, by their SHA-256 ("": fresh ones).
 
-    Steps and minutes of those weights are added where the earlier card describes them (equal SHA-256).
+    Steps and minutes of those weights are added where an entry of `known`, of this card or of the one that it replaces,
+    describes them.
     """
-    if not settings.init:
-        return {"init": ""}
-    digest = sha256(Path(settings.init))
     out: dict[str, Any] = {"init": digest}
-    for about in earlier.values():
-        if isinstance(about, dict) and about.get("sha256") == digest:
+    for about in (entry for entry in known if digest and isinstance(entry, dict)):
+        if about.get("sha256") == digest:
             out["steps_before"] = about["steps"] + about.get("steps_before", 0)
             out["minutes_before"] = round(about["minutes"] + about.get("minutes_before", 0), 1)
+        elif about.get("init") == digest and "steps_before" in about:  # exported before
+            out |= {key: about[key] for key in ("steps_before", "minutes_before")}
     return out
 
 
@@ -116,20 +117,27 @@ def export(
     held = distill_training.load_samples(files[-(distilled.held_out // distilled.chunk) :])
     card["distillation"] = {**dataclasses.asdict(distilled), "student": distilled.student.name}
     models: dict[str, VAR] = {}
-    for role, settings in {"target": target, "draft_plain": draft, "draft": distilled.student}.items():
+    roles = {"target": target, "draft_plain": draft, "draft": distilled.student}
+    for role, settings in roles.items():
         model = models[role] = var_training.build(settings, vae)
         about = load_checkpoint(model, folder / f"{settings.name}.ckpt")
         losses = var_training.stage_losses(model, vae, tokens[:held_out], labels[:held_out])
-        card[role] = {**dataclasses.asdict(settings), **about, **started_from(settings, earlier),
-                      "parameters": sum(p.numel() for p in model.parameters()), **losses}
+        card[role] = {**dataclasses.asdict(settings), **about, **losses,
+                      "parameters": sum(p.numel() for p in model.parameters())}
         if role != "target":
             card[role] |= distill_training.agreement(model, vae, held, distilled.cfg)
     Pair(vae, models["draft"], models["target"], "embedded", {})
+    begun = {role: sha256(Path(s.init)) for role, s in roles.items() if s.init}  # before a file that is read is replaced
     for role, module in {"vae": vae, **models}.items():
-        path = out / f"{role}.safetensors"
-        save_file(as_stored(module.state_dict()), path)
-        path.chmod(0o644)
-        card[role]["sha256"] = sha256(path)
-        card[role]["bytes"] = path.stat().st_size
+        card[role] |= store(module, out / f"{role}.safetensors")
+    for role in roles:
+        card[role] |= started_from(begun.get(role, ""), [*card.values(), *earlier.values()])
     write_card(card, out, docs)
     return card
+
+
+def store(module: nn.Module, path: Path) -> dict[str, Any]:
+    """Write a module as it is shipped; its hash and size for the card."""
+    save_file(as_stored(module.state_dict()), path)
+    path.chmod(0o644)
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}

@@ -34,7 +34,7 @@ class EvaluateSettings:
 
     per_class: int = 65
     batch: int = 25
-    cfgs: tuple[float, ...] = (0.0, 1.5, 3.0)
+    cfgs: tuple[float, ...] = (0.0, 1.5, 3.0, 5.0)
     top_ks: tuple[int, ...] = (0, 0, 100)
     top_ps: tuple[float, ...] = (0.0, 0.95, 0.9)
 

@@ -70,9 +70,12 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert card["target"]["steps"] == card["draft"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
     assert 0 < card["draft"]["overlap"] <= 1 and 0 <= card["draft_plain"]["match"] <= 1
     assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()
-    again = replace(TARGET, init=str(out / "target.safetensors"))
-    assert export.started_from(again, card) == {
-        "init": card["target"]["sha256"], "steps_before": 4, "minutes_before": card["target"]["minutes"]}
+    digest = card["target"]["sha256"]
+    begun = {"init": digest, "steps_before": 4, "minutes_before": card["target"]["minutes"]}
+    assert export.started_from(digest, list(card.values())) == begun
+    assert export.started_from(digest, [{**begun, "sha256": "of later weights"}]) == begun  # exported a second time
+    assert export.started_from("", list(card.values())) == {"init": ""}
+    assert export.started_from("unknown", list(card.values())) == {"init": "unknown"}
     files = {r: str(out / f"{r}.safetensors") for r in ("vae", "draft", "target")}
     pair = load_pair(ModelSpec("mine", **files))
     stored = vae.state_dict()
