@@ -105,6 +105,12 @@ def test_part_imports_no_torch(part: str) -> None:
     assert "torch" not in _modules_after("\n".join(f"import {name}" for name in modules))
 
 
+def test_a_table_imports_no_matplotlib() -> None:
+    code = "from sdvar_exp.report import render_table, summarise\nimport sdvar_exp.cli.table"
+    assert "matplotlib" not in _modules_after(code)
+    assert "matplotlib" in _modules_after("from sdvar_exp.report import write_figures")
+
+
 def test_discovery_imports_no_torch() -> None:
     """Planning reads the registry, so the files of all entries import no torch either."""
     loaded = _modules_after("from sdvar_exp import registry\nregistry.discover()\nassert registry.names('strategy')")

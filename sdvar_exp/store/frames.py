@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ _DTYPES = {"str": "str", "int": "Int64", "bool": "boolean"}
 _ARROW = {"str": pa.large_string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64()}
 _PANDAS = {pa.large_string(): pd.StringDtype(na_value=np.nan), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 class FrameBuilder:
@@ -65,10 +66,14 @@ def _arrow(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[str, pd.Series
         table = pa.Table.from_struct_array(pa.array(rows, type=whole))
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return None
-    fractions = [name for name, kind in kinds.items() if kind == "int" and any(isinstance(r.get(name), float) for r in rows)]
-    if fractions:  # Arrow would cut them off
+    if any(_fractions(rows, name) for name, kind in kinds.items() if kind == "int"):  # Arrow would cut them off
         return None
     return dict(table.to_pandas(types_mapper=_PANDAS.get).items())
+
+
+def _fractions(rows: Sequence[Row], name: str) -> bool:
+    """Whether a column has floats. There are millions of values to look at, so no Python is run for each."""
+    return any(issubclass(kind, float) for kind in set(map(type, map(dict.get, rows, repeat(name)))))
 
 
 def series(values: Sequence[Any], kind: str | None) -> pd.Series:

@@ -10,6 +10,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -198,6 +199,16 @@ def test_a_value_of_the_wrong_kind_makes_text_not_an_error(caplog: pytest.LogCap
     builder.add({"a": 1})
     builder.add({"a": "two"})
     assert builder.frame()["a"].tolist() == ["1", "two"] and "kind int" in caplog.text
+
+
+@pytest.mark.parametrize("fraction", [2.5, np.float64(2.5)])
+def test_a_fraction_among_whole_numbers_is_not_cut_off(fraction: float, caplog: pytest.LogCaptureFixture) -> None:
+    builder = FrameBuilder({"target_calls": "int", "seed": "int"})
+    for row in ({"target_calls": 1, "seed": 0}, {"seed": 1}, {"target_calls": fraction, "seed": 2}):
+        builder.add(row)
+    frame = builder.frame()
+    assert frame["target_calls"].fillna("").tolist() == ["1", "", "2.5"] and "kind int" in caplog.text
+    assert frame["seed"].tolist() == [0, 1, 2] and frame["seed"].dtype == "Int64"
 
 
 def test_no_study_and_a_damaged_manifest(tmp_path: Path) -> None:
