@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, find_study
+from sdvar_exp.cli.studies import add_results_dir, count, find_study
 from sdvar_exp.errors import UserError
+
+if TYPE_CHECKING:
+    from sdvar_exp.tracking import Outcome
 
 FAILED = 1
 
@@ -26,6 +30,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     from sdvar_exp.store.manifest import is_kept
     from sdvar_exp.tracking import push_in_child, resolve
+    from sdvar_exp.tracking.pushed import Pushed
 
     options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {})
     if options.mode == "none":
@@ -33,14 +38,25 @@ def main(argv: list[str]) -> int:
     folders = [find_study(study, Path(asked.results_dir)) for study in asked.studies]
     for folder in filter(is_kept, folders):
         raise UserError(f"{folder} was kept without its ledger, which is what is sent; run it again, or push it where it ran")
-    outcomes = []
+    outcomes, sent = [], []
     for folder in folders:
+        before = dict(Pushed(folder, options.mode).cells)
         outcome = push_in_child(folder, options, asked.timeout)
+        after = Pushed(folder, options.mode).cells
+        sent.append(sum(before.get(cell) != entry for cell, entry in after.items()))
         outcomes.append(outcome)
         if not asked.json:
-            print(outcome.message or f"{folder}: nothing to send", flush=True)
+            print(_said(folder, outcome, sent[-1], bool(after)), flush=True)
     if asked.json:
-        listed = [{"study": str(f), "mode": options.mode, "ok": o.ok, "message": o.message}
-                  for f, o in zip(folders, outcomes, strict=True)]
+        listed = [{"study": str(f), "mode": options.mode, "ok": o.ok, "sent": n, "message": o.message}
+                  for f, o, n in zip(folders, outcomes, sent, strict=True)]
         print(json.dumps(listed, indent=1, ensure_ascii=False))
     return 0 if all(outcome.ok for outcome in outcomes) else FAILED
+
+
+def _said(folder: Path, outcome: Outcome, sent: int, ever: bool) -> str:
+    """What W&B has now, and how many runs of it this push sent."""
+    if not outcome.message:
+        return f"{folder}: nothing to send"
+    now = count(sent, "run") if sent else "nothing new"
+    return f"{outcome.message}; sent now: {now}" if ever else outcome.message

@@ -80,7 +80,7 @@ def write_figures(
     for name, result in draw_figures(material, only):
         if isinstance(result, Drawn):
             line = f"{base} --only {name}"
-            written += save(result, out, line + _codes(material.tables))
+            written += save(result, out, line + _made(material.tables))
             entries.append({"name": result.name, "title": result.title, "caption": result.caption,
                             "data_sha256": result.data_hash, "command": line, "venue": venue, "profile": profile,
                             "files": [f"{result.name}.{kind}" for kind in KINDS]})
@@ -178,6 +178,19 @@ def _command(tables: Tables, venue: str | None = None, profile: str | None = Non
     return " ".join(["sdvar-exp figures", *map(str, studies), *flags])
 
 
-def _codes(tables: Tables) -> str:
-    """Versions of the code that decoded the study, for metadata."""
-    return "".join(f" (code {c})" for c in (tables.runs["code"].dropna().unique() if "code" in tables.runs else []))
+def _made(tables: Tables) -> str:
+    """What decoded the study, for metadata: versions of code and packages, checkpoints (eight digits of each hash), device,
+    dtype, threads.
+    """
+    columns = ["code", "checkpoints", "packages", "device_kind", "dtype", "threads"]
+    if not set(columns) <= set(tables.runs):
+        return ""
+    found = []
+    for row in tables.runs[columns].dropna(subset="code").drop_duplicates().to_dict("records"):
+        checkpoints, packages = ({} if pd.isna(row[k]) else json.loads(row[k]) for k in ("checkpoints", "packages"))
+        models = [f"{model}: {', '.join(f'{role} {str(digest)[:8]}' for role, digest in sorted(digests.items()))}"
+                  for model, digests in checkpoints.items() if isinstance(digests, dict)]
+        versions = ", ".join(f"{name} {version.split('+')[0]}" for name, version in packages.items())
+        found.append("; ".join([f"code {row['code']}", *models, versions,
+                                f"{row['device_kind']} {row['dtype']}, {row['threads']} threads"]))
+    return "".join(f" ({text})" for text in found)

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.report.figures import _codes, _command
+from sdvar_exp.report.figures import _command, _made
 from sdvar_exp.report.style import Drawn, save
 from sdvar_exp.store import keep_diff, load_tables, session_record
 from sdvar_exp.store.provenance import PACKAGE, arithmetic_flags, git_state, redact_line
-from tests.store.making import FINGERPRINT, make_plan, opened
+from tests.store.making import make_plan, opened
 
 
 @pytest.fixture
@@ -92,8 +92,9 @@ def test_a_figure_names_the_code_of_its_data(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     opened(plan).close()
     tables = load_tables(plan.folder)
-    command = _command(tables) + _codes(tables)
-    assert command == f"sdvar-exp figures made_up (code {FINGERPRINT['code']})"
+    command = _command(tables) + _made(tables)
+    assert command == ("sdvar-exp figures made_up (code c0de; embedded: draft b2, target c3, vae a1; "
+                       "numpy 2.4.0, torch 2.13.0; cpu float32, 2 threads)")
     figure = plt.figure(figsize=(1, 1))
     paths = save(Drawn("f", "a figure", figure, "d1e5"), tmp_path, command)
     plt.close(figure)
