@@ -36,11 +36,10 @@ def main(argv: list[str]) -> int:
         print(f"nothing of this command failed in {plan.folder}")
         return 0
     check_machine(chosen)
-    from rich.console import Console
-
+    from sdvar_exp.cli.screen import Screen
     from sdvar_exp.runner import run_study
 
-    return run_study(replace(chosen, argv=tuple(argv)), Console())
+    return run_study(replace(chosen, argv=tuple(argv)), Screen())
 
 
 def sweep(asked: Choice) -> int:

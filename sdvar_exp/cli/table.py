@@ -60,11 +60,10 @@ def main(argv: list[str]) -> int:
     if asked.csv or asked.group:
         print(_csv(summary) if asked.csv else _plain(summary))
         return 0
-    from rich.console import Console
-
+    from sdvar_exp.cli.screen import Screen
     from sdvar_exp.report import render_table
 
-    render_table(summary, Console())
+    render_table(summary, Screen())
     return 0
 
 

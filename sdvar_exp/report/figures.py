@@ -192,5 +192,5 @@ def _made(tables: Tables) -> str:
                   for model, digests in checkpoints.items() if isinstance(digests, dict)]
         versions = ", ".join(f"{name} {version.split('+')[0]}" for name, version in packages.items())
         found.append("; ".join([f"code {row['code']}", *models, versions,
-                                f"{row['device_kind']} {row['dtype']}, {row['threads']} threads"]))
+                                f"{row['device_kind']} {row['dtype']}, threads {row['threads']}"]))
     return "".join(f" ({text})" for text in found)

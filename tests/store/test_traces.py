@@ -94,7 +94,7 @@ def test_a_figure_names_the_code_of_its_data(tmp_path: Path) -> None:
     tables = load_tables(plan.folder)
     command = _command(tables) + _made(tables)
     assert command == ("sdvar-exp figures made_up (code c0de; embedded: draft b2, target c3, vae a1; "
-                       "numpy 2.4.0, torch 2.13.0; cpu float32, 2 threads)")
+                       "numpy 2.4.0, torch 2.13.0; cpu float32, threads 2)")
     figure = plt.figure(figsize=(1, 1))
     paths = save(Drawn("f", "a figure", figure, "d1e5"), tmp_path, command)
     plt.close(figure)
