@@ -6,7 +6,7 @@ Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sen
 from __future__ import annotations
 
 import codecs
-import gc
+import gc as garbage  # `gc` is one of the verbs, a module of this package
 import io
 import json
 import logging
@@ -105,7 +105,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise UserError(f"unknown command {verb!r}{_guess(verb)}")
-    gc.set_threshold(*COLLECT)
+    garbage.set_threshold(*COLLECT)
     result = import_module(f"sdvar_exp.cli.{verb}").main(rest)
     sys.stdout.flush()
     return int(result)

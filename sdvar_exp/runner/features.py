@@ -36,7 +36,7 @@ class Extractor:
     @torch.inference_mode()
     def see(self, image_3hw: np.ndarray) -> Seen:
         """Features and class of one image in [0, 1]."""
-        features = self.model.features(torch.from_numpy(np.ascontiguousarray(image_3hw, dtype=np.float32))[None])
+        features = self.model.features(torch.from_numpy(np.array(image_3hw, np.float32, order="C"))[None])
         stored = features[0].numpy().astype("<f2")
         return Seen(base64.b64encode(stored.tobytes()).decode("ascii"), int(self.model.out(features).argmax()))
 

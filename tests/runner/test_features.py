@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +76,12 @@ def test_a_distribution_of_enough_images_has_distances() -> None:
     trousers = compare(features[only], labels[only], features[1500:], labels[1500:])["kid"].value
     assert trousers is not None and abs(found["kid"].value) < 0.05 * trousers
     assert 0.6 < found["precision"].value < 1 and 0.6 < found["recall"].value < 1
+
+
+def test_a_run_warns_of_nothing(tmp_path: Path, repository: Path) -> None:
+    """In a process of its own, as libraries warn once a process: read-only arrays that are shared were warned of."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "sdvar_exp", "run", "strategy=draft_only", "labels=1", "seeds=1", "timing.units=0",
+               "tracking=none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
