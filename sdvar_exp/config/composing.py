@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import typing
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -124,8 +124,8 @@ class Composer:
         if not all(self._self_contained(group, name) for group, _, name in split if group not in STUDY_GROUPS):
             return None
         study = tuple(c for c, (group, _, _) in zip(choices, split, strict=True) if group in STUDY_GROUPS)
-        main = self._composed(tuple(c for c, (group, _, _) in zip(choices, split, strict=True) if group not in LEAVES))
-        parts = {group: self._composed((*study, f"{group}={name}")) for group, name in leaves}
+        main = self._chosen(study, [(group, name) for group, _, name in split if group not in (*LEAVES, *STUDY_GROUPS)])
+        parts = {group: self._chosen(study, [(group, name)]) for group, name in leaves}
         if isinstance(main, str) or any(isinstance(part, str) for part in parts.values()):
             return None
         tree = main.copy()
@@ -134,6 +134,13 @@ class Composer:
             tree.cfg[group] = copy.deepcopy(part.cfg[group])
             tree.choices[group] = part.choices[group]
         return tree
+
+    def _chosen(self, study: tuple[str, ...], pairs: Sequence[tuple[str, str]]) -> Tree | str:
+        """The composition of study-level choices and `pairs`; that of the former alone where it has chosen the same."""
+        given = self._composed(study)
+        if isinstance(given, Tree) and all(given.choices.get(group) == name for group, name in pairs):
+            return given
+        return self._composed((*study, *(f"{group}={name}" for group, name in pairs)))
 
     def _self_contained(self, group: str, name: str) -> bool:
         """Whether a yaml sets nothing outside its group; a strategy may choose defaults for others."""

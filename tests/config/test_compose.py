@@ -213,6 +213,20 @@ def test_assembled_trees_equal_composed_ones() -> None:
                 k: v for k, v in composed.choices.items() if "hydra" not in k}
 
 
+@pytest.mark.parametrize("study", [(), ("tracking=none",), ("experiment=seed_parallel_v1",)])
+def test_what_the_study_has_chosen_already_is_not_composed_again(study: tuple[str, ...]) -> None:
+    load_entries(Command())
+    with started():
+        composer = Composer()
+        chosen = composer.base(study).choices
+        alike = (f"strategy={chosen['strategy']}", f"mask={chosen['mask']}", f"gamma={chosen['gamma']}")
+        for more, compositions in (((), 1), (("cfg_schedule=power",), 2)):
+            key = (*study, *alike, *more)
+            short = composer.assembled(key)
+            assert len(composer._kept) == compositions
+            assert short is not None and short.cfg == Composer().base(key).cfg
+
+
 def test_large_sweeps_give_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["strategy=test3,dynamic_gamma", "mask=block_causal,block_diagonal", "gamma=aimd", "cfg_schedule=linear,off"]
     composed = compose(argv).cells
