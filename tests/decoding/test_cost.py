@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,3 +66,26 @@ def test_a_decode_reports_every_forward() -> None:
     by_role = {r: sum(p.halves * pair.pyramid.count(p.first, p.stop) for p in out.passes if p.role == r)
                for r in ("target", "draft")}
     assert by_role == {"target": out.counts.target_rows, "draft": out.counts.draft_rows}
+
+
+def test_a_measured_profile_prices_calls_and_rows_and_counts_passes(tmp_path: Path) -> None:
+    from benchmarks.profile import pass_rates, profile_of
+    from sdvar_exp.cell import Unit
+    from sdvar_exp.decoding.gamma.cost_model import CostModel
+    from tests.support import golden_pair
+
+    cost = DecodeCost({"target": ModelCost(2.0, 0.5, 0.01), "draft": ModelCost(1.0, 0.1, 0.0)}, {"target": 0.25, "draft": 0.0})
+    found = profile_of(cost, [1.0, 0.123456, 0.0], PYRAMID, "by hand")
+    keys = (1 * 1 + 4 * 5 + 9 * 14) / 14
+    assert (found["target_call"], found["draft_call"], found["draft_row"]) == (2.25, 1.0, 0.2)
+    assert found["target_row"] == pytest.approx(2 * (0.5 + 0.01 * keys), rel=1e-3)
+    assert found["pass_rate"] == [1.0, 0.1235, 0.0]
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(found))
+    assert len(CostModel(profile=str(path)).digest) > 0  # it is one that the controller takes
+
+    pair, units = golden_pair("tiny"), [Unit(i % 3, i) for i in range(4)]
+    rates = pass_rates(pair, units)
+    assert len(rates) == pair.pyramid.stages and all(r in (0, 0.25, 0.5, 0.75, 1) for r in rates) and 0 < sum(rates)
+    twins = replace(pair, draft=pair.target)
+    assert pass_rates(twins, units) == [1.0] * pair.pyramid.stages
