@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sdvar_exp.cell import ModelSpec, Unit
+from sdvar_exp.cell import ModelSpec
 from sdvar_exp.models.classifier import SIDE, Classifier, load_classifier
 from sdvar_exp.models.pair import SHIPPED, WEIGHTS, Pair
 
 KEPT = 256
+"""Images that are remembered."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,17 @@ class Extractor:
 
     model: Classifier
     digest: str
-    kept: OrderedDict[tuple[str, Unit], Seen] = field(default_factory=OrderedDict)
+    kept: OrderedDict[bytes, Seen] = field(default_factory=OrderedDict)
 
     @torch.inference_mode()
     def see(self, image_3hw: np.ndarray) -> Seen:
-        """Features and class of one image in [0, 1]."""
-        features = self.model.features(torch.from_numpy(np.array(image_3hw, np.float32, order="C"))[None])
-        stored = features[0].numpy().astype("<f2")
-        return Seen(base64.b64encode(stored.tobytes()).decode("ascii"), int(self.model.out(features).argmax()))
-
-    def see_baseline(self, cell: str, unit: Unit, image_3hw: np.ndarray) -> Seen:
-        """The same for a baseline's image, remembered for the cells that are compared with it."""
-        key = (cell, unit)
+        """Features and class of one image in [0, 1]; remembered by its pixels, as cells share baselines and may agree."""
+        image = np.ascontiguousarray(image_3hw, dtype=np.float32)
+        key = image.tobytes()
         if key not in self.kept:
-            self.kept[key] = self.see(image_3hw)
+            features = self.model.features(torch.tensor(image)[None])
+            stored = features[0].numpy().astype("<f2")
+            self.kept[key] = Seen(base64.b64encode(stored.tobytes()).decode("ascii"), int(self.model.out(features).argmax()))
             if len(self.kept) > KEPT:
                 self.kept.popitem(last=False)
         return self.kept[key]

@@ -83,8 +83,8 @@ def add_seen(body: Body, job: Job, task: Task, unit: Unit, result: Result, basel
     extractor = job.extractors.get(task.cell.model)
     if extractor is None:
         return body
-    base = extractor.see_baseline(task.cell.baseline().id, unit, baseline.image)
-    own = base if result is baseline else extractor.see(result.image)
+    base = extractor.see(baseline.image)
+    own = extractor.see(result.image)
     body["sample"] |= {"predicted_class": own.predicted, "class_correct": own.predicted == unit.label}
     body["seen"] = {"classifier": extractor.digest, "features": own.features, "predicted": own.predicted,
                     "baseline_features": base.features, "baseline_predicted": base.predicted}

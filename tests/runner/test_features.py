@@ -51,6 +51,21 @@ def test_features_are_those_of_the_image(tmp_path: Path, monkeypatch: pytest.Mon
     assert "predicted_class,class_correct" in samples.splitlines()[0]
 
 
+def test_an_image_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdvar_exp.models.classifier import SIDE, load_classifier
+    from sdvar_exp.models.pair import WEIGHTS
+    from sdvar_exp.runner import features
+
+    monkeypatch.setattr(features, "KEPT", 2)
+    found = features.Extractor(load_classifier(WEIGHTS / "classifier.safetensors"), "digest")
+    images = np.random.default_rng(0).random((3, 3, SIDE, SIDE), dtype=np.float32)
+    seen = [found.see(image) for image in images]
+    assert len({s.features for s in seen}) == 3 and len(found.kept) == 2
+    assert found.see(images[2].copy()) is seen[2], "the same pixels in another array"
+    again = found.see(images[0])
+    assert again is not seen[0] and again == seen[0], "it was forgotten, and looks the same"
+
+
 def test_quality_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(COMMAND) == 0
