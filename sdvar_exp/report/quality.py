@@ -97,7 +97,7 @@ def _columns(found: dict[str, Estimate], suffix: str, notes: dict[str, None]) ->
 def write_quality(
     folder: Path | str, found: Mapping[str, CellFeatures] | None = None, real: Real | None = None, name: str = "quality"
 ) -> pd.DataFrame:
-    """`quality_table`, also written to tables/<name>.csv and .parquet.
+    """`quality_table`, also written to tables/<name>.csv and .parquet where it has rows.
 
     Without `found`, of a study that was kept without its ledger: the table as it was kept, if there is one.
     """
@@ -105,6 +105,8 @@ def write_quality(
     if found is None and is_kept(Path(folder)) and path.with_suffix(".parquet").is_file():
         return pd.read_parquet(path.with_suffix(".parquet"))
     table = quality_table(folder, found, real)
+    if table.empty:
+        return table
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n").encode())
     atomic_write(path.with_suffix(".parquet"), table.to_parquet(None, index=False))

@@ -89,6 +89,8 @@ def test_gc_keeps_its_images(folder: Path, call: Call) -> None:
 
 def test_quality_as_it_was_kept(folder: Path, call: Call) -> None:
     without_ledger(folder)
+    code, _, err = call("quality", "a")
+    assert code == 2 and err.startswith("error: no image of this study has features") and not list(folder.glob("*/quality*"))
     table = pd.DataFrame([{"cell": "c", "n": 3}])
     table.to_parquet(folder / "tables/quality.parquet")
     assert json.loads(call("quality", "a", "--json")[1]) == [{"cell": "c", "n": 3}]
