@@ -112,12 +112,12 @@ CURVES = {
 def _curve(axis: Axes, name: str, entries: list[dict[str, float]], card: Mapping[str, Any]) -> None:
     key, text, role, own = CURVES[name]
     shipped = card.get(role, {})
-    before = shipped.get("minutes_before", 0.0)
-    points = [(before + e["seconds"] / 60, e[key]) for e in entries if key in e]
+    before = shipped.get("steps_before", 0)
+    points = [(before + e["step"], e[key]) for e in entries if key in e]
     axis.plot(*zip(*points, strict=True), color=PALETTE[0], marker=".", linewidth=1, label="logged training")
     if own in shipped:
-        axis.plot(before + shipped["minutes"], shipped[own], color=PALETTE[1], marker="*", linestyle="none", label="shipped")
-    axis.set_xlabel("minutes")
+        axis.plot(before + shipped["steps"], shipped[own], color=PALETTE[1], marker="*", linestyle="none", label="shipped")
+    axis.set_xlabel("steps")
     axis.set_title(f"{name}: {text}", color=INK)
     axis.tick_params(colors=MUTED)
     axis.grid(True)

@@ -50,7 +50,7 @@ def _figures(folder: str) -> list[str]:
     return ["", "Target (left) and draft (right) at the target's best setting; the first seeds of each class, not chosen:", "",
             f"![samples by class]({folder}/samples.png)", "", "Samples of the target and their nearest training images:", "",
             f"![nearest training images]({folder}/nearest.png)", "",
-            "Learning curves, from the logs in `results/training` (its README says of which training each is); minutes before "
+            "Learning curves, from the logs in `results/training` (its README says of which training each is); steps before "
             "the first point are those of the weights it began with. The target and the draft are followed on 500 test images, "
             "the distilled draft on samples of the target; the star is the shipped file, on all of the card's.", "",
             f"![learning curves]({folder}/losses.png)"]
