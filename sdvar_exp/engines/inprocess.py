@@ -1,7 +1,8 @@
 """Everything in this process. A unit that raises, runs out of device memory or gives NaN is recorded and the run goes on.
 
-A unit that takes the process with it (segmentation fault, killed for memory, a hang outside Python) ends the run; the same
-command continues, and meets the same unit again: `engine=pool engine.workers=1` gets past it.
+A fault (segmentation fault, abort) ends the process; the same command records the unit with the stack, leaves it out and goes
+on. Killed for memory, or in a hang outside Python, a process leaves no trace, and the same command meets the
+unit again: `engine=pool engine.workers=1` gets past all of these.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdvar_exp.plan import Settings
+from sdvar_exp.runner.blackbox import BlackBox, without_deadly
 from sdvar_exp.runner.presence import Presence
 from sdvar_exp.runner.progress import phase
 from sdvar_exp.runner.sweep import Sweep, Tasks
@@ -26,11 +28,18 @@ class InProcess:
     def run_units(self, sweep: Sweep, pending: Sequence[Group]) -> None:
         """See `Engine`."""
         tasks = Tasks(sweep.study, sweep.backend, sweep.attempts, sweep.options, sweep.options.unit_timeout_s)
+        pending, deadly = without_deadly(sweep.study, pending)
+        if deadly:
+            some = f"{deadly} unit{'' if deadly == 1 else 's'} left out that ended a process before"
+            sweep.note_failures([f"{some}: engine=pool engine.workers=1 gets past such a unit"], deadly)
         total = sum(len(task.units) for group in pending for task in group.tasks)
-        with phase(sweep.console, "decode", total) as step, Presence(sweep.backend.place):
+        with (phase(sweep.console, "decode", total) as step, Presence(sweep.backend.place),
+              BlackBox(sweep.study.folder) as box):
             for group in pending:
+                box.at(group.tasks)
                 shared = tasks.share(group)
                 for task in group.tasks:
+                    box.at([task])
                     with sweep.interrupt.shield():
                         outcome = tasks.run(task, shared)
                     sweep.note_failures(list(outcome.lines), outcome.failed)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sdvar_exp.plan import Plan
 from sdvar_exp.runner.backend import Backend, Factory
+from sdvar_exp.runner.blackbox import recover
 from sdvar_exp.runner.engine import Detached, Engine, make_engine, wait_for_workers
 from sdvar_exp.runner.interrupt import interruptible
 from sdvar_exp.runner.progress import say, shown
@@ -42,6 +43,9 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
             with study:
                 if not plan.shared:
                     wait_for_workers(study.folder)
+                if not joined:
+                    for line in recover(study):
+                        say(console, line, "red")
                 options = plan.settings.engine_options
                 sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study), joined=joined)
                 made.begin(study, sweep.attempts)
