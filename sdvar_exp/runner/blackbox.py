@@ -69,6 +69,7 @@ class BlackBox:
             faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
         with suppress(OSError):
             self.path.unlink()
+            self.path.parent.rmdir()  # where no other process has a file in it
         os.close(self._fd)
         self._fd = None
 
@@ -91,6 +92,8 @@ def recover(study: Study) -> list[str]:
                       f"sdvar-exp logs {b['cell']}" for b in bodies]
         with suppress(OSError):
             path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
     return lines
 
 
