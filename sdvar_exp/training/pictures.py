@@ -115,6 +115,10 @@ def _curve(axis: Axes, name: str, entries: list[dict[str, float]], card: Mapping
     before = shipped.get("steps_before", 0)
     points = [(before + e["step"], e[key]) for e in entries if key in e]
     axis.plot(*zip(*points, strict=True), color=PALETTE[0], marker=".", linewidth=1, label="logged training")
+    if name == "vqvae":  # measured on test images three times only; on the training batches every 25 steps
+        axis.plot(*zip(*[(e["step"], e["mse"]) for e in entries], strict=True), color=MUTED, linewidth=0.7, zorder=1,
+                  label="training batches")
+        axis.set_yscale("log")
     if own in shipped:
         axis.plot(before + shipped["steps"], shipped[own], color=PALETTE[1], marker="*", linestyle="none", label="shipped")
     axis.set_xlabel("steps")

@@ -165,7 +165,8 @@ def test_bad_profiles(tmp_path: Path, content: Any, message: str) -> None:
 
 @pytest.mark.parametrize("missing", ["nowhere", "nowhere.json", "some/where"])
 def test_a_missing_profile(missing: str) -> None:
-    with pytest.raises(UserError, match=f"gamma.profile {missing} is not a file; give a path .* shipped profile: generic"):
+    wanted = f"gamma.profile {missing} is not a file; give a path .* shipped profile: embedded, generic"
+    with pytest.raises(UserError, match=wanted):
         choose("gamma", "cost_model", profile=missing)
 
 
@@ -198,6 +199,12 @@ def test_the_content_of_a_profile_is_part_of_the_cell(tmp_path: Path) -> None:
     read.cache_clear()
     with pytest.raises(UserError, match="was changed while it was in use: start again"):
         replay(Choice("gamma", "cost_model", new), YES)
+
+
+def test_the_measured_profile_of_the_embedded_pair() -> None:
+    found = read("embedded", choose("gamma", "cost_model", profile="embedded").params.digest)
+    assert "Measured by python -m benchmarks.profile" in found["note"] and found["stages"] == len(found["pass_rate"]) == 10
+    assert found["target_call"] > found["draft_call"] and found["target_row"] > found["draft_row"]
 
 
 def test_the_shipped_profile() -> None:

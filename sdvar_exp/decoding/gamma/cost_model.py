@@ -23,7 +23,7 @@ COSTS = ("target_call", "draft_call", "target_row", "draft_row")
 
 @dataclass(frozen=True)
 class CostModel:
-    """profile: `generic` or a JSON file with costs and pass rates (docs/cost-model.md); largest: bound of γ.
+    """profile: `generic`, `embedded` or a JSON file with costs and pass rates (docs/cost-model.md); largest: bound of γ.
 
     digest: start of the SHA-256 of the file, filled in by itself, so that the cell id changes with the profile's content.
     """
