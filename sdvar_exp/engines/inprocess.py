@@ -1,8 +1,8 @@
 """Everything in this process. A unit that raises, runs out of device memory or gives NaN is recorded and the run goes on.
 
 A fault (segmentation fault, abort) ends the process; the same command records the unit with the stack, leaves it out and goes
-on. Killed for memory, or in a hang outside Python, a process leaves no trace, and the same command meets the
-unit again: `engine=pool engine.workers=1` gets past all of these.
+on. Killed for memory, or in a hang outside Python, a process leaves no trace, and the same command meets the unit again:
+`engine=pool engine.workers=1` gets past all of these.
 """
 
 from __future__ import annotations

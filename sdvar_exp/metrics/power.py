@@ -40,7 +40,10 @@ def power(effect: float, sd: float, labels: int, seeds: int, level: float = 0.95
         return 1.0 if effect else 0.0
     shift = abs(effect) / sd * math.sqrt(labels * seeds)
     reach = float(stats.t.ppf((1 + level) / 2, freedom))
-    return float(stats.nct.sf(reach, freedom, shift) + stats.nct.cdf(-reach, freedom, shift))
+    found = float(stats.nct.sf(reach, freedom, shift) + stats.nct.cdf(-reach, freedom, shift))
+    if math.isnan(found):  # SciPy's series fail for a large shift; there it is near to normal (Johnson and Welch, 1940)
+        return float(stats.norm.sf((reach - shift) / math.sqrt(1 + reach**2 / (2 * freedom))))
+    return found
 
 
 def seeds_needed(effect: float, sd: float, labels: int, wanted: float = 0.8, level: float = 0.95) -> int | None:

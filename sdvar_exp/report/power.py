@@ -50,18 +50,12 @@ def power_table(tables: Tables, metric: str, effect: float, *, against: str | No
         cautious = sd * math.sqrt(freedom / stats.chi2.ppf(1 - CAUTION, freedom))
         needed = seeds_needed(shift, sd, at, wanted, level)
         rows.append((cell.cell, cell.name, len(units), own, round(len(units) / own, 1), sd,
-                     _power(shift, sd, own, max(1, len(units) // own), level), at, needed,
+                     power(shift, sd, own, max(1, len(units) // own), level), at, needed,
                      seeds_needed(shift, cautious, at, wanted, level), None if needed is None else needed * at))
     if not rows:
         timed = "; speed-ups need timed units (timing.units)" if metric == "speedup" else ""
         raise UserError(f"no cell has two values of {metric} for one label, so that there is no spread to plan with{timed}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _power(shift: float, sd: float, labels: int, seeds: int, level: float) -> float:
-    """`power`; SciPy gives nan where the effect is far beyond what the units need to show it."""
-    found = power(shift, sd, labels, seeds, level)
-    return 1.0 if math.isnan(found) else found
 
 
 def _shift(metric: str, effect: float) -> float:

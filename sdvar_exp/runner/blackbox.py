@@ -86,7 +86,7 @@ def recover(study: Study) -> list[str]:
             name = text[len(FATAL) :].splitlines()[0].strip()
             error = KILLED + SIGNALS.get(name, name)
             bodies = [failure_body(cell, Unit(label, seed), error, text, 1 + study.failures()[cell, label, seed])
-                      for cell, label, seed in _keys(head)]
+                      for cell, label, seed in _keys(head) if (cell, label, seed) not in study.done()]
             study.append(*bodies)
             lines += [f"failed in an earlier run: cell {b['cell']}, label {b['label']}, seed {b['seed']}: {error}; its stack: "
                       f"sdvar-exp logs {b['cell']}" for b in bodies]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def failures(call: Call) -> list[dict[str, Any]]:
     return [body for body in records if body["type"] == "failure"]
 
 
-NOTE = json.dumps([["c0ffee", 3, 1]])
+NOTE = json.dumps([["c0ffee", 3, 1], ["c0ffee", 3, 0]])  # a batch, of which the second unit was done before
 STACK = "Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  File \"x.py\", line 1 in f\n"
 
 
@@ -99,6 +99,9 @@ class Bare(Study):
 
     def append(self, *bodies: Mapping[str, Any]) -> None:
         self.bodies += map(dict, bodies)
+
+    def done(self) -> Set[UnitKey]:
+        return {("c0ffee", 3, 0)}
 
     def failures(self) -> Counter[UnitKey]:
         return Counter({("c0ffee", 3, 1): 2})
