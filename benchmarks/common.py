@@ -84,9 +84,11 @@ def machine(device: torch.device | str = "cpu") -> str:
         name = torch.cuda.get_device_name() + ", host " + name
     timed = "" if os.environ.get("SDVAR_BENCHMARK_CLOCK", "wall") == "wall" else ", **processor time, not wall clock**"
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
-    return (f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}; torch "
-            f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}; {date.today()}, commit "
-            f"{asked.stdout.strip() or 'unknown'}{timed}")
+    return (
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}; torch "
+        f"{torch.__version__.split('+')[0]}, Python {platform.python_version()}; {date.today()}, commit "
+        f"{asked.stdout.strip() or 'unknown'}{timed}"
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

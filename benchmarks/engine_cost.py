@@ -30,8 +30,15 @@ from rich.console import Console
 
 from benchmarks.common import REPOSITORY, interleaved, machine, parser, publish, ratio, start, table
 
-SWEEP = ["strategy=sequential,test3,parallel_v1,dynamic_gamma", "mask=block_causal,block_diagonal",
-         "cfg_schedule=linear,constant", "labels=[0,3,8]", "seeds=4", "timing.units=0", "tracking=none"]
+SWEEP = [
+    "strategy=sequential,test3,parallel_v1,dynamic_gamma",
+    "mask=block_causal,block_diagonal",
+    "cfg_schedule=linear,constant",
+    "labels=[0,3,8]",
+    "seeds=4",
+    "timing.units=0",
+    "tracking=none",
+]
 NAIVE = """
 import csv, pickle, sys
 import torch
@@ -93,8 +100,18 @@ def share(folder: Path, threads: int, seeds: int) -> dict[str, float]:
             setattr(place, name, tasks.around(function))
         InProcess.run_units = phase.around(InProcess.run_units)  # type: ignore[method-assign]
         finish.write_figures = lambda *_, **__: []  # type: ignore[assignment]
-        plan = compose(["strategy=sequential,parallel_v1", "labels=all", f"seeds={seeds}", "timing.units=0", "tracking=none",
-                        "images=none", f"threads={threads}", f"results_dir={folder}"])
+        plan = compose(
+            [
+                "strategy=sequential,parallel_v1",
+                "labels=all",
+                f"seeds={seeds}",
+                "timing.units=0",
+                "tracking=none",
+                "images=none",
+                f"threads={threads}",
+                f"results_dir={folder}",
+            ]
+        )
         code = run_study(plan, Console(file=io.StringIO()))
     finally:
         for place, name, function in kept:
@@ -137,8 +154,13 @@ def bare(threads: int) -> None:
     plan = compose(SWEEP)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(len(plan.cells)):
-            subprocess.run([sys.executable, "-c", NAIVE, f"{folder}/{index}.csv"], cwd=REPOSITORY, check=True,
-                           input=pickle.dumps((plan, index, threads)), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+            subprocess.run(
+                [sys.executable, "-c", NAIVE, f"{folder}/{index}.csv"],
+                cwd=REPOSITORY,
+                check=True,
+                input=pickle.dumps((plan, index, threads)),
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            )
 
 
 WAYS = {"same work": same_work, "bare": bare, "one command": one_command, "pool of 2": pool}
@@ -172,8 +194,11 @@ def cost(threads: int, seeds: int, repeats: int) -> tuple[list[tuple[object, ...
     decode, tasks, phase = (np.array([run[k] for run in runs]) for k in ("decode_s", "tasks_s", "phase_s"))
     part, whole = ratio(phase - tasks, decode), ratio(phase, decode)
     return [
-        (f"scheduling, ledger, progress ÷ decoding, {runs[0]['units']:.0f} units",
-         f"{100 * part.value:.2f} % [{100 * part.low:.2f}, {100 * part.high:.2f}]", part.n),
+        (
+            f"scheduling, ledger, progress ÷ decoding, {runs[0]['units']:.0f} units",
+            f"{100 * part.value:.2f} % [{100 * part.low:.2f}, {100 * part.high:.2f}]",
+            part.n,
+        ),
         ("units phase ÷ decoding (noise, metrics, ledger, all)", str(whole), whole.n),
     ], runs
 
@@ -190,11 +215,18 @@ def main() -> None:
         show("engine_cost", "Cost of the engine", rows, {"runs": runs}, args.write)
     if args.part != "cost":
         found = throughput(threads, args.repeats)
-        rows = [(f"{naive} ÷ {way}, {clock} seconds", str(r), r.n)
-                for clock, seconds in found.items() for way in ("one command", "pool of 2") for naive in ("same work", "bare")
-                for r in [ratio(seconds[naive], seconds[way])]]
-        rows += [(f"{name}: seconds of {clock}", f"{values.mean():.1f}", len(values))
-                 for clock, seconds in found.items() for name, values in seconds.items()]
+        rows = [
+            (f"{naive} ÷ {way}, {clock} seconds", str(r), r.n)
+            for clock, seconds in found.items()
+            for way in ("one command", "pool of 2")
+            for naive in ("same work", "bare")
+            for r in [ratio(seconds[naive], seconds[way])]
+        ]
+        rows += [
+            (f"{name}: seconds of {clock}", f"{values.mean():.1f}", len(values))
+            for clock, seconds in found.items()
+            for name, values in seconds.items()
+        ]
         data = {clock: {name: values.tolist() for name, values in seconds.items()} for clock, seconds in found.items()}
         show("engine_throughput", "One command against one process per configuration", rows, data, args.write)
 

@@ -47,8 +47,9 @@ class GuideSession(ModelSession):
             parts.append(self.model.stage_rows(k, self.embedding(self.codes[k]), k + 1).repeat(copies, 1, 1) if known else own)
         return torch.cat(parts, dim=1)
 
-    def logits(self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: object = None,
-               mask_from: int = 0) -> list[torch.Tensor]:
+    def logits(
+        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: object = None, mask_from: int = 0
+    ) -> list[torch.Tensor]:
         parts = super().logits(f_hats, stop, want, mask, mask_from)  # type: ignore[arg-type]
         if not self.offset:
             return parts
@@ -77,12 +78,18 @@ class GuideDecoder(Decoder):
 
 
 VARIANTS: dict[str, dict[str, bool]] = {
-    "right": {}, "codes as rows": {"codes_as_rows": True}, "offset first_l": {"offset": True},
+    "right": {},
+    "codes as rows": {"codes_as_rows": True},
+    "offset first_l": {"offset": True},
     "both": {"codes_as_rows": True, "offset": True},
 }
 SEQUENTIAL = Cell(choose("strategy", "sequential"))
-EXACT = Cell(choose("strategy", "parallel_v1"), mask=choose("mask", "block_causal"), acceptance=choose("acceptance", "exact"),
-             gamma=choose("gamma", "fixed", value=2))
+EXACT = Cell(
+    choose("strategy", "parallel_v1"),
+    mask=choose("mask", "block_causal"),
+    acceptance=choose("acceptance", "exact"),
+    gamma=choose("gamma", "fixed", value=2),
+)
 
 
 def run(pair: Pair, cell: Cell, unit: Unit, variant: dict[str, bool]) -> Decoder:
@@ -118,9 +125,16 @@ def measure(pair: Pair, units: Sequence[Unit]) -> dict[str, np.ndarray]:
             tv = (p - p_right).abs().sum(dim=-1) / 2
             d = run(pair, EXACT, unit, variant)
             equal = torch.cat([a == b for a, b in zip(d.tokens, base.tokens, strict=True)], dim=1)
-            rows[name].append([
-                float((tokens == want).double().mean()), float(tv.mean()), float(nats.mean()), float(equal.double().mean()),
-                float((decode_images(pair, d.f_hats[-1]) - image).abs().mean()), float(d.target.calls)])
+            rows[name].append(
+                [
+                    float((tokens == want).double().mean()),
+                    float(tv.mean()),
+                    float(nats.mean()),
+                    float(equal.double().mean()),
+                    float((decode_images(pair, d.f_hats[-1]) - image).abs().mean()),
+                    float(d.target.calls),
+                ]
+            )
     return {name: np.mean(values, axis=0) for name, values in rows.items()}
 
 

@@ -1,7 +1,7 @@
 """Peak memory of a decode beside weights + cache + largest activation; the d16/d30 pair of the official size.
 
-    python -m benchmarks.memory --write            (the d16/d30 pair takes about 10 GB and some minutes on a CPU)
-    python -m benchmarks.memory --shapes 8x512
+python -m benchmarks.memory --write            (the d16/d30 pair takes about 10 GB and some minutes on a CPU)
+python -m benchmarks.memory --shapes 8x512
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ def main() -> None:
         *draft, target = (tuple(map(int, part.split("x"))) for part in shape.split("/"))
         pair = random_pair(target, draft[0] if draft else None, device)
         unit = [Unit(0, 0)]
-        cell = Cell(choose("strategy", "sequential")) if not draft else Cell(
-            choose("strategy", "parallel_v1"), mask=choose("mask", "block_causal"), acceptance=choose("acceptance", "exact"),
-            gamma=choose("gamma", "fixed", value=2))
+        cell = (
+            Cell(choose("strategy", "sequential"))
+            if not draft
+            else Cell(
+                choose("strategy", "parallel_v1"),
+                mask=choose("mask", "block_causal"),
+                acceptance=choose("acceptance", "exact"),
+                gamma=choose("gamma", "fixed", value=2),
+            )
+        )
         noise = make_noise(pair, unit, [cell])
         gc.collect()
         before = resident(device)
@@ -59,14 +66,24 @@ def main() -> None:
         grown = peak - before if device.type == "cpu" else peak - parts["weights"]
         wanted = parts["cache"] + parts["activation"]
         total = (parts["weights"] + grown) / (parts["weights"] + wanted)
-        rows.append([shape, cell.strategy.name, *[f"{parts[k] / 2**20:.0f}" for k in ("weights", "cache", "activation")],
-                     f"{grown / 2**20:.0f}", f"{total:.2f}", f"{seconds:.1f}"])
+        rows.append(
+            [
+                shape,
+                cell.strategy.name,
+                *[f"{parts[k] / 2**20:.0f}" for k in ("weights", "cache", "activation")],
+                f"{grown / 2**20:.0f}",
+                f"{total:.2f}",
+                f"{seconds:.1f}",
+            ]
+        )
         data.append({"shape": shape, **parts, "grown": grown, "ratio": total, "seconds": seconds})
         del pair, out, noise
-    text = (f"{machine(device)}. One image, guidance on, float32. Grown: peak during the decode minus the memory before it; "
-            "ratio: (weights + grown) ÷ (weights + cache + activation).\n\n"
-            + table(["pair", "strategy", "weights MiB", "cache", "activation", "grown", "ratio", "seconds"], rows)
-            + "\n\n`python -m benchmarks.memory --write`")
+    text = (
+        f"{machine(device)}. One image, guidance on, float32. Grown: peak during the decode minus the memory before it; "
+        "ratio: (weights + grown) ÷ (weights + cache + activation).\n\n"
+        + table(["pair", "strategy", "weights MiB", "cache", "activation", "grown", "ratio", "seconds"], rows)
+        + "\n\n`python -m benchmarks.memory --write`"
+    )
     publish("memory", "Memory", text, data, args.write)
 
 

@@ -88,12 +88,13 @@ def cells() -> dict[str, Cell]:
         fixed = choose("gamma", "fixed", value=gamma)
         for rule in ("exact", "always", "never"):
             out[f"parallel_v1 {rule} γ={gamma}"] = Cell(
-                choose("strategy", "parallel_v1"), mask=causal, acceptance=choose("acceptance", rule), gamma=fixed)
+                choose("strategy", "parallel_v1"), mask=causal, acceptance=choose("acceptance", rule), gamma=fixed
+            )
     fixed = choose("gamma", "fixed", value=2)
     for until in (3, 5):
         out[f"hybrid exact γ=2 until={until}"] = Cell(
-            choose("strategy", "hybrid", verify_until=until), mask=causal, acceptance=choose("acceptance", "exact"),
-            gamma=fixed)
+            choose("strategy", "hybrid", verify_until=until), mask=causal, acceptance=choose("acceptance", "exact"), gamma=fixed
+        )
     for entry in (3, 6):
         out[f"test3 entry={entry}"] = Cell(choose("strategy", "test3", entry_num=entry), mask=causal)
         out[f"collaborative N={entry}"] = Cell(choose("strategy", "collaborative", target_stages=entry))
@@ -109,8 +110,10 @@ def predictions(pair: Pair, cost: DecodeCost, repeats: int) -> list[dict[str, An
     alone = cost.ms(pair.pyramid, decode(pair, base, units, noise=noise, record=False).passes)
     for name, cell in cells().items():
         passes = decode(pair, cell, units, noise=noise, record=False).passes
-        runs = {"base": lambda: decode(pair, base, units, noise=noise, record=False),
-                "cell": lambda c=cell: decode(pair, c, units, noise=noise, record=False)}
+        runs = {
+            "base": lambda: decode(pair, base, units, noise=noise, record=False),
+            "cell": lambda c=cell: decode(pair, c, units, noise=noise, record=False),
+        }
         took = interleaved(runs, repeats, pair.target.device)
         measured = ratio(took["base"], took["cell"])
         out.append({"cell": name, "predicted": alone / cost.ms(pair.pyramid, passes), "measured": vars(measured)})
@@ -184,8 +187,15 @@ def main() -> None:
     (target_cost, target_error), (draft_cost, draft_error) = fitted(target_ms), fitted(draft_ms)
     cost = calibrate(pair, {"target": target_cost, "draft": draft_cost}, max(7, args.repeats))
     parts: list[str] = []
-    data: dict[str, Any] = {"merged": [], "fit": {"target": vars(target_cost), "draft": vars(draft_cost),
-                                            "stage_ms": dict(cost.stage), "once_ms": dict(cost.once)}}
+    data: dict[str, Any] = {
+        "merged": [],
+        "fit": {
+            "target": vars(target_cost),
+            "draft": vars(draft_cost),
+            "stage_ms": dict(cost.stage),
+            "once_ms": dict(cost.once),
+        },
+    }
     for batch in args.batches:
         grid = []
         for n in range(stages):
@@ -199,30 +209,57 @@ def main() -> None:
                 row.append(f"{found.value:.2f}")
                 data["merged"].append({"batch": batch, "first": n, "gamma": g, **vars(found)})
             grid.append(row)
-        parts.append(f"B = {batch}: T(merged) ÷ Σ T(single), first stage down, γ across:\n\n"
-                     + table(["n", *[f"γ={g}" for g in range(2, stages + 1)]], grid))
+        parts.append(
+            f"B = {batch}: T(merged) ÷ Σ T(single), first stage down, γ across:\n\n"
+            + table(["n", *[f"γ={g}" for g in range(2, stages + 1)]], grid)
+        )
     predicted = predictions(pair, cost, args.repeats)
     data["predicted"] = predicted
-    rows = [[p["cell"], f"{p['predicted']:.2f}", f"{p['measured']['value']:.2f} [{p['measured']['low']:.2f}, "
-             f"{p['measured']['high']:.2f}]", f"{p['predicted'] / p['measured']['value'] - 1:+.0%}"] for p in predicted]
-    text = (f"{machine(device)}. {what}, guidance on, {args.dtype}, n = {args.repeats} interleaved repeats (medians in the "
-            "fit, 95 % t intervals in the data file).\n\n" + "\n\n".join(parts)
-            + "\n\nFit (ms), the formula of `sdvar_exp/decoding/cost.py`:\n\n"
-            + table(["model", "launch", "row", "row·key", "further stage", "median error", "per stage", "per decode"],
-                    [[role, *[f"{v:.3g}" for v in vars(cost.models[role]).values()], f"{error:.0%}", f"{cost.stage[role]:.3g}",
-                      f"{cost.once[role]:.3g}"] for role, error in (("target", target_error), ("draft", draft_error))])
-            + "\n\nPer stage: what the decodes of one model alone (sequential, draft_only) take beside forwards and "
-            "modulations; the other decodes are predicted from nothing but their forwards.\n\n"
-            + table(["decode, one image", "predicted speed-up", "measured", "error"], rows)
-            + "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
-            "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
-            + table(["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"], official_sizes(Pyramid(SIDES)))
-            + "\n\n`python -m benchmarks.merged --write`")
+    rows = [
+        [
+            p["cell"],
+            f"{p['predicted']:.2f}",
+            f"{p['measured']['value']:.2f} [{p['measured']['low']:.2f}, {p['measured']['high']:.2f}]",
+            f"{p['predicted'] / p['measured']['value'] - 1:+.0%}",
+        ]
+        for p in predicted
+    ]
+    text = (
+        f"{machine(device)}. {what}, guidance on, {args.dtype}, n = {args.repeats} interleaved repeats (medians in the "
+        "fit, 95 % t intervals in the data file).\n\n"
+        + "\n\n".join(parts)
+        + "\n\nFit (ms), the formula of `sdvar_exp/decoding/cost.py`:\n\n"
+        + table(
+            ["model", "launch", "row", "row·key", "further stage", "median error", "per stage", "per decode"],
+            [
+                [
+                    role,
+                    *[f"{v:.3g}" for v in vars(cost.models[role]).values()],
+                    f"{error:.0%}",
+                    f"{cost.stage[role]:.3g}",
+                    f"{cost.once[role]:.3g}",
+                ]
+                for role, error in (("target", target_error), ("draft", draft_error))
+            ],
+        )
+        + "\n\nPer stage: what the decodes of one model alone (sequential, draft_only) take beside forwards and "
+        "modulations; the other decodes are predicted from nothing but their forwards.\n\n"
+        + table(["decode, one image", "predicted speed-up", "measured", "error"], rows)
+        + "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
+        "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
+        + table(["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"], official_sizes(Pyramid(SIDES)))
+        + "\n\n`python -m benchmarks.merged --write`"
+    )
     name = "merged" + (f"-{args.shape}-{device.type}" if args.shape else "")
     if args.write:
         draw(data["merged"], args.batches, stages, PAGE.with_name("figures") / f"{name}.png")
-    publish(name, f"Merged verification: {what}", f"{text}\n\n![merged against single forwards](figures/{name}.png)", data,
-            args.write)
+    publish(
+        name,
+        f"Merged verification: {what}",
+        f"{text}\n\n![merged against single forwards](figures/{name}.png)",
+        data,
+        args.write,
+    )
 
 
 if __name__ == "__main__":

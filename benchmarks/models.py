@@ -14,8 +14,15 @@ from sdvar_exp.training.var import initialise
 SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
-def random_var(depth: int, width: int, sides: Sequence[int] = SIDES, vocab: int = 4096, code_width: int = 32,
-               classes: int = 1000, heads: int | None = None) -> VAR:
+def random_var(
+    depth: int,
+    width: int,
+    sides: Sequence[int] = SIDES,
+    vocab: int = 4096,
+    code_width: int = 32,
+    classes: int = 1000,
+    heads: int | None = None,
+) -> VAR:
     """A transformer of heads of width 64 with weights as at the start of a training."""
     torch.manual_seed(depth)
     model = VAR(tuple(sides), vocab, code_width, classes, depth, width, heads or width // 64)
@@ -31,8 +38,9 @@ def random_vae(sides: Sequence[int] = SIDES, vocab: int = 4096, code_width: int 
     return vae.eval().requires_grad_(False)
 
 
-def random_pair(target: tuple[int, int], draft: tuple[int, int] | None = None, device: torch.device | str = "cpu",
-                dtype: str = "float32") -> Pair:
+def random_pair(
+    target: tuple[int, int], draft: tuple[int, int] | None = None, device: torch.device | str = "cpu", dtype: str = "float32"
+) -> Pair:
     """(depth, width) of target and draft; without a draft the target stands in for it."""
     big = random_var(*target)
     return Pair(random_vae(), big if draft is None else random_var(*draft), big, "random", {}).to(device, dtype)

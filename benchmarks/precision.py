@@ -66,13 +66,22 @@ def main() -> None:
         flips = tokens(kind) != tokens("float32")
         gap = max(float((a.double() - b.double()).abs().max()) for a, b in zip(logits[kind], logits["float32"], strict=True))
         changed = int(flips.any(dim=1).sum())
-        rows.append([kind, f"{int(flips.sum())} of {flips.numel()}", f"{float(flips.double().mean()):.3%}",
-                     f"{changed} of {len(units)}", f"{gap:.2g}"])
+        rows.append(
+            [
+                kind,
+                f"{int(flips.sum())} of {flips.numel()}",
+                f"{float(flips.double().mean()):.3%}",
+                f"{changed} of {len(units)}",
+                f"{gap:.2g}",
+            ]
+        )
         data.append({"dtype": kind, "flips": int(flips.sum()), "tokens": flips.numel(), "images": changed, "gap": gap})
-    text = (f"{machine(device)}. Embedded target, guidance 1.5, {len(units)} images; every stage on the float32 decode's own "
-            "prefix. Difference: the largest of guided logits.\n\n"
-            + table(["against float32", "tokens flipped", "rate", "images with a flip", "difference"], rows)
-            + "\n\n`python -m benchmarks.precision --write`")
+    text = (
+        f"{machine(device)}. Embedded target, guidance 1.5, {len(units)} images; every stage on the float32 decode's own "
+        "prefix. Difference: the largest of guided logits.\n\n"
+        + table(["against float32", "tokens flipped", "rate", "images with a flip", "difference"], rows)
+        + "\n\n`python -m benchmarks.precision --write`"
+    )
     name = "precision" + ("" if device.type == "cpu" else f"-{device.type}")
     publish(name, f"Precision ({device.type})", text, data, args.write)
 

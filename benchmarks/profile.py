@@ -31,8 +31,12 @@ DIGITS = 4  # significant ones, of costs and rates
 
 def pass_rates(pair: Pair, units: Sequence[Unit]) -> list[float]:
     """a_k: share of the images in which the draft's stage k is what the target samples there under the same noise."""
-    cell = Cell(choose("strategy", "parallel_v1"), mask=choose("mask", "block_causal"),
-                acceptance=choose("acceptance", "exact"), gamma=choose("gamma", "fixed", value=1))
+    cell = Cell(
+        choose("strategy", "parallel_v1"),
+        mask=choose("mask", "block_causal"),
+        acceptance=choose("acceptance", "exact"),
+        gamma=choose("gamma", "fixed", value=1),
+    )
     passed = np.zeros(pair.pyramid.stages)
     for unit in units:
         rounds = decode(pair, cell, [unit], noise=make_noise(pair, [unit], [cell]), record=False).rounds
@@ -76,8 +80,10 @@ def main() -> None:
         models[role] = fit(pair.pyramid, [(p, b, 1e3 * float(np.median(s))) for (p, b), s in found.items()])
     cost = calibrate(pair, models, max(7, args.repeats))
     rates = pass_rates(pair, [Unit(i % pair.num_classes, i // pair.num_classes) for i in range(args.images)])
-    note = (f"Measured by python -m benchmarks.profile: {args.model} pair, {args.images} images, guidance linear 1.5, "
-            f"milliseconds. {machine(device)}")
+    note = (
+        f"Measured by python -m benchmarks.profile: {args.model} pair, {args.images} images, guidance linear 1.5, "
+        f"milliseconds. {machine(device)}"
+    )
     profile = profile_of(cost, rates, pair.pyramid, note)
     args.out.write_text(json.dumps(profile, indent=1, ensure_ascii=False) + "\n")
     print(args.out.read_text(), end="")

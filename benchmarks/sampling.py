@@ -1,6 +1,6 @@
 """Sampling: what perturb-and-argmax costs beside a stage, and noise, top-k and top-p apart.
 
-    python -m benchmarks.sampling --write
+python -m benchmarks.sampling --write
 """
 
 from __future__ import annotations
@@ -42,15 +42,40 @@ def main() -> None:
         took = interleaved(runs, args.repeats, device)
         share = ratio(took["perturb"], took["stage"])
         ms = {name: 1e3 * float(np.median(s)) for name, s in took.items()}
-        rows.append([k, n, f"{ms['stage']:.1f}", f"{ms['perturb']:.2f}",
-                     f"{share.value:.2%} [{share.low:.2%}, {share.high:.2%}]", f"{ms['noise']:.1f}", f"{ms['top_k']:.1f}",
-                     f"{ms['top_p']:.1f}", f"{ms['both']:.1f}"])
+        rows.append(
+            [
+                k,
+                n,
+                f"{ms['stage']:.1f}",
+                f"{ms['perturb']:.2f}",
+                f"{share.value:.2%} [{share.low:.2%}, {share.high:.2%}]",
+                f"{ms['noise']:.1f}",
+                f"{ms['top_k']:.1f}",
+                f"{ms['top_p']:.1f}",
+                f"{ms['both']:.1f}",
+            ]
+        )
         data.append({"stage": k, "ms": ms, "perturb_share": vars(share)})
-    text = (f"{machine(device)}. V = 4096, one image, stage of a {args.shape} transformer with guidance, n = "
-            f"{args.repeats} interleaved repeats, medians in ms, share with 95 % t interval. Noise is made once per unit, "
-            "outside the clock.\n\n"
-            + table(["stage", "tokens", "stage ms", "perturb + argmax", "share of the stage", "noise", "top-k 900",
-                     "top-p 0.96", "both"], rows) + "\n\n`python -m benchmarks.sampling --write`")
+    text = (
+        f"{machine(device)}. V = 4096, one image, stage of a {args.shape} transformer with guidance, n = "
+        f"{args.repeats} interleaved repeats, medians in ms, share with 95 % t interval. Noise is made once per unit, "
+        "outside the clock.\n\n"
+        + table(
+            [
+                "stage",
+                "tokens",
+                "stage ms",
+                "perturb + argmax",
+                "share of the stage",
+                "noise",
+                "top-k 900",
+                "top-p 0.96",
+                "both",
+            ],
+            rows,
+        )
+        + "\n\n`python -m benchmarks.sampling --write`"
+    )
     publish("sampling", "Sampling", text, data, args.write)
 
 

@@ -1,6 +1,6 @@
 """Scaling: time and memory against the batch, the number of cells, and the number of rows in the store.
 
-    python -m benchmarks.scaling --write
+python -m benchmarks.scaling --write
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ from sdvar_exp.store.ledger import LedgerReader, encode
 def batches(sizes: list[int], repeats: int, device: torch.device) -> list[dict[str, float]]:
     """Milliseconds per image and peak memory, sequential and hybrid, by batch."""
     pair, out = load_pair("embedded", device), []
-    cells = {"sequential": Cell(choose("strategy", "sequential")), "hybrid": Cell(
-        choose("strategy", "hybrid", verify_until=5), mask=choose("mask", "block_causal"),
-        acceptance=choose("acceptance", "exact"), gamma=choose("gamma", "fixed", value=2))}
+    cells = {
+        "sequential": Cell(choose("strategy", "sequential")),
+        "hybrid": Cell(
+            choose("strategy", "hybrid", verify_until=5),
+            mask=choose("mask", "block_causal"),
+            acceptance=choose("acceptance", "exact"),
+            gamma=choose("gamma", "fixed", value=2),
+        ),
+    }
     for size in sizes:
         units = [Unit(i % 10, i // 10) for i in range(size)]
         noise = make_noise(pair, units, list(cells.values()))
@@ -37,15 +43,29 @@ def batches(sizes: list[int], repeats: int, device: torch.device) -> list[dict[s
         runs = {n: lambda c=c, u=units, b=noise: decode(pair, c, u, noise=b, record=False) for n, c in cells.items()}
         took = interleaved(runs, repeats, device)
         peak = watch.bytes()
-        out.append({"batch": size, **{n: 1e3 * float(np.median(s)) / size for n, s in took.items()},
-                    "peak_mib": (peak or 0) / 2**20})
+        out.append(
+            {"batch": size, **{n: 1e3 * float(np.median(s)) / size for n, s in took.items()}, "peak_mib": (peak or 0) / 2**20}
+        )
     return out
 
 
 def grown_study(folder: Path, rows: int) -> Path:
     """A study of about `rows` units: the records of a small real one, repeated under new seeds."""
-    command = [sys.executable, "-m", "sdvar_exp", "run", "study=base", f"results_dir={folder}", "tracking=none", "images=none",
-               "timing.units=0", "labels=[0,1]", "seeds=1", "-m", "strategy=sequential,draft_only"]
+    command = [
+        sys.executable,
+        "-m",
+        "sdvar_exp",
+        "run",
+        "study=base",
+        f"results_dir={folder}",
+        "tracking=none",
+        "images=none",
+        "timing.units=0",
+        "labels=[0,1]",
+        "seeds=1",
+        "-m",
+        "strategy=sequential,draft_only",
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     study = folder / "base"
     bodies = [b for b in LedgerReader(study / "ledger").read() if b["type"] == "unit"]
@@ -92,9 +112,19 @@ def spent(words: list[str], folder: Path) -> tuple[float, float]:
 def sweep_of(cells: int) -> list[str]:
     """The words of a sweep of so many cells, ten values of γ by thresholds of `match_rate`."""
     rates = ",".join(f"{(i + 1) / (cells // 10 + 1):.4f}" for i in range(cells // 10))
-    return ["-m", "strategy=parallel_v1", "acceptance=match_rate", f"acceptance.tau={rates}",
-            "gamma.value=" + ",".join(map(str, range(1, 11))), "labels=[0]", "seeds=1", "timing.units=0", "tracking=none",
-            "images=none", "threads=1"]
+    return [
+        "-m",
+        "strategy=parallel_v1",
+        "acceptance=match_rate",
+        f"acceptance.tau={rates}",
+        "gamma.value=" + ",".join(map(str, range(1, 11))),
+        "labels=[0]",
+        "seeds=1",
+        "timing.units=0",
+        "tracking=none",
+        "images=none",
+        "threads=1",
+    ]
 
 
 def many_cells(cells: int, run: bool) -> dict[str, float]:
@@ -127,20 +157,30 @@ def main() -> None:
 
 def page(data: dict[str, list[dict[str, float]]], where: str, repeats: int) -> str:
     """The section's text."""
-    rows = [[f["batch"], f"{f['sequential']:.1f}", f"{f['hybrid']:.1f}", f"{f['sequential'] / f['hybrid']:.2f}",
-             f"{f['peak_mib']:.0f}"] for f in data["batches"]]
+    rows = [
+        [
+            f["batch"],
+            f"{f['sequential']:.1f}",
+            f"{f['hybrid']:.1f}",
+            f"{f['sequential'] / f['hybrid']:.2f}",
+            f"{f['peak_mib']:.0f}",
+        ]
+        for f in data["batches"]
+    ]
 
     def both(found: dict[str, float], verb: str) -> str:
         return f"{found[verb]:.1f} s, {found[f'{verb}_mib']:.0f} MiB" if verb in found else "–"
 
     verbs, steps = ("collect", "table", "figures", "report"), ("plan", "run", "table")
-    return (f"{where}. Embedded pair, guidance 1.5, n = {repeats}, medians.\n\n"
-            + table(["B", "sequential ms per image", "hybrid exact γ=2 until=5 ms per image", "speed-up", "peak MiB"], rows)
-            + "\n\nSeconds of the verbs on a study of that many units, wall clock, start of Python included:\n\n"
-            + table(["units", *verbs], [[f"{k['rows']:,}", *[f"{k[v]:.1f}" for v in verbs]] for k in data["store"]])
-            + "\n\nA sweep of so many cells, one image each, one thread, and the peak memory of each command:\n\n"
-            + table(["cells", *steps], [[f"{w['cells']:,}", *[both(w, v) for v in steps]] for w in data["cells"]])
-            + "\n\n`python -m benchmarks.scaling --write`")
+    return (
+        f"{where}. Embedded pair, guidance 1.5, n = {repeats}, medians.\n\n"
+        + table(["B", "sequential ms per image", "hybrid exact γ=2 until=5 ms per image", "speed-up", "peak MiB"], rows)
+        + "\n\nSeconds of the verbs on a study of that many units, wall clock, start of Python included:\n\n"
+        + table(["units", *verbs], [[f"{k['rows']:,}", *[f"{k[v]:.1f}" for v in verbs]] for k in data["store"]])
+        + "\n\nA sweep of so many cells, one image each, one thread, and the peak memory of each command:\n\n"
+        + table(["cells", *steps], [[f"{w['cells']:,}", *[both(w, v) for v in steps]] for w in data["cells"]])
+        + "\n\n`python -m benchmarks.scaling --write`"
+    )
 
 
 if __name__ == "__main__":

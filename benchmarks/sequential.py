@@ -49,13 +49,23 @@ def load_official(folder: Path) -> Any:
     return models
 
 
-def official_decode(official: Any, pair: Pair, depth: int, width: int, noise: NoiseBook, labels: torch.Tensor,
-                    seen: list[torch.Tensor]) -> Callable[[], object]:
+def official_decode(
+    official: Any, pair: Pair, depth: int, width: int, noise: NoiseBook, labels: torch.Tensor, seen: list[torch.Tensor]
+) -> Callable[[], object]:
     """The official decode of the same weights, labels and noise; tokens of each stage go to `seen`."""
     vae = official.vqvae.VQVAE(vocab_size=4096, z_channels=32, ch=32, test_mode=True, share_quant_resi=4, v_patch_nums=SIDES)
     vae.quantize.load_state_dict(pair.vae.quantize.state_dict(), strict=False)
-    model = official.var.VAR(vae_local=vae, num_classes=1000, depth=depth, embed_dim=width, num_heads=width // 64,
-                             attn_l2_norm=True, patch_nums=SIDES, flash_if_available=True, fused_if_available=True)
+    model = official.var.VAR(
+        vae_local=vae,
+        num_classes=1000,
+        depth=depth,
+        embed_dim=width,
+        num_heads=width // 64,
+        attn_l2_norm=True,
+        patch_nums=SIDES,
+        flash_if_available=True,
+        fused_if_available=True,
+    )
     model.load_state_dict(pair.target.state_dict())
     model.eval()
     stage = [0]
@@ -80,16 +90,27 @@ def official_decode(official: Any, pair: Pair, depth: int, width: int, noise: No
 def multiplications(depth: int, width: int, batch: int) -> Callable[[], object]:
     """Only the matrix products of a guided decode, in their own shapes: linear layers and attention, stage by stage."""
     heads, rows = width // 64, 2 * batch
-    weights = {n: torch.randn(o, i) for n, (i, o) in {"qkv": (width, 3 * width), "proj": (width, width),
-                                                      "fc1": (width, 4 * width), "fc2": (4 * width, width)}.items()}
+    weights = {
+        n: torch.randn(o, i)
+        for n, (i, o) in {
+            "qkv": (width, 3 * width),
+            "proj": (width, width),
+            "fc1": (width, 4 * width),
+            "fc2": (4 * width, width),
+        }.items()
+    }
     layers = [{n: w.clone() for n, w in weights.items()} for _ in range(depth)]  # as much memory traffic as the model's
     head = torch.randn(4096, width)
     inputs = {k: (torch.randn(rows * p * p, width), torch.randn(rows * p * p, 4 * width)) for k, p in enumerate(SIDES)}
     seen, attention = 0, {}
     for k, p in enumerate(SIDES):
         seen += p * p
-        attention[k] = (torch.randn(rows * heads, p * p, 64), torch.randn(rows * heads, 64, seen),
-                        torch.randn(rows * heads, p * p, seen), torch.randn(rows * heads, seen, 64))
+        attention[k] = (
+            torch.randn(rows * heads, p * p, 64),
+            torch.randn(rows * heads, 64, seen),
+            torch.randn(rows * heads, p * p, seen),
+            torch.randn(rows * heads, seen, 64),
+        )
 
     def run() -> None:
         for k in range(len(SIDES)):
@@ -119,18 +140,19 @@ def measure(depth: int, width: int, batch: int, official: Any | None, repeats: i
     def ours() -> None:
         own[:] = [decode(pair, cell, units, noise=noise, record=False)]
 
-    runs: dict[str, Callable[[], object]] = {
-        "ours": ours,
-        "products": multiplications(depth, width, batch),
-    }
+    runs: dict[str, Callable[[], object]] = {"ours": ours, "products": multiplications(depth, width, batch)}
     seen: list[torch.Tensor] = []
     if official is not None:
         labels = torch.tensor([u.label for u in units])
         runs["official"] = official_decode(official, pair, depth, width, noise, labels, seen)
     took = interleaved(runs, repeats, warmup=int(depth * width**2 * batch <= 8 * CHEAPEST))
-    out: dict[str, Any] = {"depth": depth, "width": width, "batch": batch,
-                           "seconds": {k: [float(x) for x in v] for k, v in took.items()},
-                           "limit": ratio(took["products"], took["ours"])}
+    out: dict[str, Any] = {
+        "depth": depth,
+        "width": width,
+        "batch": batch,
+        "seconds": {k: [float(x) for x in v] for k, v in took.items()},
+        "limit": ratio(took["products"], took["ours"]),
+    }
     if official is not None:
         out["equal"] = float((torch.cat(own[0].tokens, 1) == torch.cat(seen, 1)).double().mean())
         out["speedup"] = ratio(took["official"], took["ours"])
@@ -155,17 +177,41 @@ def main() -> None:
             repeats = min(repeats, args.repeats)
             found = measure(depth, width, batch, official, repeats)
             mid = {k: sorted(v)[len(v) // 2] for k, v in found["seconds"].items()}
-            rows.append([f"{depth}, {width}", batch, f"{mid['official']:.2f}" if official else "–", f"{mid['ours']:.2f}",
-                         found.get("speedup", "–"), found["limit"], found.get("official_limit", "–"),
-                         f"{found['equal']:.2%}" if official else "–", repeats])
+            rows.append(
+                [
+                    f"{depth}, {width}",
+                    batch,
+                    f"{mid['official']:.2f}" if official else "–",
+                    f"{mid['ours']:.2f}",
+                    found.get("speedup", "–"),
+                    found["limit"],
+                    found.get("official_limit", "–"),
+                    f"{found['equal']:.2%}" if official else "–",
+                    repeats,
+                ]
+            )
             data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
             print(rows[-1], flush=True)
-    text = (f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "
-            "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products "
-            "alone, in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
-            + table(["depth, width", "B", "official s", "ours s", "official ÷ ours", "products ÷ ours",
-                     "products ÷ official", "equal tokens", "n"], rows)
-            + "\n\n`python -m benchmarks.sequential --official FOLDER --write`")
+    text = (
+        f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "
+        "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products "
+        "alone, in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
+        + table(
+            [
+                "depth, width",
+                "B",
+                "official s",
+                "ours s",
+                "official ÷ ours",
+                "products ÷ ours",
+                "products ÷ official",
+                "equal tokens",
+                "n",
+            ],
+            rows,
+        )
+        + "\n\n`python -m benchmarks.sequential --official FOLDER --write`"
+    )
     publish("sequential", "Sequential baseline", text, data, args.write)
 
 

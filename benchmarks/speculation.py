@@ -31,8 +31,12 @@ FIGURE = REPOSITORY / "docs" / "figures" / "speculation.png"
 
 def hybrid(rule: str, gamma: int, until: int, loop: Mapping[str, object] | None = None, **rule_params: object) -> Cell:
     """γ proposals a round for the stages < until, then the draft alone."""
-    return Cell(choose("strategy", "hybrid", verify_until=until, **(loop or {})), mask=choose("mask", "block_causal"),
-                acceptance=choose("acceptance", rule, **rule_params), gamma=choose("gamma", "fixed", value=gamma))
+    return Cell(
+        choose("strategy", "hybrid", verify_until=until, **(loop or {})),
+        mask=choose("mask", "block_causal"),
+        acceptance=choose("acceptance", rule, **rule_params),
+        gamma=choose("gamma", "fixed", value=gamma),
+    )
 
 
 def candidates() -> dict[str, Cell]:
@@ -72,8 +76,9 @@ def says(classifier: Classifier | None, image_13HW: torch.Tensor) -> int:
     return -1 if classifier is None else int(classifier.out(classifier.features(image_13HW)).argmax())
 
 
-def measure(pair: Pair, chosen: Mapping[str, Cell], units: Sequence[Unit], repeats: int, device: torch.device
-            ) -> dict[str, dict[str, list[Any]]]:
+def measure(
+    pair: Pair, chosen: Mapping[str, Cell], units: Sequence[Unit], repeats: int, device: torch.device
+) -> dict[str, dict[str, list[Any]]]:
     """Per setting and image: log ratios of time to the baseline, its seconds, fidelity, class, sections, target calls."""
     path = WEIGHTS / "classifier.safetensors"
     classifier = load_classifier(path) if path.is_file() and pair.name == "embedded" else None
@@ -83,8 +88,12 @@ def measure(pair: Pair, chosen: Mapping[str, Cell], units: Sequence[Unit], repea
     found: dict[str, dict[str, list[Any]]] = {name: {kind: [] for kind in kinds} for name in everything}
     for i, unit in enumerate(units):
         noise = make_noise(pair, [unit], list(everything.values()))
-        took = interleaved({n: lambda c=c, b=noise, u=unit: decode(pair, c, [u], noise=b, record=False)
-                            for n, c in everything.items()}, repeats, device, warmup=int(i == 0))
+        took = interleaved(
+            {n: lambda c=c, b=noise, u=unit: decode(pair, c, [u], noise=b, record=False) for n, c in everything.items()},
+            repeats,
+            device,
+            warmup=int(i == 0),
+        )
         image = decode_images(pair, decode(pair, everything[BASE], [unit], noise=noise, record=False).f_hat)
         for name, cell in everything.items():
             clock = (ProcessorClock if os.environ["SDVAR_BENCHMARK_CLOCK"] == "cpu" else Clock)(device)
@@ -112,8 +121,9 @@ def draw(points: Sequence[tuple[str, float, float, bool]], path: Path) -> None:
         ax.scatter([p[1] for p in some], [p[2] for p in some], color=colour, s=28, label=label, zorder=3)
     for name, speed, far, on in points:
         if on and speed > 1.05:
-            ax.annotate(name, (speed, far), xytext=(5, -9), textcoords="offset points", fontsize=7,
-                        ha="right" if speed > 4 else "left")
+            ax.annotate(
+                name, (speed, far), xytext=(5, -9), textcoords="offset points", fontsize=7, ha="right" if speed > 4 else "left"
+            )
     ax.axvline(1, color="0.7", lw=1)
     ax.set(xlabel="speed-up over the sequential baseline", ylabel="pixel difference (mean |a-b| on [0, 1])")
     ax.legend(frameon=False)
@@ -140,21 +150,43 @@ def main() -> None:
         parts = {s: float(np.mean([c.get(s, 0.0) for c in f["clock"]])) for s in ("draft", "verify", "accept", "fhat")}
         total, far, right = 1e3 * float(np.mean(f["s"])), float(np.mean(f["mae"])), float(np.mean(f["right"]))
         points.append((name, speed.value, far))
-        rows.append([name, speed, f"{np.mean(f['calls']):.1f}", f"{far:.4f}", f"{right:.0%}", f"{total:.1f}",
-                     *[f"{ms:.1f}" for ms in parts.values()]])
-        data.append({"cell": name, "speedup": vars(speed), "pixel_mae": f["mae"], "class_right": f["right"], "ms": total,
-                     "parts_ms": parts, "target_calls": f["calls"]})
+        rows.append(
+            [
+                name,
+                speed,
+                f"{np.mean(f['calls']):.1f}",
+                f"{far:.4f}",
+                f"{right:.0%}",
+                f"{total:.1f}",
+                *[f"{ms:.1f}" for ms in parts.values()],
+            ]
+        )
+        data.append(
+            {
+                "cell": name,
+                "speedup": vars(speed),
+                "pixel_mae": f["mae"],
+                "class_right": f["right"],
+                "ms": total,
+                "parts_ms": parts,
+                "target_calls": f["calls"],
+            }
+        )
     best = front([(s, d) for _, s, d in points])
     for row, on in zip(rows, best, strict=True):
         row[0] = f"{row[0]} *" if on and row[0] != BASE else row[0]
     order = sorted(range(len(rows)), key=lambda i: -points[i][1])
-    text = (f"{machine(device)}. {args.model} pair, guidance 1.5, one image at a time, {args.units} images × {args.repeats} "
-            "interleaved repeats (speed-up: exp of the mean log ratio over images, 95 % t interval). Pixel difference: from "
-            "the baseline's image of the same label, seed and noise; class: share of images that the shipped classifier gives "
-            "their label. Sections in ms, exclusive, from one more decode. *: no other setting is both faster and nearer.\n\n"
-            + table(["decode", "speed-up", "target calls", "pixel difference", "class", "ms", "draft", "verify", "accept", "f̂"],
-                    [rows[i] for i in order])
-            + "\n\n![speed-up against pixel difference](figures/speculation.png)\n\n`python -m benchmarks.speculation --write`")
+    text = (
+        f"{machine(device)}. {args.model} pair, guidance 1.5, one image at a time, {args.units} images × {args.repeats} "
+        "interleaved repeats (speed-up: exp of the mean log ratio over images, 95 % t interval). Pixel difference: from "
+        "the baseline's image of the same label, seed and noise; class: share of images that the shipped classifier gives "
+        "their label. Sections in ms, exclusive, from one more decode. *: no other setting is both faster and nearer.\n\n"
+        + table(
+            ["decode", "speed-up", "target calls", "pixel difference", "class", "ms", "draft", "verify", "accept", "f̂"],
+            [rows[i] for i in order],
+        )
+        + "\n\n![speed-up against pixel difference](figures/speculation.png)\n\n`python -m benchmarks.speculation --write`"
+    )
     if args.write:
         draw([(*p, on) for p, on in zip(points, best, strict=True)], FIGURE)
     publish("speculation", "Speculation", text, data, args.write)

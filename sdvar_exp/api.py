@@ -1,9 +1,9 @@
 """The command line for Python programs and notebooks: the same words, the same ledger, a DataFrame at the end.
 
-    from sdvar_exp import Study, load_results
+from sdvar_exp import Study, load_results
 
-    frame = Study(["strategy=parallel_v1", "acceptance.tau=0.5,0.7", "labels=[0,3]"], study="taus").run()
-    load_results("results/taus", where="acceptance_tau == 0.7")
+frame = Study(["strategy=parallel_v1", "acceptance.tau=0.5,0.7", "labels=[0,3]"], study="taus").run()
+load_results("results/taus", where="acceptance_tau == 0.7")
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ class Study:
     """
 
     def __init__(
-        self, overrides: Sequence[str] = (), *, study: str | None = None, results_dir: Path | str | None = None,
+        self,
+        overrides: Sequence[str] = (),
+        *,
+        study: str | None = None,
+        results_dir: Path | str | None = None,
         config_dir: Path | str | None = None,
     ) -> None:
         from sdvar_exp.config import compose

@@ -105,7 +105,8 @@ class Cell:
     def normalised(self) -> Cell:
         """The same cell without the factors that its strategy does not read, and under its canonical name."""
         cell = replace(
-            self, mask=self.mask if "mask" in self.reads else None,
+            self,
+            mask=self.mask if "mask" in self.reads else None,
             acceptance=self.acceptance if "acceptance" in self.reads else None,
             gamma=self.gamma if "gamma" in self.reads else None,
         )

@@ -90,9 +90,7 @@ _entries: dict[tuple[str, str], Entry] = {}
 _loaded: set[str] = set()
 
 
-def register(
-    kind: str, name: str, params: type = Empty, **meta: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register(kind: str, name: str, params: type = Empty, **meta: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: make `function` selectable as `kind`=`name`, with a frozen dataclass of parameters."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}, use one of {', '.join(KINDS)}")

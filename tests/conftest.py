@@ -47,8 +47,9 @@ def _module(name: str) -> Callable[[], bool]:
 PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
     "chromium": (
         "Chromium with its driver, and selenium (Debian packages chromium and chromium-driver)",
-        lambda: _command("chromium", "chromium-browser", "google-chrome")() and _command("chromedriver")()
-        and _module("selenium")(),
+        lambda: (
+            _command("chromium", "chromium-browser", "google-chrome")() and _command("chromedriver")() and _module("selenium")()
+        ),
     ),
     "cuda": ("a CUDA device", _cuda),
     "dataset": (

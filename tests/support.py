@@ -38,17 +38,31 @@ def golden_arrays(name: str) -> dict[str, np.ndarray]:
 
 def golden_vae(name: str) -> VQVAE:
     h = golden_settings(name)
-    vae = VQVAE(h["patch_nums"], h["vocab_size"], h["z_channels"], h["ch"], using_znorm=h["using_znorm"],
-                share_quant_resi=h["share_quant_resi"])
+    vae = VQVAE(
+        h["patch_nums"],
+        h["vocab_size"],
+        h["z_channels"],
+        h["ch"],
+        using_znorm=h["using_znorm"],
+        share_quant_resi=h["share_quant_resi"],
+    )
     vae.load_state_dict(fill_state_dict(vae.state_dict(), f"{name}/vae/"))
     return vae.eval().requires_grad_(False)
 
 
 def golden_var(name: str, role: str) -> VAR:
     h = golden_settings(name)
-    model = VAR(tuple(h["patch_nums"]), h["vocab_size"], h["z_channels"], h["num_classes"], h[role]["depth"],
-                h[role]["embed_dim"], h[role]["num_heads"], shared_aln=h["shared_aln"],
-                attn_l2_norm=h["attn_l2_norm"])
+    model = VAR(
+        tuple(h["patch_nums"]),
+        h["vocab_size"],
+        h["z_channels"],
+        h["num_classes"],
+        h[role]["depth"],
+        h[role]["embed_dim"],
+        h[role]["num_heads"],
+        shared_aln=h["shared_aln"],
+        attn_l2_norm=h["attn_l2_norm"],
+    )
     model.load_state_dict(fill_state_dict(model.state_dict(), f"{name}/{role}/"))
     return model.eval().requires_grad_(False)
 
@@ -170,8 +184,15 @@ class FakeModel:
         assert input_Bqc[0, :, 0].unique().tolist() == list(range(first, stop))
         return input_Bqc
 
-    def __call__(self, x: torch.Tensor, condition: SimpleNamespace, cache: KVCache, mask: torch.Tensor | None,
-                 rows: slice, spans: object = None) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        condition: SimpleNamespace,
+        cache: KVCache,
+        mask: torch.Tensor | None,
+        rows: slice,
+        spans: object = None,
+    ) -> torch.Tensor:
         behind, count = cache.length, x.shape[1]
         assert x[0, :, 1].tolist() == list(range(behind, behind + count)), "rows stand at another place than theirs"
         assert mask is None or mask.shape == (count, behind + count)

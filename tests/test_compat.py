@@ -45,12 +45,26 @@ def test_a_draft_that_is_the_target_changes_nothing(model: VAR) -> None:
 def test_official_methods_give_the_official_numbers() -> None:
     """Codes, teacher-forcing inputs, logits and reconstruction of the golden case `tiny`, through the drop-in classes."""
     h, z = golden_settings("tiny"), golden_arrays("tiny")
-    vae = VQVAE(h["vocab_size"], h["z_channels"], h["ch"], using_znorm=h["using_znorm"],
-                share_quant_resi=h["share_quant_resi"], v_patch_nums=h["patch_nums"])
+    vae = VQVAE(
+        h["vocab_size"],
+        h["z_channels"],
+        h["ch"],
+        using_znorm=h["using_znorm"],
+        share_quant_resi=h["share_quant_resi"],
+        v_patch_nums=h["patch_nums"],
+    )
     vae.load_state_dict(fill_state_dict(vae.state_dict(), "tiny/vae/"))
     t = h["target"]
-    model = VAR(vae, h["num_classes"], t["depth"], t["embed_dim"], t["num_heads"], shared_aln=h["shared_aln"],
-                attn_l2_norm=h["attn_l2_norm"], patch_nums=h["patch_nums"])
+    model = VAR(
+        vae,
+        h["num_classes"],
+        t["depth"],
+        t["embed_dim"],
+        t["num_heads"],
+        shared_aln=h["shared_aln"],
+        attn_l2_norm=h["attn_l2_norm"],
+        patch_nums=h["patch_nums"],
+    )
     model.load_state_dict(fill_state_dict(model.state_dict(), "tiny/target/"))
     picture = torch.from_numpy(z["picture"])
     with torch.no_grad():

@@ -37,8 +37,10 @@ def test_the_embedded_pair_under_the_official_names(sdvar_model: SDVAR) -> None:
 
 
 def test_single_tests_of_the_guide(tester: SDVARParallelV1Tester) -> None:
-    for result, name in ((tester.test_build_combined_query(B=2, gamma=2), "query_building"),
-                         (tester.test_split_logits_by_stage(B=1, gamma=2), "logit_splitting")):
+    for result, name in (
+        (tester.test_build_combined_query(B=2, gamma=2), "query_building"),
+        (tester.test_split_logits_by_stage(B=1, gamma=2), "logit_splitting"),
+    ):
         assert (result.passed, result.test_name) == (True, name)
         assert "draft: " in result.message and "target: " in result.message
 
@@ -74,7 +76,8 @@ def test_gamma_and_b_are_checked(tester: SDVARParallelV1Tester) -> None:
 
 def test_end_to_end_and_test3_of_the_guide(sdvar_model: SDVAR, caplog: pytest.LogCaptureFixture) -> None:
     result_img = sdvar_model.sdvar_autoregressive_infer_cfg_parallel_v1(
-        B=1, label_B=torch.tensor([8]), gamma=2, cfg=1.5, verbose=True)
+        B=1, label_B=torch.tensor([8]), gamma=2, cfg=1.5, verbose=True
+    )
     assert result_img.shape == (1, 3, 40, 40) and result_img.min() >= 0 and result_img.max() <= 1
     assert "round 0: stages 0-1 proposed" in caplog.text and "target calls" in caplog.text
     old_result = sdvar_model.sdvar_autoregressive_infer_cfg_sd_test3(B=1, label_B=torch.tensor([8]), entry_num=5, sd_mask=0)

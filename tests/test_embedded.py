@@ -31,8 +31,12 @@ def pair(dtype: str) -> Pair:
 
 
 def loop(rule: str, gamma: Choice, strategy: str = "parallel_v1", params: dict | None = None, **rule_params: object) -> Cell:
-    return Cell(choose("strategy", strategy, **(params or {})), mask=choose("mask", "block_causal"),
-                acceptance=choose("acceptance", rule, **rule_params), gamma=gamma)
+    return Cell(
+        choose("strategy", strategy, **(params or {})),
+        mask=choose("mask", "block_causal"),
+        acceptance=choose("acceptance", rule, **rule_params),
+        gamma=gamma,
+    )
 
 
 def sequential() -> Cell:
@@ -77,8 +81,10 @@ def test_the_model_card_is_rendered_from_its_numbers() -> None:
 def test_the_draft_costs_a_fifth_of_the_target_at_most() -> None:
     """Multiplications per row: all matrices of the blocks and the head (attention itself is in proportion to depth·width)."""
     p = pair("float32")
-    cost = {m: sum(w.numel() for n, w in m.named_parameters() if w.ndim == 2 and "ada" not in n and "emb" not in n)
-            for m in (p.draft, p.target)}
+    cost = {
+        m: sum(w.numel() for n, w in m.named_parameters() if w.ndim == 2 and "ada" not in n and "emb" not in n)
+        for m in (p.draft, p.target)
+    }
     assert cost[p.target] >= 5 * cost[p.draft]
     assert p.target.depth * p.target.width >= 5 * p.draft.depth * p.draft.width
 
@@ -137,11 +143,21 @@ def test_hand_off_equals_always_until_for_every_entry() -> None:
     p, units = pair("float64"), [Unit(label, 3) for label in LABELS]
     noise = make_noise(p, units)
     for entry in range(p.pyramid.stages + 1):
-        handed = decode(p, Cell(choose("strategy", "test3", entry_num=entry), mask=choose("mask", "block_causal")), units,
-                        noise=noise, record=False)
+        handed = decode(
+            p,
+            Cell(choose("strategy", "test3", entry_num=entry), mask=choose("mask", "block_causal")),
+            units,
+            noise=noise,
+            record=False,
+        )
         values = (max(entry, 1), *[1] * (p.pyramid.stages - 1))
-        verified = decode(p, loop("always", choose("gamma", "table", values=values), "dynamic_gamma", until=entry), units,
-                          noise=noise, record=False)
+        verified = decode(
+            p,
+            loop("always", choose("gamma", "table", values=values), "dynamic_gamma", until=entry),
+            units,
+            noise=noise,
+            record=False,
+        )
         assert torch.equal(flat(handed), flat(verified))
         assert handed.counts.target_calls == p.pyramid.stages - entry
         assert verified.counts.target_calls == p.pyramid.stages - entry + (1 if entry else 0)
@@ -170,9 +186,18 @@ def test_tokens_do_not_depend_on_batch_order_or_mates() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("rule", "params"), [("exact", {}), ("rejection", {}), ("match_rate", {"tau": 1.0}),
-                                              ("kl", {"tau": 1e-9}), ("tv", {"tau": 1e-9}),
-                                              ("feature_distance", {"tau": 0.0}), ("always", {})])
+@pytest.mark.parametrize(
+    ("rule", "params"),
+    [
+        ("exact", {}),
+        ("rejection", {}),
+        ("match_rate", {"tau": 1.0}),
+        ("kl", {"tau": 1e-9}),
+        ("tv", {"tau": 1e-9}),
+        ("feature_distance", {"tau": 0.0}),
+        ("always", {}),
+    ],
+)
 def test_a_draft_that_is_the_target_passes_every_stage(rule: str, params: dict) -> None:
     p = pair("float64")
     twins = Pair(p.vae, p.target, p.target, "twins", {})

@@ -20,8 +20,19 @@ from tests.test_wheel import wheel  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.long, pytest.mark.needs("weights")]
 KINDS = {"cfg_schedule": "late", "mask": "coarse", "gamma": "half", "acceptance": "unsure", "strategy": "by_turns"}
-ALL = ["strategy=by_turns,dynamic_gamma", "acceptance=unsure", "gamma=half", "mask=coarse", "cfg_schedule=late", "labels=[0]",
-       "seeds=1", "images=none", "timing.units=0", "tracking=none", "results_dir=out"]
+ALL = [
+    "strategy=by_turns,dynamic_gamma",
+    "acceptance=unsure",
+    "gamma=half",
+    "mask=coarse",
+    "cfg_schedule=late",
+    "labels=[0]",
+    "seeds=1",
+    "images=none",
+    "timing.units=0",
+    "tracking=none",
+    "results_dir=out",
+]
 Run = Callable[..., str]
 
 
@@ -62,8 +73,19 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noq
 
 
 def install(python: Path, path: Path) -> None:
-    run_at(python.parent, sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index",
-           str(path))
+    run_at(
+        python.parent,
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        str(path),
+    )
 
 
 def check_rows(folder: Path) -> None:
@@ -86,8 +108,19 @@ def test_with_plugins_from_a_folder(fresh: Path, mine: Path) -> None:
     assert "γ = ⌈stages left ÷ 2⌉" in run_at(mine, script, "ls", "gamma", "half", "--plugin", "my_entries", *config)
     run_at(mine, script, "run", "plugins=[my_entries]", *config, *ALL, "study=plugins")
     check_rows(mine)
-    said = run_at(mine, script, "run", "plugins=[my_entries]", *config, "gamma=half", "strategy=dynamic_gamma",
-                  "gamma.leest=2", "acceptance=unsure", "acceptance.tau=2", code=2)
+    said = run_at(
+        mine,
+        script,
+        "run",
+        "plugins=[my_entries]",
+        *config,
+        "gamma=half",
+        "strategy=dynamic_gamma",
+        "gamma.leest=2",
+        "acceptance=unsure",
+        "acceptance.tau=2",
+        code=2,
+    )
     assert "did you mean 'least'?" in said and "acceptance.tau must lie in [0, 1], got 2.0" in said
 
 

@@ -29,9 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 def _make(folder: Path, *targets: str) -> str:
     """Output of make in a fresh environment: the tests' own path and worker variables are not passed on."""
     hidden = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "OMP_NUM_THREADS"}
-    environment = {
-        key: value for key, value in os.environ.items() if key not in hidden and not key.startswith("PYTEST_")
-    }
+    environment = {key: value for key, value in os.environ.items() if key not in hidden and not key.startswith("PYTEST_")}
     done = subprocess.run(["make", *targets], cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, f"make {targets}: exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout

@@ -124,7 +124,11 @@ def _help() -> str:
     lines = ["usage: sdvar-exp COMMAND …", "", "Experiments in speculative decoding of visual autoregressive models.", ""]
     lines.append("commands:")
     lines += [f"  {verb:10} {text}" for verb, text in VERBS.items()]
-    lines += ["", "sdvar-exp COMMAND --help says more.", "",
-              "  sdvar-exp run experiment=demo",
-              "  sdvar-exp run strategy=sequential,parallel_v1 acceptance=exact 'labels=[0,3,8]' seeds=4"]
+    lines += [
+        "",
+        "sdvar-exp COMMAND --help says more.",
+        "",
+        "  sdvar-exp run experiment=demo",
+        "  sdvar-exp run strategy=sequential,parallel_v1 acceptance=exact 'labels=[0,3,8]' seeds=4",
+    ]
     return "\n".join(lines)

@@ -30,8 +30,12 @@ Exit code: 0 all hold, 1 one does not, 2 the pair cannot be loaded."""
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="sdvar-exp check", description="Run the invariants of decoding on a pair of models.", epilog=EPILOG,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="sdvar-exp check",
+        description="Run the invariants of decoding on a pair of models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("pair", help="a choice of the group model (sdvar-exp ls model); files: checkpoints of your own")
     parser.add_argument("overrides", nargs="*", help="model.KEY=…, device=…, dtype=float64|float32, threads=…")
     parser.add_argument("--stages", type=int, help="how many stages to check (default: all that are affordable)")
@@ -96,13 +100,28 @@ def report(pair: Pair, stages: int | None, seed: int, as_json: bool) -> int:
             print(_line(result), flush=True)
     failed = [r for r in results if not r.passed]
     if as_json:
-        print(json.dumps({"pair": pair.name, "dtype": dtype, "device": str(pair.target.device), "stages": subject.stages,
-                          "of": total, "passed": not failed, "results": [asdict(r) for r in results]},
-                         indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {
+                    "pair": pair.name,
+                    "dtype": dtype,
+                    "device": str(pair.target.device),
+                    "stages": subject.stages,
+                    "of": total,
+                    "passed": not failed,
+                    "results": [asdict(r) for r in results],
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
     else:
         seconds = f"{time.perf_counter() - start:.0f} s"
-        print(f"\n{len(results)} checks hold, {seconds}" if not failed else
-              f"\n{len(failed)} of {len(results)} checks fail, {seconds}; begin with {failed[0].test_name}")
+        print(
+            f"\n{len(results)} checks hold, {seconds}"
+            if not failed
+            else f"\n{len(failed)} of {len(results)} checks fail, {seconds}; begin with {failed[0].test_name}"
+        )
     return int(bool(failed))
 
 

@@ -33,15 +33,27 @@ def main(argv: list[str]) -> int:
     pieces = len(list((folder / "ledger").glob("*.jsonl")))
     missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
     if asked.json:
-        print(json.dumps({
-            "folder": str(folder), "pieces": pieces, "samples": len(tables.samples), "cells": len(tables.runs),
-            "missing": missing, "failures": len(tables.failures), "figures": [str(p) for p in figures],
-            "notes": notes,
-        }, indent=1))
+        print(
+            json.dumps(
+                {
+                    "folder": str(folder),
+                    "pieces": pieces,
+                    "samples": len(tables.samples),
+                    "cells": len(tables.runs),
+                    "missing": missing,
+                    "failures": len(tables.failures),
+                    "figures": [str(p) for p in figures],
+                    "notes": notes,
+                },
+                indent=1,
+            )
+        )
         return 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
-          + (f"; {missing} units are missing" if missing else ""))
+    print(
+        f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
+        + (f"; {missing} units are missing" if missing else "")
+    )
     print(f"tables   {folder / 'tables'}" + (f"\nfigures  {folder / 'figures'}" if figures else ""))
     return 0

@@ -55,7 +55,18 @@ EPILOG = """\
   fish   sdvar-exp completion fish | source           in ~/.config/fish/config.fish
 """
 STUDY_VERBS = (
-    "status", "table", "collect", "gc", "diff", "push", "dashboard", "figures", "report", "verify", "quality", "power",
+    "status",
+    "table",
+    "collect",
+    "gc",
+    "diff",
+    "push",
+    "dashboard",
+    "figures",
+    "report",
+    "verify",
+    "quality",
+    "power",
     "export",
 )
 OVERRIDE_VERBS = ("run", "plan")
@@ -68,8 +79,12 @@ def main(argv: list[str]) -> int:
         found = query(" ".join(argv[1:]))
         print("\n".join(found), end="\n" if found else "")
         return 0
-    parser = Parser(prog="sdvar-exp completion", description="Print a script that teaches a shell to complete sdvar-exp.",
-                    epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="sdvar-exp completion",
+        description="Print a script that teaches a shell to complete sdvar-exp.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("shell", choices=sorted(SCRIPTS))
     print(SCRIPTS[parser.parse_args(argv).shell], end="")
     return 0
@@ -121,12 +136,16 @@ def values(verb: str, flag: str, rest: Sequence[str]) -> list[str] | None:
     if flag in ("--config-dir", "-cd", "--results-dir", "--out", "--profile", "--to", "--real"):
         return []
     sources: dict[tuple[str, str], Callable[[], list[str]]] = {
-        ("run", "--only"): lambda: _cells(rest), ("table", "--stable"): lambda: _of("cli.table", "STABLE"),
+        ("run", "--only"): lambda: _cells(rest),
+        ("table", "--stable"): lambda: _of("cli.table", "STABLE"),
         ("figures", "--only"): lambda: _of("report.figures", "FIGURES"),
         ("figures", "--venue"): lambda: _of("report.sizes", "VENUES"),
-        ("power", "--metric"): lambda: _of("report.power", "METRICS"), ("power", "--against"): lambda: _cells(rest),
-        ("export", "--cell"): lambda: _cells(rest), ("quality", "--extractor"): lambda: ["classifier", "inception"],
-        ("push", "--mode"): lambda: ["offline", "online"], ("logs", "--study"): lambda: _studies(rest),
+        ("power", "--metric"): lambda: _of("report.power", "METRICS"),
+        ("power", "--against"): lambda: _cells(rest),
+        ("export", "--cell"): lambda: _cells(rest),
+        ("quality", "--extractor"): lambda: ["classifier", "inception"],
+        ("push", "--mode"): lambda: ["offline", "online"],
+        ("logs", "--study"): lambda: _studies(rest),
         ("diff", "--study"): lambda: _studies(rest),
         ("diff", "--fail-on"): lambda: [f"{metric}>" for metric in _of("report.compare", "METRICS")],
     }

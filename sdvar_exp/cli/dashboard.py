@@ -12,8 +12,11 @@ FAILED = 1
 
 
 def main(argv: list[str]) -> int:
-    parser = study_parser("dashboard", "Make a W&B workspace and a report of a study: trade-off, acceptance by stage, speed-up "
-                                       "by strategy, images. Push the study first. Needs the extra 'dashboards' and a login.")
+    parser = study_parser(
+        "dashboard",
+        "Make a W&B workspace and a report of a study: trade-off, acceptance by stage, speed-up "
+        "by strategy, images. Push the study first. Needs the extra 'dashboards' and a login.",
+    )
     parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")

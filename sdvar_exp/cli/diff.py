@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 FAILED = 1
 EPILOG = """\
 A and B are studies, or cells: STUDY:CELL, or CELL with --study. Cells of two studies are paired by id, else by name.
@@ -33,8 +37,12 @@ Differences are B − A over the units that both have, with 95 % intervals (labe
 def main(argv: list[str]) -> int:
     import argparse
 
-    parser = Parser(prog="sdvar-exp diff", description="Differences between two cells or two studies.", epilog=EPILOG,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="sdvar-exp diff",
+        description="Differences between two cells or two studies.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     parser.add_argument("--study", help="the study in which A and B are cells")
@@ -92,8 +100,15 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         rows = json.loads(self.metrics.to_json(orient="records"))
         config = [{"key": key, "a": x, "b": y} for key, x, y in self.config]
-        return {"a": self.a, "b": self.b, "config": config, "only_a": self.only_a, "only_b": self.only_b,
-                "pairs": self.pairs, "metrics": rows}
+        return {
+            "a": self.a,
+            "b": self.b,
+            "config": config,
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "pairs": self.pairs,
+            "metrics": rows,
+        }
 
     def lines(self) -> list[str]:
         out = [f"A  {self.a}", f"B  {self.b}", ""]
@@ -136,8 +151,15 @@ def compare(a: Side, b: Side) -> Comparison:
     common = len(rows_a[keys].merge(rows_b[keys], on=keys))
     names_a, names_b = ({c["name"] for c in cells.values()} for cells in (cells_a, cells_b))
     paired_a, paired_b = {cells_a[x]["name"] for x, _ in pairs}, {cells_b[y]["name"] for _, y in pairs}
-    return Comparison(_title(a, cells_a), _title(b, cells_b), config, sorted(names_a - paired_a), sorted(names_b - paired_b),
-                      common, paired_differences(rows_a, rows_b, keys))
+    return Comparison(
+        _title(a, cells_a),
+        _title(b, cells_b),
+        config,
+        sorted(names_a - paired_a),
+        sorted(names_b - paired_b),
+        common,
+        paired_differences(rows_a, rows_b, keys),
+    )
 
 
 def _pair(a: Side, b: Side, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -67,8 +67,12 @@ def _line(finding: Finding) -> str:
 def python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
-    yield Finding("python", OK if good else PROBLEM, f"{version}; sdvar_exp {__version__}",
-                  "" if good else "use Python 3.11, 3.12 or 3.13")
+    yield Finding(
+        "python",
+        OK if good else PROBLEM,
+        f"{version}; sdvar_exp {__version__}",
+        "" if good else "use Python 3.11, 3.12 or 3.13",
+    )
 
 
 def packages() -> Iterator[Finding]:
@@ -107,8 +111,12 @@ def torch_and_gpu() -> Iterator[Finding]:
             yield Finding(f"cuda:{i}", OK, f"{torch.cuda.get_device_name(i)}, {size(free)} of {size(total)} free")
     elif shutil.which("nvidia-smi"):
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
-        yield Finding("gpu", PROBLEM, f"there is an NVIDIA driver, but PyTorch ({built}) sees no GPU",
-                      "install the CUDA build of torch that fits the driver (nvidia-smi shows its CUDA version)")
+        yield Finding(
+            "gpu",
+            PROBLEM,
+            f"there is an NVIDIA driver, but PyTorch ({built}) sees no GPU",
+            "install the CUDA build of torch that fits the driver (nvidia-smi shows its CUDA version)",
+        )
     else:
         yield Finding("gpu", NOTE, "none; everything runs on the CPU")
 
@@ -136,8 +144,12 @@ def disk(results: Path) -> Iterator[Finding]:
     place = next(p for p in (results.absolute(), *results.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     low = free < LOW_DISK
-    yield Finding("disk", NOTE if low else OK, f"{size(free)} free at {place}",
-                  "free space, choose another results_dir, or keep fewer pictures with images=none" if low else "")
+    yield Finding(
+        "disk",
+        NOTE if low else OK,
+        f"{size(free)} free at {place}",
+        "free space, choose another results_dir, or keep fewer pictures with images=none" if low else "",
+    )
 
 
 def embedded() -> Iterator[Finding]:
@@ -169,8 +181,9 @@ def checkpoints() -> Iterator[Finding]:
     if partly or not there:
         wanted = ", ".join(f"{name} lacks {' '.join(files)}" for name, files in list(partly.items())[:3])
         what = wanted or f"no folder {place}; only the embedded pair can be run"
-        yield Finding("checkpoints", NOTE, what,
-                      "put the files there, or set SDVAR_CHECKPOINTS; the sources stand in conf/model/")
+        yield Finding(
+            "checkpoints", NOTE, what, "put the files there, or set SDVAR_CHECKPOINTS; the sources stand in conf/model/"
+        )
 
 
 def wandb_login() -> Iterator[Finding]:
@@ -188,11 +201,16 @@ def wandb_login() -> Iterator[Finding]:
     if known:
         yield Finding("W&B", OK, f"logged in at {host} (not tried)")
     elif options.mode == "online":
-        yield Finding("W&B", PROBLEM, f"WANDB_MODE asks for online, but no key for {host} is known",
-                      "wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline")
+        yield Finding(
+            "W&B",
+            PROBLEM,
+            f"WANDB_MODE asks for online, but no key for {host} is known",
+            "wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline",
+        )
     else:
-        yield Finding("W&B", NOTE, f"not logged in at {host}; tracking=offline needs no login",
-                      "for tracking=online: wandb login")
+        yield Finding(
+            "W&B", NOTE, f"not logged in at {host}; tracking=offline needs no login", "for tracking=online: wandb login"
+        )
 
 
 def fonts() -> Iterator[Finding]:
@@ -202,8 +220,9 @@ def fonts() -> Iterator[Finding]:
     try:
         path = font_manager.findfont(FONT, fallback_to_default=False)
     except ValueError:
-        yield Finding("fonts", PROBLEM, f"{FONT} is missing",
-                      "it comes with matplotlib: pip install --force-reinstall matplotlib")
+        yield Finding(
+            "fonts", PROBLEM, f"{FONT} is missing", "it comes with matplotlib: pip install --force-reinstall matplotlib"
+        )
         return
     lacking = [c for c in NEEDED_GLYPHS if not FT2Font(path).get_char_index(ord(c))]
     if lacking:

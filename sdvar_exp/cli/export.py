@@ -32,8 +32,10 @@ def main(argv: list[str]) -> int:
     if not files:
         raise UserError(f"cell {cell} of {folder} keeps no images: run it with images=all")
     if missing and not asked.partial:
-        raise UserError(f"{count(missing, 'image')} of cell {cell} missing: run the command again to finish it (with "
-                        "images=all), or export what there is with --partial")
+        raise UserError(
+            f"{count(missing, 'image')} of cell {cell} missing: run the command again to finish it (with "
+            "images=all), or export what there is with --partial"
+        )
     paths = shuffled(files)
     said = {"cell": cell, "to": str(asked.to), "images": len(paths), "missing": missing}
     if asked.to.suffix == ".npz":
@@ -54,8 +56,11 @@ def _only(folder: Path) -> str:
     if len(found) == 1:
         return found[0]
     listed = ", ".join(f"{cell} {known[cell]['name']}" for cell in found)
-    raise UserError(f"which cell of {folder}? --cell ID; with images: {listed}" if found else
-                    f"{folder} keeps no images: run it with images=all")
+    raise UserError(
+        f"which cell of {folder}? --cell ID; with images: {listed}"
+        if found
+        else f"{folder} keeps no images: run it with images=all"
+    )
 
 
 def _missing(folder: Path, cell: str, have: set[tuple[int, int]]) -> int:

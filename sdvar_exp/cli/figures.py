@@ -23,8 +23,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated")
     parser.add_argument("--venue", metavar="NAME", help="width and type of a venue: icml, neurips, iclr, cvpr, eccv, aaai, …")
     parser.add_argument("--out", metavar="DIR", help="folder to write to (default: figures/ of the study)")
-    parser.add_argument("--profile", metavar="FILE", help="cost profile to predict speed-ups from (docs/cost-model.md); "
-                        "without one, costs are fitted to the other cells' times")
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="cost profile to predict speed-ups from (docs/cost-model.md); "
+        "without one, costs are fitted to the other cells' times",
+    )
     parser.add_argument("--list", action="store_true", help="list the figures there can be")
     parser.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
     asked = parser.parse_args(argv)
@@ -68,5 +72,9 @@ def _as_dict(folder: Path, out: Path, written: list[Path]) -> dict[str, Any]:
 
     index = json.loads((out / INDEX).read_text()) if written else {"figures": [], "skipped": {}}
     names = {path.stem for path in written}
-    return {"folder": str(folder), "out": str(out), "skipped": index["skipped"],
-            "figures": [entry for entry in index["figures"] if entry["name"] in names]}
+    return {
+        "folder": str(folder),
+        "out": str(out),
+        "skipped": index["skipped"],
+        "figures": [entry for entry in index["figures"] if entry["name"] in names],
+    }

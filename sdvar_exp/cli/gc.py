@@ -27,9 +27,12 @@ class Waste:
 
 
 def main(argv: list[str]) -> int:
-    parser = study_parser("gc", "Find what nothing needs: temporary files, images without a row, cells that were planned, "
-                                "never decoded and that the last command no longer has. "
-                                "Rows are never touched; nothing younger than an hour is.")
+    parser = study_parser(
+        "gc",
+        "Find what nothing needs: temporary files, images without a row, cells that were planned, "
+        "never decoded and that the last command no longer has. "
+        "Rows are never touched; nothing younger than an hour is.",
+    )
     parser.add_argument("--delete", action="store_true", help="remove what is listed")
     parser.add_argument("--dry-run", action="store_true", help="list only: the default")
     parser.add_argument("--json", action="store_true", help="for machines")

@@ -84,8 +84,14 @@ def _kept(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
     for body in json.loads(tables.failures.to_json(orient="records")):
         yield {"type": "failure", **body}
     last = tables.samples["finished_at"].dropna().max() if "finished_at" in tables.samples else None
-    yield {"type": "summary", "units": len(tables.samples), "timings": len(tables.timings), "failures": len(tables.failures),
-           "last_finished_at": last if isinstance(last, str) else None, "ledger": False}
+    yield {
+        "type": "summary",
+        "units": len(tables.samples),
+        "timings": len(tables.timings),
+        "failures": len(tables.failures),
+        "last_finished_at": last if isinstance(last, str) else None,
+        "ledger": False,
+    }
 
 
 def text(body: dict[str, Any]) -> str:
@@ -96,8 +102,9 @@ def text(body: dict[str, Any]) -> str:
         return "\n".join([*lines, *(f"  {key}: {_flat(value)}" for key, value in body["config"].items())])
     if kind == "session":
         git = body.get("git") or {}
-        code = f"code {body.get('code')}" + (f", commit {str(git.get('commit'))[:12]}{' + changes' if git.get('dirty') else ''}"
-                                             if git else "")
+        code = f"code {body.get('code')}" + (
+            f", commit {str(git.get('commit'))[:12]}{' + changes' if git.get('dirty') else ''}" if git else ""
+        )
         words = " ".join(body.get("argv", ()))
         return f"{body.get('started_at')}  started on {body.get('host')} by pid {body.get('pid')}: {words}  [{code}]"
     if kind == "failure":

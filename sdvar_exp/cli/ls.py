@@ -12,9 +12,17 @@ from sdvar_exp.config import folder
 from sdvar_exp.config.template import entry_yaml, parameters
 from sdvar_exp.errors import UserError
 
-ALIASES = {"strategies": "strategy", "masks": "mask", "rules": "acceptance", "rule": "acceptance",
-           "controllers": "gamma", "schedules": "cfg_schedule", "schedule": "cfg_schedule", "models": "model",
-           "experiments": "experiment"}
+ALIASES = {
+    "strategies": "strategy",
+    "masks": "mask",
+    "rules": "acceptance",
+    "rule": "acceptance",
+    "controllers": "gamma",
+    "schedules": "cfg_schedule",
+    "schedule": "cfg_schedule",
+    "models": "model",
+    "experiments": "experiment",
+}
 
 
 def main(argv: list[str]) -> int:

@@ -84,8 +84,9 @@ def whats_left(plan: Plan) -> Left:
     by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
     per_cell = len(plan.labels) * len(plan.seeds)
     asked = plan.settings.timing
-    timings = sum(max(0, -(-min(asked.units, per_cell) // batch) * asked.repeats - ledger.timings[cell])
-                  for cell, batch in cells.items())
+    timings = sum(
+        max(0, -(-min(asked.units, per_cell) // batch) * asked.repeats - ledger.timings[cell]) for cell, batch in cells.items()
+    )
     kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
@@ -93,9 +94,17 @@ def whats_left(plan: Plan) -> Left:
     seconds, measured, rate_of = _estimate(plan, ledger, len(pending), timings)
     average = _image_bytes(plan)
     return Left(
-        units=len(wanted), cached=len(wanted) - len(pending), failed=len(failed.intersection(wanted)),
-        timings=timings, by_cell=by_cell, seconds=seconds, measured=measured, rate_of=rate_of, images=images,
-        image_bytes=None if average is None else average * images, free_bytes=shutil.disk_usage(_existing(plan.folder)).free,
+        units=len(wanted),
+        cached=len(wanted) - len(pending),
+        failed=len(failed.intersection(wanted)),
+        timings=timings,
+        by_cell=by_cell,
+        seconds=seconds,
+        measured=measured,
+        rate_of=rate_of,
+        images=images,
+        image_bytes=None if average is None else average * images,
+        free_bytes=shutil.disk_usage(_existing(plan.folder)).free,
     )
 
 
@@ -181,12 +190,32 @@ def _numbers(values: tuple[int, ...]) -> str:
 def as_dict(plan: Plan, left: Left) -> dict[str, object]:
     """The plan for machines."""
     return {
-        "study": plan.study, "results_dir": str(plan.results_dir), "labels": list(plan.labels),
-        "seeds": list(plan.seeds), "units": len(plan.cells) * len(plan.labels) * len(plan.seeds),
-        "baselines_added": added_baselines(plan), "design": plan.design, "notices": list(plan.notices),
-        "units_with_baselines": left.units, "cached": left.cached, "pending": left.pending, "failed": left.failed,
-        "timings": left.timings, "eta_seconds": left.seconds, "eta_from_units": left.measured,
-        "images": left.images, "image_bytes": left.image_bytes, "free_bytes": left.free_bytes,
-        "cells": [{"id": p.cell.id, "name": p.name, "pending": left.by_cell[p.cell.id], "overrides": list(p.overrides),
-                   "config": p.cell.as_dict()} for p in plan.cells],
+        "study": plan.study,
+        "results_dir": str(plan.results_dir),
+        "labels": list(plan.labels),
+        "seeds": list(plan.seeds),
+        "units": len(plan.cells) * len(plan.labels) * len(plan.seeds),
+        "baselines_added": added_baselines(plan),
+        "design": plan.design,
+        "notices": list(plan.notices),
+        "units_with_baselines": left.units,
+        "cached": left.cached,
+        "pending": left.pending,
+        "failed": left.failed,
+        "timings": left.timings,
+        "eta_seconds": left.seconds,
+        "eta_from_units": left.measured,
+        "images": left.images,
+        "image_bytes": left.image_bytes,
+        "free_bytes": left.free_bytes,
+        "cells": [
+            {
+                "id": p.cell.id,
+                "name": p.name,
+                "pending": left.by_cell[p.cell.id],
+                "overrides": list(p.overrides),
+                "config": p.cell.as_dict(),
+            }
+            for p in plan.cells
+        ],
     }

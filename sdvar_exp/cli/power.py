@@ -24,8 +24,11 @@ A pilot study of a few seeds says how many a claim needs. Effects: a ratio for s
 
 def main(argv: list[str]) -> int:
     parser = study_parser("power", "How many labels × seeds show a given effect.", EXAMPLES)
-    parser.add_argument("--metric", default="speedup", help="speedup (default), pixel_mae, correlation, token_agreement, "
-                        "target_calls or target_token_forwards")
+    parser.add_argument(
+        "--metric",
+        default="speedup",
+        help="speedup (default), pixel_mae, correlation, token_agreement, target_calls or target_token_forwards",
+    )
     parser.add_argument("--effect", type=float, help="what is to be shown: 1.05 for a speed-up, else a difference")
     parser.add_argument("--against", metavar="CELL", help="differences to this cell, paired; default: to a fixed value")
     parser.add_argument("--power", type=float, default=0.8, help="chance of showing it (default: 0.8)")
@@ -45,8 +48,15 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.report.source import read_tables
 
     against = one_cell(asked.against, folder) if asked.against else None
-    table = power_table(read_tables(folder), asked.metric, asked.effect, against=against, wanted=asked.power,
-                        level=asked.level, labels=asked.labels)
+    table = power_table(
+        read_tables(folder),
+        asked.metric,
+        asked.effect,
+        against=against,
+        wanted=asked.power,
+        level=asked.level,
+        labels=asked.labels,
+    )
     if asked.json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1, ensure_ascii=False))
     else:
@@ -54,8 +64,10 @@ def main(argv: list[str]) -> int:
         what = f"{asked.effect:g}× speed-up"
         if asked.metric != "speedup":
             what = f"difference of {asked.effect:g} in {asked.metric}"
-        print(f"\nseeds per label that show a {what} with power {asked.power:g} at the {100 * asked.level:g} % level, with the "
-              "spread within\na label as measured, and cautiously with its upper 80 % bound; images: labels × seeds")
+        print(
+            f"\nseeds per label that show a {what} with power {asked.power:g} at the {100 * asked.level:g} % level, with the "
+            "spread within\na label as measured, and cautiously with its upper 80 % bound; images: labels × seeds"
+        )
     return 0
 
 
@@ -79,8 +91,10 @@ def _text(table: pd.DataFrame) -> str:
         line = [str(row["name"]), str(row["n"]), str(row["at_labels"]), f"{row['spread']:.3g}", f"{row['power_now']:.2f}"]
         lines.append([*line, *(_count(row[key]) for key in ("needed", "needed_cautious", "images"))])
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    cells = [[word.rjust(w) if i else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths, strict=True))]
-             for line in [head, *lines]]
+    cells = [
+        [word.rjust(w) if i else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths, strict=True))]
+        for line in [head, *lines]
+    ]
     return "\n".join("  ".join(line) for line in cells)
 
 

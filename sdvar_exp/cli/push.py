@@ -18,8 +18,9 @@ FAILED = 1
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 all sent, 1 W&B did not take it."""
-    parser = Parser(prog="sdvar-exp push",
-                    description="Send studies to Weights & Biases from their ledgers; a second push sends nothing.")
+    parser = Parser(
+        prog="sdvar-exp push", description="Send studies to Weights & Biases from their ledgers; a second push sends nothing."
+    )
     parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, or its name in the results folder")
     parser.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else offline")
     parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
@@ -48,8 +49,10 @@ def main(argv: list[str]) -> int:
         if not asked.json:
             print(_said(folder, outcome, sent[-1], bool(after)), flush=True)
     if asked.json:
-        listed = [{"study": str(f), "mode": options.mode, "ok": o.ok, "sent": n, "message": o.message}
-                  for f, o, n in zip(folders, outcomes, sent, strict=True)]
+        listed = [
+            {"study": str(f), "mode": options.mode, "ok": o.ok, "sent": n, "message": o.message}
+            for f, o, n in zip(folders, outcomes, sent, strict=True)
+        ]
         print(json.dumps(listed, indent=1, ensure_ascii=False))
     return 0 if all(outcome.ok for outcome in outcomes) else FAILED
 

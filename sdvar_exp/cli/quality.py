@@ -18,10 +18,19 @@ EXAMPLE = """example: sdvar-exp quality var_50k --extractor inception --real ima
 def main(argv: list[str]) -> int:
     parser = study_parser("quality", ABOUT, epilog=EXAMPLE)
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--extractor", metavar="NAME", help="look at the kept images with: classifier (the shipped one), "
-                        "inception (torch-fidelity's), or package.module:function")
-    parser.add_argument("--real", metavar="PATH", type=Path, help="real images for --extractor: a folder of PNG or JPEG "
-                        "files, or an npz with arr_0; default: the shipped test set for the classifier, else none")
+    parser.add_argument(
+        "--extractor",
+        metavar="NAME",
+        help="look at the kept images with: classifier (the shipped one), "
+        "inception (torch-fidelity's), or package.module:function",
+    )
+    parser.add_argument(
+        "--real",
+        metavar="PATH",
+        type=Path,
+        help="real images for --extractor: a folder of PNG or JPEG "
+        "files, or an npz with arr_0; default: the shipped test set for the classifier, else none",
+    )
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.real and not asked.extractor:
@@ -44,12 +53,13 @@ def main(argv: list[str]) -> int:
     else:
         table = write_quality(folder)
         if table.empty:
-            raise UserError("no image of this study has features: they are kept for model=embedded; for other models "
-                            "`sdvar-exp quality STUDY --extractor inception` looks at the kept images")
+            raise UserError(
+                "no image of this study has features: they are kept for model=embedded; for other models "
+                "`sdvar-exp quality STUDY --extractor inception` looks at the kept images"
+            )
     if asked.json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
     else:
         print(render_quality(table))
         print(f"\ntable    {folder / 'tables' / name}.csv")
     return 0
-

@@ -7,7 +7,10 @@ import dataclasses
 from sdvar_exp import registry
 
 TITLES = {
-    "strategy": "Strategies", "mask": "Masks", "acceptance": "Acceptance rules", "gamma": "γ controllers",
+    "strategy": "Strategies",
+    "mask": "Masks",
+    "acceptance": "Acceptance rules",
+    "gamma": "γ controllers",
     "cfg_schedule": "Guidance schedules",
 }
 
@@ -40,8 +43,13 @@ def remarks(entry: registry.Entry) -> str:
 
 def render() -> str:
     """The whole page."""
-    lines = ["# Reference", "", "Written by `python scripts/reference.py` from the registry; do not edit. Formulas and sources "
-             "are in the docstrings; `sdvar-exp ls KIND NAME` prints the yaml.", ""]
+    lines = [
+        "# Reference",
+        "",
+        "Written by `python scripts/reference.py` from the registry; do not edit. Formulas and sources "
+        "are in the docstrings; `sdvar-exp ls KIND NAME` prints the yaml.",
+        "",
+    ]
     for kind in registry.KINDS:
         lines += [f"## {TITLES[kind]} (`{kind}=…`)", "", "| name | parameters | what it does | remarks |", "|---|---|---|---|"]
         for name in registry.names(kind):

@@ -9,10 +9,13 @@ from sdvar_exp.cli.studies import find_study, size, study_parser
 
 
 def main(argv: list[str]) -> int:
-    parser = study_parser("report", "Write one HTML file of a study that needs no network and no other file: summary, table of "
-                                    "cells to sort and filter, figures, images compared with a slider, decodes stage by stage, "
-                                    "configuration and provenance. From the results store alone; draws the figures if there "
-                                    "are none. A run of up to 2000 images ends with it too; one of more says this command.")
+    parser = study_parser(
+        "report",
+        "Write one HTML file of a study that needs no network and no other file: summary, table of "
+        "cells to sort and filter, figures, images compared with a slider, decodes stage by stage, "
+        "configuration and provenance. From the results store alone; draws the figures if there "
+        "are none. A run of up to 2000 images ends with it too; one of more says this command.",
+    )
     parser.add_argument("--out", help="the file (default: report.html in the study's folder, where it finds all images)")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)

@@ -54,18 +54,35 @@ def state_of(folder: Path) -> dict[str, Any]:
     for cell, about in read_cells(folder).items():
         planned = planned_units(about)
         pending = sum((cell, *unit) not in ledger.units for unit in planned)
-        cells.append({"id": cell, "name": about["name"], "planned": len(planned), "done": done[cell],
-                      "failed": failed[cell], "pending": pending, "timings": ledger.timings[cell]})
+        cells.append(
+            {
+                "id": cell,
+                "name": about["name"],
+                "planned": len(planned),
+                "done": done[cell],
+                "failed": failed[cell],
+                "pending": pending,
+                "timings": ledger.timings[cell],
+            }
+        )
     found = holder_of(folder / "lock")
     lock: dict[str, Any] = {"state": "free"} if found is None else {"state": "live" if found[1] else "stale", **found[0]}
     rate = ledger.unit_seconds()
     pending = sum(c["pending"] for c in cells)
     return {
-        "study": manifest.get("study", folder.name), "folder": str(folder), "created": manifest.get("created"),
-        "lock": lock, "done": sum(c["done"] for c in cells), "failed": sum(c["failed"] for c in cells), "pending": pending,
-        "sessions": len(ledger.sessions), "ledger": not is_kept(folder),
+        "study": manifest.get("study", folder.name),
+        "folder": str(folder),
+        "created": manifest.get("created"),
+        "lock": lock,
+        "done": sum(c["done"] for c in cells),
+        "failed": sum(c["failed"] for c in cells),
+        "pending": pending,
+        "sessions": len(ledger.sessions),
+        "ledger": not is_kept(folder),
         "last_record_s_ago": None if ledger.last is None else max(0, time.time() - ledger.last),
-        "seconds_left": None if rate is None else rate[0] * pending, "damage": ledger.damage, "jobs": jobs_of(folder),
+        "seconds_left": None if rate is None else rate[0] * pending,
+        "damage": ledger.damage,
+        "jobs": jobs_of(folder),
         "cells": cells,
     }
 
@@ -82,7 +99,8 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
     lock = state["lock"]
     who = f"pid {lock.get('pid')} on {lock.get('host')}"
     running = {
-        "free": "not running", "live": f"running: {who}",
+        "free": "not running",
+        "live": f"running: {who}",
         "stale": f"not running (stale lock of {who}, which is gone; the next run takes it over)",
     }[lock["state"]]
     ago = state["last_record_s_ago"]

@@ -20,8 +20,12 @@ UnitKey = tuple[str, int, int]
 
 def study_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
     """A parser with `[STUDY]` and `--results-dir`."""
-    parser = Parser(prog=f"sdvar-exp {verb}", description=description, epilog=epilog,
-                    formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter)
+    parser = Parser(
+        prog=f"sdvar-exp {verb}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+    )
     parser.add_argument("study", nargs="?", help="its folder, or its name in the results folder; default: the only one")
     add_results_dir(parser)
     return parser
@@ -91,7 +95,7 @@ def one_cell(word: str, folder: Path) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        listed = _some([f'{c} {names[c]}' for c in found])
+        listed = _some([f"{c} {names[c]}" for c in found])
         raise UserError(f"{word!r} means {len(found)} cells of {folder}: {listed}; give an id")
     near = get_close_matches(word, [*names.values(), *names], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {_some([f'{c} {n}' for c, n in names.items()])}"

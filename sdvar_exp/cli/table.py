@@ -28,8 +28,14 @@ acceptance_tau, gamma_value, …
 
 def main(argv: list[str]) -> int:
     parser = study_parser("table", "The result table of a study.", EXAMPLES)
-    parser.add_argument("--stable", nargs="?", const="samples", choices=STABLE, metavar="TABLE",
-                        help="csv that a repetition reproduces byte for byte: samples (default), stages or runs")
+    parser.add_argument(
+        "--stable",
+        nargs="?",
+        const="samples",
+        choices=STABLE,
+        metavar="TABLE",
+        help="csv that a repetition reproduces byte for byte: samples (default), stages or runs",
+    )
     parser.add_argument("--where", metavar="QUERY", help="only the rows that a pandas query chooses")
     parser.add_argument("--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell")
     parser.add_argument("--json", action="store_true", help="the summary for machines")
@@ -72,6 +78,7 @@ def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.D
     from sdvar_exp.report import summarise
     from sdvar_exp.report.compare import grouped
     from sdvar_exp.report.source import read_tables
+
     tables: Tables = read_tables(folder, stages=False)  # type: ignore[assignment]
     notes: tuple[str, ...] = getattr(tables, "notes", ())  # of a ledger
     if where is None and group is None:
@@ -132,8 +139,9 @@ def _plain(summary: pd.DataFrame) -> str:
     """Groups for people: means with their intervals."""
     shown = summary[[c for c in summary if not str(c).endswith(("_low", "_high"))]].astype(object)
     for name in [c for c in summary if f"{c}_low" in summary]:
-        shown[name] = [_interval(*values) for values in zip(*(summary[f"{name}{end}"] for end in ("", "_low", "_high")),
-                                                             strict=True)]
+        shown[name] = [
+            _interval(*values) for values in zip(*(summary[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
+        ]
     return str(shown.to_string(index=False, na_rep="–"))
 
 

@@ -19,8 +19,9 @@ fonts and libraries.
 
 def main(argv: list[str]) -> int:
     parser = study_parser("verify", "Draw figures again from the study's tables and compare them with the files.", EXAMPLES)
-    parser.add_argument("--tolerance", type=float, default=None, metavar="SHARE",
-                        help="share of pixels that may differ (default: 0.002)")
+    parser.add_argument(
+        "--tolerance", type=float, default=None, metavar="SHARE", help="share of pixels that may differ (default: 0.002)"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     from sdvar_exp.report.figures import INDEX

@@ -14,19 +14,34 @@ from sdvar_exp.training.var import initialise
 
 
 def _var(
-    vae: VQVAE, device: torch.device | str, depth: int, num_classes: int, shared_aln: bool, attn_l2_norm: bool,
+    vae: VQVAE,
+    device: torch.device | str,
+    depth: int,
+    num_classes: int,
+    shared_aln: bool,
+    attn_l2_norm: bool,
     patch_nums: Sequence[int],
 ) -> VAR:
-    model = VAR(vae, num_classes, depth, depth * 64, depth, shared_aln=shared_aln, attn_l2_norm=attn_l2_norm,
-                patch_nums=patch_nums)
+    model = VAR(
+        vae, num_classes, depth, depth * 64, depth, shared_aln=shared_aln, attn_l2_norm=attn_l2_norm, patch_nums=patch_nums
+    )
     initialise(model)
     return model.to(device)
 
 
 def build_vae_var(
-    device: torch.device | str, patch_nums: Sequence[int] = OFFICIAL_SIDES, V: int = 4096, Cvae: int = 32, ch: int = 160,
-    share_quant_resi: int = 4, num_classes: int = 1000, depth: int = 16, shared_aln: bool = False,
-    attn_l2_norm: bool = True, flash_if_available: bool = True, fused_if_available: bool = True,
+    device: torch.device | str,
+    patch_nums: Sequence[int] = OFFICIAL_SIDES,
+    V: int = 4096,
+    Cvae: int = 32,
+    ch: int = 160,
+    share_quant_resi: int = 4,
+    num_classes: int = 1000,
+    depth: int = 16,
+    shared_aln: bool = False,
+    attn_l2_norm: bool = True,
+    flash_if_available: bool = True,
+    fused_if_available: bool = True,
 ) -> tuple[VQVAE, VAR]:
     """A VQVAE and a VAR of width 64·depth with fresh weights, ready for `load_state_dict`."""
     vae = VQVAE(V, Cvae, ch, share_quant_resi=share_quant_resi, v_patch_nums=patch_nums).to(device)
@@ -34,16 +49,25 @@ def build_vae_var(
 
 
 def build_vae_var_speculative_decoding(
-    device: torch.device | str, patch_nums: Sequence[int] = OFFICIAL_SIDES, V: int = 4096, Cvae: int = 32, ch: int = 160,
-    share_quant_resi: int = 4, num_classes: int = 1000, depth_draft: int = 16, depth_target: int = 30,
-    shared_aln: bool = False, attn_l2_norm: bool = True, flash_if_available: bool = True,
-    fused_if_available: bool = True, similarity_thresh: float = 0.8,
+    device: torch.device | str,
+    patch_nums: Sequence[int] = OFFICIAL_SIDES,
+    V: int = 4096,
+    Cvae: int = 32,
+    ch: int = 160,
+    share_quant_resi: int = 4,
+    num_classes: int = 1000,
+    depth_draft: int = 16,
+    depth_target: int = 30,
+    shared_aln: bool = False,
+    attn_l2_norm: bool = True,
+    flash_if_available: bool = True,
+    fused_if_available: bool = True,
+    similarity_thresh: float = 0.8,
 ) -> tuple[VQVAE, VAR, VAR, SDVAR]:
     """VQVAE, draft, target and the pair of them; `similarity_thresh` is τ of its acceptance rule."""
     vae = VQVAE(V, Cvae, ch, share_quant_resi=share_quant_resi, v_patch_nums=patch_nums).to(device)
     draft, target = (
-        _var(vae, device, depth, num_classes, shared_aln, attn_l2_norm, patch_nums)
-        for depth in (depth_draft, depth_target)
+        _var(vae, device, depth, num_classes, shared_aln, attn_l2_norm, patch_nums) for depth in (depth_draft, depth_target)
     )
     return vae, draft, target, SDVAR(draft, target, similarity_thresh)
 
@@ -53,14 +77,24 @@ def from_files(vae: Path, draft: Path, target: Path, similarity_thresh: float = 
     states = {path: read_state(path) for path in (vae, draft, target)}
     sides = infer_var(states[target], f"checkpoint {target}")["patch_nums"]
     shape = infer_vqvae(states[vae], sides, f"checkpoint {vae}")
-    quantized = VQVAE(shape.pop("vocab_size"), shape.pop("z_channels"), shape.pop("ch"), v_patch_nums=shape.pop("patch_nums"),
-                      **shape)
+    quantized = VQVAE(
+        shape.pop("vocab_size"), shape.pop("z_channels"), shape.pop("ch"), v_patch_nums=shape.pop("patch_nums"), **shape
+    )
     fill(quantized, states[vae], f"checkpoint {vae}")
 
     def var(path: Path) -> VAR:
         of = infer_var(states[path], f"checkpoint {path}")
-        model = VAR(quantized, of["num_classes"], of["depth"], of["width"], of["heads"], of["mlp_ratio"],
-                    shared_aln=of["shared_aln"], attn_l2_norm=of["attn_l2_norm"], patch_nums=of["patch_nums"])
+        model = VAR(
+            quantized,
+            of["num_classes"],
+            of["depth"],
+            of["width"],
+            of["heads"],
+            of["mlp_ratio"],
+            shared_aln=of["shared_aln"],
+            attn_l2_norm=of["attn_l2_norm"],
+            patch_nums=of["patch_nums"],
+        )
         fill(model, states[path], f"checkpoint {path}")
         return model.eval().requires_grad_(False)
 

@@ -31,16 +31,39 @@ class VQVAE(vqvae.VQVAE):
     """Official constructor and methods; images are (B, 3, H, W) in [-1, 1]."""
 
     def __init__(
-        self, vocab_size: int = 4096, z_channels: int = 32, ch: int = 128, dropout: float = 0.0, beta: float = 0.25,
-        using_znorm: bool = False, quant_conv_ks: int = 3, quant_resi: float = 0.5, share_quant_resi: int = 4,
-        default_qresi_counts: int = 0, v_patch_nums: Sequence[int] = OFFICIAL_SIDES, test_mode: bool = True, *,
-        ch_mult: Sequence[int] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
+        self,
+        vocab_size: int = 4096,
+        z_channels: int = 32,
+        ch: int = 128,
+        dropout: float = 0.0,
+        beta: float = 0.25,
+        using_znorm: bool = False,
+        quant_conv_ks: int = 3,
+        quant_resi: float = 0.5,
+        share_quant_resi: int = 4,
+        default_qresi_counts: int = 0,
+        v_patch_nums: Sequence[int] = OFFICIAL_SIDES,
+        test_mode: bool = True,
+        *,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        num_res_blocks: int = 2,
     ) -> None:
         sides = tuple(v_patch_nums)
         if default_qresi_counts not in (0, len(sides)):
             raise UserError(f"default_qresi_counts must be 0 or {len(sides)}, got {default_qresi_counts}")
-        super().__init__(sides, vocab_size, z_channels, ch, ch_mult, num_res_blocks, using_znorm, quant_resi,
-                         share_quant_resi, quant_conv_ks, dropout)
+        super().__init__(
+            sides,
+            vocab_size,
+            z_channels,
+            ch,
+            ch_mult,
+            num_res_blocks,
+            using_znorm,
+            quant_resi,
+            share_quant_resi,
+            quant_conv_ks,
+            dropout,
+        )
         self.quantize = Quantizer(vocab_size, z_channels, sides, using_znorm, quant_resi, share_quant_resi)
         self.V, self.vocab_size, self.Cvae, self.beta, self.test_mode = vocab_size, vocab_size, z_channels, beta, test_mode
         if test_mode:
@@ -85,9 +108,7 @@ class VQVAE(vqvae.VQVAE):
             raise UserError(f"v_patch_nums must be those of the model, {self.pyramid.patch_nums}, got {tuple(sides)}")
 
 
-def draw_labels(
-    label_B: int | torch.Tensor | None, batch: int, classes: int, seed: int
-) -> list[int]:
+def draw_labels(label_B: int | torch.Tensor | None, batch: int, classes: int, seed: int) -> list[int]:
     """Labels as the official code reads them: None draws, an int fills (negative: the null class), a tensor gives."""
     if label_B is None:
         return np.random.Generator(np.random.Philox(key=seed)).integers(classes, size=batch).tolist()
@@ -100,9 +121,7 @@ def draw_labels(
     return labels
 
 
-def draw_units(
-    B: int, label_B: int | torch.Tensor | None, g_seed: int | None, classes: int, more_smooth: bool
-) -> list[Unit]:
+def draw_units(B: int, label_B: int | torch.Tensor | None, g_seed: int | None, classes: int, more_smooth: bool) -> list[Unit]:
     """One unit per batch row, all with the seed `g_seed` (drawn if None); the row keys the noise."""
     if more_smooth:
         raise UserError("more_smooth changes the samples for display only and is not supported; leave it False")
@@ -120,17 +139,40 @@ class VAR(var.VAR):
     """Official constructor, `forward` and `autoregressive_infer_cfg`. Dropout arguments other than the label's are refused."""
 
     def __init__(
-        self, vae_local: vqvae.VQVAE, num_classes: int = 1000, depth: int = 16, embed_dim: int = 1024,
-        num_heads: int = 16, mlp_ratio: float = 4.0, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0, norm_eps: float = 1e-6, shared_aln: bool = False, cond_drop_rate: float = 0.1,
-        attn_l2_norm: bool = False, patch_nums: Sequence[int] = OFFICIAL_SIDES, flash_if_available: bool = True,
+        self,
+        vae_local: vqvae.VQVAE,
+        num_classes: int = 1000,
+        depth: int = 16,
+        embed_dim: int = 1024,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-6,
+        shared_aln: bool = False,
+        cond_drop_rate: float = 0.1,
+        attn_l2_norm: bool = False,
+        patch_nums: Sequence[int] = OFFICIAL_SIDES,
+        flash_if_available: bool = True,
         fused_if_available: bool = True,
     ) -> None:
         if drop_rate or attn_drop_rate:
             raise UserError("drop_rate and attn_drop_rate are 0 in every published VAR and not supported")
         q = vae_local.quantize
-        super().__init__(tuple(patch_nums), q.vocab_size, q.width, num_classes, depth, embed_dim, num_heads, mlp_ratio,
-                         shared_aln, attn_l2_norm, norm_eps)
+        super().__init__(
+            tuple(patch_nums),
+            q.vocab_size,
+            q.width,
+            num_classes,
+            depth,
+            embed_dim,
+            num_heads,
+            mlp_ratio,
+            shared_aln,
+            attn_l2_norm,
+            norm_eps,
+        )
         self.vae_proxy = (vae_local,)  # a tuple keeps it out of this module's parameters
         self.vae_quant_proxy = (q,)
         self.cond_drop_rate = cond_drop_rate
@@ -159,14 +201,21 @@ class VAR(var.VAR):
 
     @torch.no_grad()
     def autoregressive_infer_cfg(
-        self, B: int, label_B: int | torch.Tensor | None, g_seed: int | None = None, cfg: float = 1.5, top_k: int = 0,
-        top_p: float = 0.0, more_smooth: bool = False,
+        self,
+        B: int,
+        label_B: int | torch.Tensor | None,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
     ) -> torch.Tensor:
         """Images (B, 3, H, W) in [0, 1]; the same arguments give the same images on every device and batch size."""
         units = draw_units(B, label_B, g_seed, self.num_classes, more_smooth)
-        cell = Cell(choose("strategy", "sequential"), choose("cfg_schedule", "linear", cfg=cfg),
-                    sampling=Sampling(top_k=top_k, top_p=top_p))
+        cell = Cell(
+            choose("strategy", "sequential"),
+            choose("cfg_schedule", "linear", cfg=cfg),
+            sampling=Sampling(top_k=top_k, top_p=top_p),
+        )
         pair = self.pair
         return decode_images(pair, decode(pair, cell, units, record=False).f_hat)
-
-

@@ -53,32 +53,60 @@ class SDVAR(torch.nn.Module):
         self.last = decode(pair, cell, draw_units(B, label_B, g_seed, pair.num_classes, more_smooth))
         if verbose:
             for r in self.last.rounds:
-                log.warning("round %d: stages %d-%d proposed, %d passed, %d committed", r.index, r.first,
-                            r.first + r.proposed - 1, r.passed, r.committed)
+                log.warning(
+                    "round %d: stages %d-%d proposed, %d passed, %d committed",
+                    r.index,
+                    r.first,
+                    r.first + r.proposed - 1,
+                    r.passed,
+                    r.committed,
+                )
             log.warning("target calls %d, draft calls %d", self.last.counts.target_calls, self.last.counts.draft_calls)
         return decode_images(pair, self.last.f_hat)
 
     @torch.no_grad()
     def sdvar_autoregressive_infer_cfg_parallel_v1(
-        self, B: int, label_B: int | torch.Tensor | None = None, g_seed: int | None = None, cfg: float = 1.5,
-        gamma: int = 2, top_k: int = 0, top_p: float = 0.0, more_smooth: bool = False, verbose: bool = False,
+        self,
+        B: int,
+        label_B: int | torch.Tensor | None = None,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        gamma: int = 2,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
+        verbose: bool = False,
     ) -> torch.Tensor:
         """Images (B, 3, H, W) in [0, 1] by `parallel_v1` with `match_rate(coupled, τ=similarity_thresh)`, `correct`."""
         cell = Cell(
-            choose("strategy", "parallel_v1"), choose("cfg_schedule", "linear", cfg=cfg),
-            choose("mask", "block_causal"), choose("acceptance", "match_rate", tau=self.similarity_thresh),
-            choose("gamma", "fixed", value=gamma), Sampling(top_k=top_k, top_p=top_p),
+            choose("strategy", "parallel_v1"),
+            choose("cfg_schedule", "linear", cfg=cfg),
+            choose("mask", "block_causal"),
+            choose("acceptance", "match_rate", tau=self.similarity_thresh),
+            choose("gamma", "fixed", value=gamma),
+            Sampling(top_k=top_k, top_p=top_p),
         )
         return self._images(cell, B, label_B, g_seed, more_smooth, verbose)
 
     @torch.no_grad()
     def sdvar_autoregressive_infer_cfg_sd_test3(
-        self, B: int, label_B: int | torch.Tensor | None, g_seed: int | None = None, cfg: float = 1.5, top_k: int = 0,
-        top_p: float = 0.0, more_smooth: bool = False, entry_num: int = 10, sd_mask: int = 0, verbose: bool = False,
+        self,
+        B: int,
+        label_B: int | torch.Tensor | None,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
+        entry_num: int = 10,
+        sd_mask: int = 0,
+        verbose: bool = False,
     ) -> torch.Tensor:
         """Images (B, 3, H, W) in [0, 1] by the hand-off `test3`; `sd_mask` is the number of the mask."""
         cell = Cell(
-            choose("strategy", "test3", entry_num=entry_num), choose("cfg_schedule", "linear", cfg=cfg),
-            choose("mask", mask_of(sd_mask)), sampling=Sampling(top_k=top_k, top_p=top_p),
+            choose("strategy", "test3", entry_num=entry_num),
+            choose("cfg_schedule", "linear", cfg=cfg),
+            choose("mask", mask_of(sd_mask)),
+            sampling=Sampling(top_k=top_k, top_p=top_p),
         )
         return self._images(cell, B, label_B, g_seed, more_smooth, verbose)

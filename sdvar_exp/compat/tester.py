@@ -46,6 +46,9 @@ class SDVARParallelV1Tester:
         subject = subject_of(self.sdvar_model.pair, batch=B, gamma=gamma)
         found = list(run_checks(subject, lambda name: name == area))
         failed = [r for r in found if not r.passed]
-        message = failed[0].message if failed else "; ".join(
-            f"{role}: {r.message}" if (role := r.test_name.partition(": ")[2]) else r.message for r in found)
+        message = (
+            failed[0].message
+            if failed
+            else "; ".join(f"{role}: {r.message}" if (role := r.test_name.partition(": ")[2]) else r.message for r in found)
+        )
         return Result(area, not failed, message, area)

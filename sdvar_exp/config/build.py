@@ -60,8 +60,7 @@ def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) 
     for key, items in axes.items():
         if len(items) > 1 and not items[0].of_cell and key not in UNITED:
             values = ",".join(item.text.partition("=")[2] for item in items)
-            errors.append(f"{key}={values}: {key} belongs to the whole study and cannot be swept; "
-                          "give one command per value")
+            errors.append(f"{key}={values}: {key} belongs to the whole study and cannot be swept; give one command per value")
 
 
 def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
@@ -69,8 +68,9 @@ def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[i
     values = [item.value for item in axes["labels"]] if "labels" in axes else [plain(master.cfg, "labels")]
     if "all" in values and len(set(work.models.values())) > 1:
         work.errors.append(f"labels=all differs between {', '.join(work.models)}; list the labels")
-    return union(work.attempt((), parse_labels, value, classes, model)
-                 for model, classes in work.models.items() for value in values)
+    return union(
+        work.attempt((), parse_labels, value, classes, model) for model, classes in work.models.items() for value in values
+    )
 
 
 def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
@@ -102,16 +102,20 @@ def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple
     if work.errors:
         raise ConfigErrors(work.errors)
     if reasons:
-        work.notices.append(f"{len(made)} combinations give {count(len(cells), 'cell')}, "
-                            f"{count(len(made) - len(cells), 'duplicate')} collapsed: {'; '.join(reasons)}")
+        work.notices.append(
+            f"{len(made)} combinations give {count(len(cells), 'cell')}, "
+            f"{count(len(made) - len(cells), 'duplicate')} collapsed: {'; '.join(reasons)}"
+        )
     return tuple(cells.values())
 
 
 def _same_files(kept: ModelSpec, other: ModelSpec) -> str:
     """Files are known by their names, wherever they lie: two sets of one name cannot stand in one study."""
     different = next(f for f in ("folder", "vae", "draft", "target", "published") if getattr(kept, f) != getattr(other, f))
-    return (f"model.{different} {getattr(kept, different)!r} and {getattr(other, different)!r}: files are told apart by their "
-            "names, not by where they lie, and these have the same; rename one, or use one study each")
+    return (
+        f"model.{different} {getattr(kept, different)!r} and {getattr(other, different)!r}: files are told apart by their "
+        "names, not by where they lie, and these have the same; rename one, or use one study each"
+    )
 
 
 def _note_unread(cell_axes: Mapping[str, list[Item]], made: Sequence[Job], notices: list[str]) -> None:

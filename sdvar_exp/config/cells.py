@@ -102,9 +102,7 @@ def _cell_level(axes: Mapping[str, list[Item]], errors: list[str]) -> dict[str, 
     return {key: items for key, items in axes.items() if items[0].of_cell}
 
 
-def _job(
-    items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence[designs.Rule], work: Work
-) -> Job | None:
+def _job(items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence[designs.Rule], work: Work) -> Job | None:
     before = len(work.errors)
     tree = work.composer.job({**context, **items}, work.errors)
     if tree is None or (len(work.errors) == before and designs.excluded(rules, items, tree)):

@@ -15,8 +15,19 @@ from sdvar_exp.config.overrides import parse
 from sdvar_exp.config.schema import store_schemas
 from sdvar_exp.errors import UserError
 
-FLAGS = ("--multirun", "--run", "--config-dir", "--cfg", "--info", "--help", "--resolve", "--package", "--json", "--only",
-         "--failed")
+FLAGS = (
+    "--multirun",
+    "--run",
+    "--config-dir",
+    "--cfg",
+    "--info",
+    "--help",
+    "--resolve",
+    "--package",
+    "--json",
+    "--only",
+    "--failed",
+)
 
 
 @dataclass(frozen=True)

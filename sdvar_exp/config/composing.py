@@ -158,8 +158,10 @@ class Composer:
         cfg, before = tree.cfg, len(errors)
         for group in (*KINDS, "model", "sampling"):
             if not isinstance(cfg[group], DictConfig) or OmegaConf.get_type(cfg[group]) is dict:
-                errors.append(f"{group}={tree.choices.get(group)}: its yaml has no schema; begin its defaults with "
-                              f"/schema/{group}/<entry>@_here_ and _self_")
+                errors.append(
+                    f"{group}={tree.choices.get(group)}: its yaml has no schema; begin its defaults with "
+                    f"/schema/{group}/<entry>@_here_ and _self_"
+                )
         if len(errors) > before:
             return None
         for item in items.values():

@@ -114,8 +114,11 @@ def read_rules(value: Any, known: Known) -> list[Rule]:
     rules = []
     for rule in value:
         reason = rule.get("reason")
-        wanted = {str(key): tuple(map(plainly, v)) if isinstance(v, list) else (plainly(v),)
-                  for key, v in rule.items() if key != "reason"}
+        wanted = {
+            str(key): tuple(map(plainly, v)) if isinstance(v, list) else (plainly(v),)
+            for key, v in rule.items()
+            if key != "reason"
+        }
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(f"{form}: {shown(rule)} says no reason")
         if not wanted:

@@ -76,7 +76,7 @@ def root_keys() -> list[RootKey]:
     """Root keys as conf/config.yaml lists them, nested ones in full; the comments are their documentation."""
     out, parent = [], ""
     lines = (conf_folder() / "config.yaml").read_text(encoding="utf-8").splitlines()
-    for line in lines[next(i for i, text in enumerate(lines) if text.startswith("labels:")):]:
+    for line in lines[next(i for i, text in enumerate(lines) if text.startswith("labels:")) :]:
         found = re.match(r"( *)(\w+):\s*([^#]*?)\s*(?:#\s*(.*))?$", line)
         if not found or found[2] == "hydra":
             if line.startswith("hydra:"):

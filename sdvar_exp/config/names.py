@@ -11,10 +11,18 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.registry import Choice, plain
 
 SYMBOLS = {
-    ("strategy", "entry_num"): "K=", ("strategy", "verify_until"): "until=", ("strategy", "target_stages"): "N=",
-    ("acceptance", "tau"): "τ=", ("acceptance", "theta"): "θ=", ("acceptance", "epsilon"): "ε=",
-    ("acceptance", "alpha"): "α=", ("acceptance", "delta"): "δ=", ("acceptance", "until"): "<",
-    ("gamma", "value"): "γ=", ("mask", "window"): "w=", ("sampling", "temperature"): "T=",
+    ("strategy", "entry_num"): "K=",
+    ("strategy", "verify_until"): "until=",
+    ("strategy", "target_stages"): "N=",
+    ("acceptance", "tau"): "τ=",
+    ("acceptance", "theta"): "θ=",
+    ("acceptance", "epsilon"): "ε=",
+    ("acceptance", "alpha"): "α=",
+    ("acceptance", "delta"): "δ=",
+    ("acceptance", "until"): "<",
+    ("gamma", "value"): "γ=",
+    ("mask", "window"): "w=",
+    ("sampling", "temperature"): "T=",
 }
 ALWAYS = {"entry_num", "verify_until", "target_stages"}
 

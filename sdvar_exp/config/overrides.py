@@ -116,8 +116,9 @@ def expand(override: Override, known: Known, errors: list[str]) -> list[Item]:
     if not override.is_sweep_override():
         return [Item(key, str(override.input_line), override)]
     if override.value_type is ValueType.INTERVAL_SWEEP:
-        errors.append(f"{override.input_line}: an interval needs an optimising sweeper (hydra/sweeper=…); "
-                      "list the values instead")
+        errors.append(
+            f"{override.input_line}: an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead"
+        )
         return []
     value = override.value()
     if isinstance(value, Glob):

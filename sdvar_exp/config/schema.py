@@ -227,8 +227,9 @@ def _node(params: type, name: str | None, what: str) -> DictConfig:
     try:
         node = OmegaConf.structured(twin(params, name))
     except OmegaConfBaseException as error:
-        raise UserError(f"{what}: parameters cannot be configured, use numbers, text, enums, lists or Any: "
-                        f"{one_line(error)}") from error
+        raise UserError(
+            f"{what}: parameters cannot be configured, use numbers, text, enums, lists or Any: {one_line(error)}"
+        ) from error
     _writable(node)
     return node
 

@@ -41,8 +41,9 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
     """`n` as 0 … n-1, a list as it is."""
     if is_int(value):
         require(value >= 1, f"seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got {value}; one seed: seeds=[0]")
-        require(value <= MOST_SEEDS,
-                f"seeds=n means n seeds and takes n ≤ {MOST_SEEDS}, got {value}; one seed: seeds=[{value}]")
+        require(
+            value <= MOST_SEEDS, f"seeds=n means n seeds and takes n ≤ {MOST_SEEDS}, got {value}; one seed: seeds=[{value}]"
+        )
         return tuple(range(value))
     good = isinstance(value, list) and bool(value) and all(is_int(v) for v in value)
     require(good, f"seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got {shown(value)}")
@@ -82,12 +83,22 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     except UserError as error:
         errors.append(str(error))
     return Settings(
-        device=device, dtype=plain(cfg, "dtype"), threads=threads, images=images, stage_images=plain(cfg, "stage_images"),
-        timing=Timing(timing["units"], timing["repeats"]), tracking=plain(cfg.tracking, "mode"),
-        project=plain(cfg.tracking, "project"), entity=plain(cfg.tracking, "entity"),
+        device=device,
+        dtype=plain(cfg, "dtype"),
+        threads=threads,
+        images=images,
+        stage_images=plain(cfg, "stage_images"),
+        timing=Timing(timing["units"], timing["repeats"]),
+        tracking=plain(cfg.tracking, "mode"),
+        project=plain(cfg.tracking, "project"),
+        entity=plain(cfg.tracking, "entity"),
         base_url=plain(cfg.tracking, "base_url"),
-        engine=plain(cfg.engine, "name"), engine_options=engine_options(cfg, errors), plugins=tuple(plain(cfg, "plugins")),
-        allow_mixed=plain(cfg, "allow_mixed"), objective=objective, debug=tree.choices.get("debug") or "none",
+        engine=plain(cfg.engine, "name"),
+        engine_options=engine_options(cfg, errors),
+        plugins=tuple(plain(cfg, "plugins")),
+        allow_mixed=plain(cfg, "allow_mixed"),
+        objective=objective,
+        debug=tree.choices.get("debug") or "none",
     )
 
 
@@ -108,8 +119,7 @@ def study_name(tree: Tree) -> str:
     said = plain(tree.cfg, "study")
     require(said is None or bool(said.strip()), "study must not be empty; leave it out, or give a folder name")
     name = said or (tree.choices.get("experiment") or "default").replace("/", "-")
-    require(bool(STUDY_NAME.fullmatch(name)),
-            f"study must be a folder name of letters, digits and . _ + = -, got {name!r}")
+    require(bool(STUDY_NAME.fullmatch(name)), f"study must be a folder name of letters, digits and . _ + = -, got {name!r}")
     return str(name)
 
 

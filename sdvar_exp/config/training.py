@@ -20,8 +20,15 @@ def compose_training(overrides: Sequence[str]) -> TrainSettings:
     """`TrainSettings` from conf/train.yaml and command-line overrides; `UserError` in one line for anything wrong."""
     schema = OmegaConf.structured(TrainSettings)
     OmegaConf.set_readonly(schema, None)
-    for node in (schema.vqvae, schema.target, schema.draft, schema.distilled, schema.distilled.student, schema.classifier,
-                 schema.evaluate):
+    for node in (
+        schema.vqvae,
+        schema.target,
+        schema.draft,
+        schema.distilled,
+        schema.distilled.student,
+        schema.classifier,
+        schema.evaluate,
+    ):
         OmegaConf.set_readonly(node, None)
     ConfigStore.instance().store(name="schema_train", node=schema)
     GlobalHydra.instance().clear()

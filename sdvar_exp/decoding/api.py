@@ -50,8 +50,14 @@ def check_cell(cell: Cell, stages: int, units: Sequence[Unit] = (), classes: int
 
 @torch.inference_mode()
 def decode(
-    pair: Pair, cell: Cell, units: Sequence[Unit], *, noise: NoiseBook | None = None, clock: Clock | None = None,
-    record: bool = True, observer: Observer | None = None,
+    pair: Pair,
+    cell: Cell,
+    units: Sequence[Unit],
+    *,
+    noise: NoiseBook | None = None,
+    clock: Clock | None = None,
+    record: bool = True,
+    observer: Observer | None = None,
 ) -> Decoded:
     """Decode B units in lockstep.
 
@@ -78,8 +84,14 @@ def decode(
     d = Decoder(pair, cell, units, noise, clock, observer)
     cell.strategy.entry.function(cell.strategy.params, d)
     return Decoded(
-        tuple(d.tokens), d.f_hats[-1], counts(d), outcomes(d, record), tuple(d.rounds), margins(d) if record else None,
-        passes(d), tuple(d.drafted.get(k) for k in range(d.stages)) if record else (),
+        tuple(d.tokens),
+        d.f_hats[-1],
+        counts(d),
+        outcomes(d, record),
+        tuple(d.rounds),
+        margins(d) if record else None,
+        passes(d),
+        tuple(d.drafted.get(k) for k in range(d.stages)) if record else (),
     )
 
 

@@ -89,10 +89,15 @@ class Hardware:
 
 
 # Dense bfloat16 peak and memory bandwidth of the vendor's data sheets, times 0.6 and 0.8 for what large models reach.
-HARDWARE = {h.name: h for h in (
-    Hardware("A100-80G", 0.6 * 312, 0.8 * 2039, 4.0), Hardware("H100-SXM", 0.6 * 989, 0.8 * 3350, 4.0),
-    Hardware("H200-SXM", 0.6 * 989, 0.8 * 4800, 4.0), Hardware("RTX-4090", 0.6 * 165, 0.8 * 1008, 4.0),
-)}
+HARDWARE = {
+    h.name: h
+    for h in (
+        Hardware("A100-80G", 0.6 * 312, 0.8 * 2039, 4.0),
+        Hardware("H100-SXM", 0.6 * 989, 0.8 * 3350, 4.0),
+        Hardware("H200-SXM", 0.6 * 989, 0.8 * 4800, 4.0),
+        Hardware("RTX-4090", 0.6 * 165, 0.8 * 1008, 4.0),
+    )
+}
 KERNELS_PER_BLOCK = 14  # four linear layers, attention, norms, modulations, residuals
 
 
@@ -101,8 +106,9 @@ def parameters(depth: int, width: int, vocab: int = 4096) -> int:
     return depth * 12 * width * width + vocab * width
 
 
-def roofline_ms(hardware: Hardware, depth: int, width: int, pyramid: Pyramid, one: Pass, batch: int = 1,
-                vocab: int = 4096) -> float:
+def roofline_ms(
+    hardware: Hardware, depth: int, width: int, pyramid: Pyramid, one: Pass, batch: int = 1, vocab: int = 4096
+) -> float:
     """Milliseconds of one forward of a VAR on a device: max(compute, memory) plus launches."""
     n = batch * one.halves * pyramid.count(one.first, one.stop)
     keys = pyramid.offsets[one.stop]
@@ -114,7 +120,8 @@ def roofline_ms(hardware: Hardware, depth: int, width: int, pyramid: Pyramid, on
     return 1e3 * busy + kernels * hardware.launch_us / 1e3
 
 
-def roofline_decode_ms(hardware: Hardware, depths: Mapping[str, int], pyramid: Pyramid, passes: Sequence[Pass],
-                       batch: int = 1) -> float:
+def roofline_decode_ms(
+    hardware: Hardware, depths: Mapping[str, int], pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1
+) -> float:
     """Milliseconds of a decode by models of width 64·depth (`depths` by role), sampling and f̂ left out."""
     return sum(roofline_ms(hardware, depths[p.role], 64 * depths[p.role], pyramid, p, batch) for p in passes)

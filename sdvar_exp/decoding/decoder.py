@@ -60,8 +60,15 @@ def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Ten
 class Decoder:
     """One decode of B units in lockstep. Public names are the verbs that strategies use."""
 
-    def __init__(self, pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook, clock: Clock | None = None,
-                 observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        cell: Cell,
+        units: Sequence[Unit],
+        noise: NoiseBook,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self.pair, self.cell, self.noise = pair, cell, noise
         self.pyramid = pair.pyramid
         self.stages = self.pyramid.stages
@@ -163,8 +170,15 @@ class Decoder:
                 k = proposal.first + i
                 before = [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens))
                 view = StageView(
-                    k, tokens, proposal.logits[i], logits[i], self.cell.sampling, self.noise,
-                    partial(contribution, self.quantize, k), before, self.quantize.embedding.weight,
+                    k,
+                    tokens,
+                    proposal.logits[i],
+                    logits[i],
+                    self.cell.sampling,
+                    self.noise,
+                    partial(contribution, self.quantize, k),
+                    before,
+                    self.quantize.embedding.weight,
                 )
                 verdict = rule.entry.function(rule.params, view)
                 out.append(Judged(view, verdict, bool(verdict.passed_B.all())))
@@ -177,9 +191,7 @@ class Decoder:
         """How many stages passed, in every image, before the first that did not."""
         return next((i for i, v in enumerate(verdicts) if not v.passed), len(verdicts))
 
-    def commit(
-        self, proposal: Proposal, verdicts: Sequence[Judged], count: int, extra_logits: torch.Tensor | None
-    ) -> None:
+    def commit(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, extra_logits: torch.Tensor | None) -> None:
         """Commit the first `count` proposed stages as judged, then the target's sample of a bonus stage; roll back the rest."""
         replaced: int | None = None
         for i in range(count):
@@ -219,10 +231,20 @@ class Decoder:
         self.committed_by_verify += committed
         wanted = self.cell.gamma is not None and self.cell.gamma.entry.meta.get("reads_share", False)
         share = tuple(float(v.verdict.accepted_Bl.double().mean()) for v in verdicts) if wanted else ()
-        self.rounds.append(Round(
-            len(self.rounds), proposal.first, len(proposal), committed, passed, self._verified_rows,
-            tuple(v.passed for v in verdicts), share, reason, gamma,
-        ))
+        self.rounds.append(
+            Round(
+                len(self.rounds),
+                proposal.first,
+                len(proposal),
+                committed,
+                passed,
+                self._verified_rows,
+                tuple(v.passed for v in verdicts),
+                share,
+                reason,
+                gamma,
+            )
+        )
         if self._observer is not None:
             self._observer.round(self, proposal, verdicts)
 

@@ -38,9 +38,16 @@ class StageView:
     """
 
     def __init__(
-        self, stage: int, draft_tokens_Bl: torch.Tensor, draft_logits_BlV: torch.Tensor,
-        target_logits_BlV: torch.Tensor, sampling: Sampling, noise: NoiseBook,
-        contribution: Callable[[torch.Tensor], torch.Tensor], f_hat_before: torch.Tensor, codebook: torch.Tensor,
+        self,
+        stage: int,
+        draft_tokens_Bl: torch.Tensor,
+        draft_logits_BlV: torch.Tensor,
+        target_logits_BlV: torch.Tensor,
+        sampling: Sampling,
+        noise: NoiseBook,
+        contribution: Callable[[torch.Tensor], torch.Tensor],
+        f_hat_before: torch.Tensor,
+        codebook: torch.Tensor,
     ) -> None:
         self.stage, self.draft_tokens_Bl = stage, draft_tokens_Bl
         self.draft_logits_BlV, self.target_logits_BlV = draft_logits_BlV, target_logits_BlV

@@ -36,8 +36,7 @@ def philox4x32(counter: Sequence[np.ndarray | np.uint64], key: tuple[int, int]) 
     k0, k1 = key
     for _ in range(10):
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [(b >> np.uint64(32)) ^ c[1] ^ np.uint64(k0), b & mask,
-             (a >> np.uint64(32)) ^ c[3] ^ np.uint64(k1), a & mask]
+        c = [(b >> np.uint64(32)) ^ c[1] ^ np.uint64(k0), b & mask, (a >> np.uint64(32)) ^ c[3] ^ np.uint64(k1), a & mask]
         k0, k1 = (k0 + 0x9E3779B9) % LIMIT, (k1 + 0xBB67AE85) % LIMIT
     return c
 

@@ -22,11 +22,18 @@ def counts(d: Decoder) -> Counts:
     halves = [2 if any(d.weights[k:]) else 1 for k in range(d.stages)]
     alone = sum(n * h for n, h in zip(d.pyramid.lengths, halves, strict=True))
     return Counts(
-        target_calls=target.calls if target else 0, draft_calls=draft.calls if draft else 0,
-        target_rows=target.rows if target else 0, draft_rows=draft.rows if draft else 0,
-        target_rows_alone=alone, draft_rows_alone=alone, verify_calls=d.verify_calls,
-        committed_by_verify=d.committed_by_verify, wasted_tokens=d.wasted_tokens, forced_commits=d.forced_commits,
-        kv_bytes=sum(s.cache.nbytes for s in (target, draft) if s), replaced_tokens=tuple(replaced.tolist()),
+        target_calls=target.calls if target else 0,
+        draft_calls=draft.calls if draft else 0,
+        target_rows=target.rows if target else 0,
+        draft_rows=draft.rows if draft else 0,
+        target_rows_alone=alone,
+        draft_rows_alone=alone,
+        verify_calls=d.verify_calls,
+        committed_by_verify=d.committed_by_verify,
+        wasted_tokens=d.wasted_tokens,
+        forced_commits=d.forced_commits,
+        kv_bytes=sum(s.cache.nbytes for s in (target, draft) if s),
+        replaced_tokens=tuple(replaced.tolist()),
         target_calls_alone=calls_alone(d, target.calls if target else 0),
     )
 
@@ -89,8 +96,13 @@ def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
         return tuple(x_Bl.double().mean(dim=1).tolist())
 
     return StageOutcome(
-        stage, "verified", tuple(bool(x) for x in verdict.passed_B.tolist()), mean(verdict.accepted_Bl),
-        mean(view.draft_tokens_Bl == view.target_tokens_Bl), mean(1 - view.tv_Bl), mean(view.kl_Bl),
+        stage,
+        "verified",
+        tuple(bool(x) for x in verdict.passed_B.tolist()),
+        mean(verdict.accepted_Bl),
+        mean(view.draft_tokens_Bl == view.target_tokens_Bl),
+        mean(1 - view.tv_Bl),
+        mean(view.kl_Bl),
         mean(view.entropy_Bl),
     )
 

@@ -31,7 +31,10 @@ class ModelSession:
     """
 
     def __init__(
-        self, model: VAR, next_input: Callable[[int, torch.Tensor], torch.Tensor], labels_B: torch.Tensor,
+        self,
+        model: VAR,
+        next_input: Callable[[int, torch.Tensor], torch.Tensor],
+        labels_B: torch.Tensor,
         weights: Sequence[float],
     ) -> None:
         self.model, self.next_input = model, next_input
@@ -69,8 +72,7 @@ class ModelSession:
         return sum(n * self.halves(k) for k, n in enumerate(self.pyramid.lengths))
 
     def logits(
-        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None,
-        mask_from: int = 0,
+        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None, mask_from: int = 0
     ) -> list[torch.Tensor]:
         """Feed every stage from the cache's end to stop-1 in one forward and keep the rows.
 
@@ -131,9 +133,7 @@ class ModelSession:
     def _seen(self, mask: Choice, first: int, stop: int, fed: int) -> Seen:
         return Seen(mask, self.pyramid, first, stop, fed, self.pyramid.offsets[self.base])
 
-    def _forward(
-        self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, seen: Seen | None
-    ) -> torch.Tensor:
+    def _forward(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, seen: Seen | None) -> torch.Tensor:
         x = self._embed(first, stop, f_hats, rows)
         mask, runs = seen.attention(x.device) if seen else (None, None)
         whole = rows.start == 0 and rows.stop == len(self._labels)
@@ -173,8 +173,9 @@ def _block_causal() -> Choice:
 
 
 @lru_cache(maxsize=4096)
-def per_row(weights: tuple[float, ...], pyramid: Pyramid, first: int, stop: int, dtype: torch.dtype,
-            device: torch.device) -> torch.Tensor:
+def per_row(
+    weights: tuple[float, ...], pyramid: Pyramid, first: int, stop: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     """1 + t of every row of the stages first … stop-1, (1, rows, 1); made once per process, so nothing is copied later."""
     rows = [1 + weights[k] for k in range(first, stop) for _ in range(pyramid.lengths[k])]
     return torch.tensor(rows, dtype=dtype, device=device)[None, :, None]

@@ -59,8 +59,11 @@ class Loop:
         require(not (self.bonus and self.skip_last), "strategy.bonus and strategy.skip_last exclude each other")
         if self.on_reject is OnReject.redraft:
             require(not (self.bonus or self.skip_last), "on_reject=redraft takes neither bonus nor skip_last")
-            require(self.draft_cfg == "same", "on_reject=redraft commits the draft's own proposals, which take the cell's "
-                    f"guidance: use strategy.draft_cfg=same, not {self.draft_cfg}")
+            require(
+                self.draft_cfg == "same",
+                "on_reject=redraft commits the draft's own proposals, which take the cell's "
+                f"guidance: use strategy.draft_cfg=same, not {self.draft_cfg}",
+            )
 
 
 def check_loop(cell: Cell, stages: int) -> None:
@@ -70,8 +73,10 @@ def check_loop(cell: Cell, stages: int) -> None:
         raise UserError(f"{cell.strategy.name} needs a mask, an acceptance rule and a γ controller")
     require(mask.entry.meta.get("feeds") != "entry", f"mask={mask.name} is for strategy=test3 only")
     if isinstance(loop.draft_cfg, float):
-        require("cfg" in plain(cell.cfg_schedule.params),
-                f"strategy.draft_cfg={loop.draft_cfg:g} needs a schedule with a strength, not {cell.cfg_schedule.name}")
+        require(
+            "cfg" in plain(cell.cfg_schedule.params),
+            f"strategy.draft_cfg={loop.draft_cfg:g} needs a schedule with a strength, not {cell.cfg_schedule.name}",
+        )
     if gamma.name == "fixed":
         require(gamma.params.value <= stages, f"gamma.value must lie in 1 … {stages}, got {gamma.params.value}")
     if "check" in gamma.entry.meta:
@@ -81,8 +86,10 @@ def check_loop(cell: Cell, stages: int) -> None:
         require(not repairs(cell), "on_reject=redraft takes no acceptance.repair")
         require(cell.batch == 1, f"on_reject=redraft decodes images one by one: use batch=1, got {cell.batch}")
     if loop.skip_last:
-        require(bool(rule.entry.meta.get("commits_target")),
-                f"skip_last needs a rule that commits the target's tokens in any case (exact), not {rule.name}")
+        require(
+            bool(rule.entry.meta.get("commits_target")),
+            f"skip_last needs a rule that commits the target's tokens in any case (exact), not {rule.name}",
+        )
 
 
 def repairs(cell: Cell) -> bool:

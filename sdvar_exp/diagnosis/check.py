@@ -107,8 +107,12 @@ def _one(area: Area, name: str, check: Callable[..., str], *of: object) -> Resul
         return Result(name, False, str(wrong), area.name)
     except Exception as error:  # the fault that is looked for may raise anything
         where = _where(error)
-        return Result(name, False, f"stopped with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                      f"{where}", area.name)
+        return Result(
+            name,
+            False,
+            f"stopped with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}",
+            area.name,
+        )
 
 
 def _where(error: BaseException) -> str:

@@ -26,8 +26,10 @@ def weights(s: Subject, role: str) -> str:
     """Every weight and buffer is a number, all lie on one device, and there is a null class."""
     module, count = getattr(s.pair, role), 0
     if role != "vae" and module.class_emb.num_embeddings != s.pair.num_classes + 1:
-        raise Wrong(f"{role}: class_emb.weight has {module.class_emb.num_embeddings} rows, {s.pair.num_classes} classes and "
-                    f"the null class need {s.pair.num_classes + 1}")
+        raise Wrong(
+            f"{role}: class_emb.weight has {module.class_emb.num_embeddings} rows, {s.pair.num_classes} classes and "
+            f"the null class need {s.pair.num_classes + 1}"
+        )
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and name.rsplit(".", 1)[-1] != "attn_bias_for_masking" and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
@@ -59,8 +61,13 @@ def classes(s: Subject, role: str) -> str:
 def cell_of(rule: str, gamma: int, controller: str = "fixed", **params: object) -> Cell:
     """A cell of the loop, guided at every stage."""
     chosen = choose("gamma", "fixed", value=gamma) if controller == "fixed" else choose("gamma", controller)
-    return Cell(choose("strategy", "dynamic_gamma"), choose("cfg_schedule", "constant"), choose("mask", "block_causal"),
-                choose("acceptance", rule, **params), chosen)
+    return Cell(
+        choose("strategy", "dynamic_gamma"),
+        choose("cfg_schedule", "constant"),
+        choose("mask", "block_causal"),
+        choose("acceptance", rule, **params),
+        chosen,
+    )
 
 
 @dataclass
@@ -81,15 +88,21 @@ class Watch:
         for role in ("draft", "target"):
             session = vars(decoder).get(role)
             if session is not None and session.cache.length > offsets[n]:
-                raise Wrong(f"{role}, KV cache after round {len(decoder.rounds) - 1}: {session.cache.length} rows, the {n} "
-                            f"committed stages have {offsets[n]}; a dropped stage was not rolled back")
+                raise Wrong(
+                    f"{role}, KV cache after round {len(decoder.rounds) - 1}: {session.cache.length} rows, the {n} "
+                    f"committed stages have {offsets[n]}; a dropped stage was not rolled back"
+                )
         if "target" in vars(decoder) and decoder.target.cache.length < offsets[n]:
-            raise Wrong(f"target, KV cache after round {len(decoder.rounds) - 1}: {decoder.target.cache.length} rows, the {n} "
-                        f"committed stages have {offsets[n]}")
+            raise Wrong(
+                f"target, KV cache after round {len(decoder.rounds) - 1}: {decoder.target.cache.length} rows, the {n} "
+                f"committed stages have {offsets[n]}"
+            )
         for k, (was, now) in enumerate(zip(self.kept, decoder.f_hats, strict=False)):
             if not torch.equal(was, now):
-                raise Wrong(f"f̂ after stage {k} changed in round {len(decoder.rounds) - 1}, largest difference "
-                            f"{largest(was, now):.3g}: it was committed before and is updated in place")
+                raise Wrong(
+                    f"f̂ after stage {k} changed in round {len(decoder.rounds) - 1}, largest difference "
+                    f"{largest(was, now):.3g}: it was committed before and is updated in place"
+                )
         self.kept += [f.clone() for f in decoder.f_hats[len(self.kept) :]]
         self.shares += [(v.view.stage, float(v.verdict.accepted_Bl.double().mean())) for v in verdicts]
         self.all_passed &= all(v.passed for v in verdicts)
@@ -129,8 +142,10 @@ def state(s: Subject) -> str:
     committed = replace(s, tokens=list(d.tokens), known={})
     vars(committed).pop("f_hats", None)
     worst = max(compare_rows(committed, role, forward) for role, forward in watch.forwards)
-    return (f"f̂ of {s.stages} stages and the rows of {len(watch.forwards)} forwards follow from the committed codes, largest "
-            f"difference {worst:.1g}")
+    return (
+        f"f̂ of {s.stages} stages and the rows of {len(watch.forwards)} forwards follow from the committed codes, largest "
+        f"difference {worst:.1g}"
+    )
 
 
 def check_f_hats(s: Subject, d: Decoder) -> None:
@@ -142,8 +157,11 @@ def check_f_hats(s: Subject, d: Decoder) -> None:
     if off is not None or shared is not None:
         k = off.stage if off is not None else shared
         said = f"{off}" if off is not None else "right so far"
-        alias = "" if shared is None else (f"; it shares memory with f̂ after stage {places.index(places[shared])}: f̂ is "
-                                           "updated in place")
+        alias = (
+            ""
+            if shared is None
+            else (f"; it shares memory with f̂ after stage {places.index(places[shared])}: f̂ is updated in place")
+        )
         raise Wrong(f"f̂ after stage {k} against the sum of the committed codes: {said}{alias}")
 
 
@@ -179,8 +197,10 @@ def same_tokens(s: Subject, d: Decoder, when: str) -> int:
         wrong = got != want
         if s.pair.target.dtype != torch.float64 and bool((gap[wrong] < NEAR_TIE).all()):
             return near + int(wrong.any(dim=1).sum())
-        raise Wrong(f"stage {k}, tokens {when}: {int(wrong.sum())} of {wrong.numel()} are not the sequential target's, the "
-                    f"first at position {int(wrong.any(dim=0).nonzero()[0])}; least margin {float(gap[wrong].min()):.3g}")
+        raise Wrong(
+            f"stage {k}, tokens {when}: {int(wrong.sum())} of {wrong.numel()} are not the sequential target's, the "
+            f"first at position {int(wrong.any(dim=0).nonzero()[0])}; least margin {float(gap[wrong].min()):.3g}"
+        )
     return near
 
 
@@ -192,8 +212,10 @@ def accepts_itself(s: Subject) -> str:
         d = run(s, cell_of(rule, s.gamma), pair, watch)
         least, stage = min((share, k) for k, share in watch.shares)
         if not watch.all_passed and not (rule != "kl" and _ties(s, d, least, stage)):
-            raise Wrong(f"stage {stage}, tokens that the target drafts for itself: {rule} accepts {least:.3f} of them; merged "
-                        "and single passes give different logits, or draft and target do not share their noise")
+            raise Wrong(
+                f"stage {stage}, tokens that the target drafts for itself: {rule} accepts {least:.3f} of them; merged "
+                "and single passes give different logits, or draft and target do not share their noise"
+            )
     return f"every stage passes under exact, rejection and kl; {-(-s.stages // s.gamma)} calls"
 
 

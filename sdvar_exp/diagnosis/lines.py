@@ -42,8 +42,15 @@ def call(record: Record) -> tuple[str, ...]:
     shown = "all" if mask is None else f"{'×'.join(map(str, mask['shape']))}, {mask['open']} open"
     guidance = " ".join(f"{t:.3g}" for t in record["guidance"]) if record["halves"] == 2 else "none"
     return (
-        str(record["call"]), record["model"], stages, f"{record['rows']}×{record['halves']}", "×".join(map(str, x["shape"])),
-        f"{x['dtype']} {x['device']}", shown, f"{cache['before']}→{cache['after']}", guidance,
+        str(record["call"]),
+        record["model"],
+        stages,
+        f"{record['rows']}×{record['halves']}",
+        "×".join(map(str, x["shape"])),
+        f"{x['dtype']} {x['device']}",
+        shown,
+        f"{cache['before']}→{cache['after']}",
+        guidance,
         f"{record['ms']:.1f}{'' if record['finite'] else '  NaN or infinite logits'}",
     )
 
@@ -53,8 +60,10 @@ def round_line(record: Record) -> str:
     why = f" ({record['reason']})" if record["reason"] else ""
     stages = "; ".join(_stage(s) for s in record["stages"]) or "nothing judged"
     held = ", ".join(f"{role} {rows}" for role, rows in record["cache"].items())
-    return (f"round {record['round']}: γ={record['gamma']}{why}; {stages}; {record['committed']} committed; "
-            f"cache {held}; {record['total_ms']:.1f} ms")
+    return (
+        f"round {record['round']}: γ={record['gamma']}{why}; {stages}; {record['committed']} committed; "
+        f"cache {held}; {record['total_ms']:.1f} ms"
+    )
 
 
 def _stage(stage: Record) -> str:

@@ -43,15 +43,16 @@ def compare_rows(s: Subject, role: str, f: Forward) -> float:
     """Compare the rows of one forward with the reference; `Wrong` says which stage, which half and what they are instead."""
     known, model, batch = s.of(role), s.model(role), len(s.labels_B)
     if f.x_NqC.shape[0] != 2 * batch:
-        raise Wrong(f"{role}, {named_pass(f.first, f.stop)}: {f.x_NqC.shape[0]} batch rows are fed, guidance needs "
-                    f"2 × {batch}")
+        raise Wrong(f"{role}, {named_pass(f.first, f.stop)}: {f.x_NqC.shape[0]} batch rows are fed, guidance needs 2 × {batch}")
     worst = 0.0
     for half, name, rows in ((0, "conditional", known.rows), (1, "unconditional", known.null_rows)):
         part = f.x_NqC[half * batch : (half + 1) * batch]
         off, found = first_off(((k, x, rows[k]) for k, x in by_stage(model, f, part)), s.limit)
         if off is not None:
-            raise Wrong(f"{role}, stage {off.stage}, input rows ({name} half) in {named_pass(f.first, f.stop)}: {off}"
-                        + _what_rows(s, role, off, known.null_rows if half == 0 else known.rows))
+            raise Wrong(
+                f"{role}, stage {off.stage}, input rows ({name} half) in {named_pass(f.first, f.stop)}: {off}"
+                + _what_rows(s, role, off, known.null_rows if half == 0 else known.rows)
+            )
         worst = max(worst, found)
     return worst
 
@@ -111,8 +112,9 @@ def guidance(s: Subject, role: str) -> str:
                 t = s.weights[k]
                 off, found = first_off([(k, got, (1 + t) * c - t * n)], s.limit)
                 if off is not None:
-                    raise Wrong(f"{role}, stage {k}, guided logits of {named_pass(f.first, f.stop)}: {off}; "
-                                + _what_t(s, off, c, n, t))
+                    raise Wrong(
+                        f"{role}, stage {k}, guided logits of {named_pass(f.first, f.stop)}: {off}; " + _what_t(s, off, c, n, t)
+                    )
                 worst = max(worst, found)
     alone, fed = s.session(role, tuple(0.0 for _ in s.weights))
     alone.logits(s.f_hats, 1, want=0)
@@ -147,8 +149,10 @@ def splitting(s: Subject, role: str) -> str:
             own = raw[:, p.offsets[k] : p.offsets[k + 1]].to(got.dtype)
             if got.shape == own.shape and torch.equal(got, own):
                 continue
-            raise Wrong(f"{role}, stage {k}, logits cut out of the merged pass over stages 0-{s.stages - 1}: "
-                        f"{Off(k, largest(got, own), 0.0, got, own)}{_what_cut(raw, got, p.offsets[k])}")
+            raise Wrong(
+                f"{role}, stage {k}, logits cut out of the merged pass over stages 0-{s.stages - 1}: "
+                f"{Off(k, largest(got, own), 0.0, got, own)}{_what_cut(raw, got, p.offsets[k])}"
+            )
     rows = sum(model.pyramid.lengths[: s.stages])
     return f"{rows} rows fall to {s.stages} stages without an offset"
 
@@ -177,8 +181,9 @@ def cache(s: Subject, role: str) -> str:
 def check_length(s: Subject, role: str, session: ModelSession, stages: int) -> None:
     rows = s.pair.pyramid.offsets[stages]
     if session.cache.length != rows:
-        raise Wrong(f"{role}, KV cache after stage {stages - 1}: {session.cache.length} rows, stages 0-{stages - 1} have "
-                    f"{rows}")
+        raise Wrong(
+            f"{role}, KV cache after stage {stages - 1}: {session.cache.length} rows, stages 0-{stages - 1} have {rows}"
+        )
 
 
 def contents(session: ModelSession, block: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,10 +202,17 @@ def _kept(s: Subject, role: str, session: ModelSession, stop: int, mask: str = "
                 off, found = first_off(((k, part[:, :, c], want[:, :, c]) for k, c in enumerate(cuts)), s.limit)
                 if off is not None:
                     start, end = offsets[off.stage], offsets[off.stage + 1] - 1
-                    more = _what_kept(off, want, start) if block == 0 else (
-                        f"; block {block - 1} holds the right keys and values, so its attention is wrong: the mask ({mask})?")
-                    raise Wrong(f"{role}, KV cache, stage {off.stage} (rows {start}-{end}), {name} of block {block}, "
-                                f"{word} half: {off}{more}")
+                    more = (
+                        _what_kept(off, want, start)
+                        if block == 0
+                        else (
+                            f"; block {block - 1} holds the right keys and values, so its attention is wrong: the mask ({mask})?"
+                        )
+                    )
+                    raise Wrong(
+                        f"{role}, KV cache, stage {off.stage} (rows {start}-{end}), {name} of block {block}, "
+                        f"{word} half: {off}{more}"
+                    )
                 worst = max(worst, found)
     return worst
 
@@ -219,14 +231,18 @@ def _what_kept(off: Off, want: torch.Tensor, offset: int) -> str:
 def _logits(s: Subject, role: str, f: Forward) -> float:
     """Compare the logits of one forward behind the cache with those of the full pass."""
     model, batch, worst = s.model(role), len(s.labels_B), 0.0
-    halves: list[tuple[str, FullPass, torch.Tensor]] = [("conditional", s.of(role).cond, f.logits_NqV[:batch]),
-                                                        ("unconditional", s.of(role).null, f.logits_NqV[batch:])]
+    halves: list[tuple[str, FullPass, torch.Tensor]] = [
+        ("conditional", s.of(role).cond, f.logits_NqV[:batch]),
+        ("unconditional", s.of(role).null, f.logits_NqV[batch:]),
+    ]
     for word, known, part in halves:
         off, found = first_off(((k, x, known.logits[k]) for k, x in by_stage(model, f, part)), s.limit)
         if off is not None:
-            raise Wrong(f"{role}, stage {off.stage}, logits ({word} half) of {named_pass(f.first, f.stop)} behind {f.before} "
-                        f"cached rows: {off}, against one masked pass without a cache; rows, keys and values are right, so "
-                        f"look at the attention mask ({_mask_words(f)})")
+            raise Wrong(
+                f"{role}, stage {off.stage}, logits ({word} half) of {named_pass(f.first, f.stop)} behind {f.before} "
+                f"cached rows: {off}, against one masked pass without a cache; rows, keys and values are right, so "
+                f"look at the attention mask ({_mask_words(f)})"
+            )
         worst = max(worst, found)
     return worst
 
@@ -252,8 +268,10 @@ def rollback(s: Subject, role: str) -> str:
             if not torch.equal(was, now):
                 rows = (was != now).any(dim=3).any(dim=1).any(dim=0).nonzero().flatten()
                 stage = s.pair.pyramid.stage_of[int(rows[0])]
-                raise Wrong(f"{role}, KV cache after a rollback to stage {keep - 1}, stage {stage}, {name} of block {block}: "
-                            f"{len(rows)} rows changed, the first is row {int(rows[0])}; what was dropped left traces")
+                raise Wrong(
+                    f"{role}, KV cache after a rollback to stage {keep - 1}, stage {stage}, {name} of block {block}: "
+                    f"{len(rows)} rows changed, the first is row {int(rows[0])}; what was dropped left traces"
+                )
     session.logits(s.f_hats, s.stages, want=keep)
     check_length(s, role, session, s.stages)
     worst = _kept(s, role, session, s.stages)
@@ -272,11 +290,12 @@ def leaks(s: Subject, role: str) -> str:
         after = again.logits(plain_f_hats(s.pair.vae.quantize, codes), s.stages, want=0)
         off, _ = first_off(((j, after[j], before[j]) for j in range(k + 1)), s.limit)
         if off is not None:
-            raise Wrong(f"{role}, stage {off.stage}, logits of a merged pass over all stages move with the codes of stage {k}: "
-                        f"{off}; a row sees a later stage")
+            raise Wrong(
+                f"{role}, stage {off.stage}, logits of a merged pass over all stages move with the codes of stage {k}: "
+                f"{off}; a row sees a later stage"
+            )
         moved = largest(after[k + 1], before[k + 1])
         moved_least = min(moved_least, moved)
         if moved <= bound(before[k + 1], s.limit):
             raise Wrong(f"{role}, stage {k + 1}, logits do not depend on the codes of stage {k}: they move by {moved:.1g}")
     return f"codes of a stage move the logits behind it (by {moved_least:.2g} at least) and none before"
-

@@ -54,16 +54,32 @@ class Trace:
         """One record per model call; `ms` is since its section began, or since the call before it in the section."""
         now = now_ms(self.device)
         f, x, cache = forward, forward.x_NqC, session.cache
-        self.write({
-            "event": "call", "call": self._calls, "model": role, "first": f.first, "stop": f.stop, "rows": x.shape[1],
-            "halves": x.shape[0] // session.batch, "batch_rows": [f.batch_rows.start, f.batch_rows.stop],
-            "input": about(x), "mask": _mask(f.mask_qK),
-            "cache": {"before": f.before, "after": f.after, "capacity": cache.capacity, "dtype": _word(cache.kv.dtype),
-                      "device": str(cache.kv.device), "bytes": cache.nbytes},
-            "guidance": [round(t, 6) for t in session.weights[f.first : f.stop]],
-            "logits": about(f.logits_NqV), "finite": bool(f.logits_NqV.isfinite().all()),
-            "ms": round(now - max(self.clock.began, self._last), 3),
-        })
+        self.write(
+            {
+                "event": "call",
+                "call": self._calls,
+                "model": role,
+                "first": f.first,
+                "stop": f.stop,
+                "rows": x.shape[1],
+                "halves": x.shape[0] // session.batch,
+                "batch_rows": [f.batch_rows.start, f.batch_rows.stop],
+                "input": about(x),
+                "mask": _mask(f.mask_qK),
+                "cache": {
+                    "before": f.before,
+                    "after": f.after,
+                    "capacity": cache.capacity,
+                    "dtype": _word(cache.kv.dtype),
+                    "device": str(cache.kv.device),
+                    "bytes": cache.nbytes,
+                },
+                "guidance": [round(t, 6) for t in session.weights[f.first : f.stop]],
+                "logits": about(f.logits_NqV),
+                "finite": bool(f.logits_NqV.isfinite().all()),
+                "ms": round(now - max(self.clock.began, self._last), 3),
+            }
+        )
         self._calls += 1
         self._last = now_ms(self.device)
 
@@ -73,13 +89,22 @@ class Trace:
         sections = {name: round(ms - self._spent.get(name, 0.0), 3) for name, ms in spent.items()}
         self._spent = spent
         closed, sessions = decoder.rounds[-1], vars(decoder)
-        self.write({
-            "event": "round", "round": closed.index, "gamma": closed.gamma, "reason": closed.reason, "first": closed.first,
-            "proposed": closed.proposed, "passed": closed.passed, "committed": closed.committed,
-            "stages": [judged_stage(decoder, v) for v in verdicts],
-            "cache": {role: sessions[role].cache.length for role in ("draft", "target") if role in sessions},
-            "ms": {name: ms for name, ms in sections.items() if ms}, "total_ms": round(sum(sections.values()), 3),
-        })
+        self.write(
+            {
+                "event": "round",
+                "round": closed.index,
+                "gamma": closed.gamma,
+                "reason": closed.reason,
+                "first": closed.first,
+                "proposed": closed.proposed,
+                "passed": closed.passed,
+                "committed": closed.committed,
+                "stages": [judged_stage(decoder, v) for v in verdicts],
+                "cache": {role: sessions[role].cache.length for role in ("draft", "target") if role in sessions},
+                "ms": {name: ms for name, ms in sections.items() if ms},
+                "total_ms": round(sum(sections.values()), 3),
+            }
+        )
 
 
 def judged_stage(decoder: Decoder, judged: Judged) -> Record:
@@ -87,7 +112,9 @@ def judged_stage(decoder: Decoder, judged: Judged) -> Record:
     view, verdict = judged.view, judged.verdict
     match = (view.draft_tokens_Bl == view.target_tokens_Bl).double().mean(dim=1)
     return {
-        "stage": view.stage, "passed": judged.passed, "passed_each": verdict.passed_B.tolist(),
+        "stage": view.stage,
+        "passed": judged.passed,
+        "passed_each": verdict.passed_B.tolist(),
         "match": [round(x, 6) for x in match.tolist()],
         "acceptance": [round(x, 6) for x in verdict.accepted_Bl.double().mean(dim=1).tolist()],
         "committed": view.stage < decoder.committed,
@@ -95,22 +122,36 @@ def judged_stage(decoder: Decoder, judged: Judged) -> Record:
 
 
 def trace_decode(
-    pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook | None, write: Callable[[Record], None], name: str = "",
+    pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook | None, write: Callable[[Record], None], name: str = ""
 ) -> Decoded:
     """Decode with every call and round written down: records `start`, `call` and `round`, then `end` or `error`."""
-    write({
-        "event": "start", "cell": cell.id, "name": name, "config": cell.as_dict(), "pair": pair.name,
-        "units": [{"label": u.label, "seed": u.seed} for u in units], "patch_nums": list(pair.pyramid.patch_nums),
-        "device": str(pair.target.device), "dtype": _word(pair.target.dtype),
-    })
+    write(
+        {
+            "event": "start",
+            "cell": cell.id,
+            "name": name,
+            "config": cell.as_dict(),
+            "pair": pair.name,
+            "units": [{"label": u.label, "seed": u.seed} for u in units],
+            "patch_nums": list(pair.pyramid.patch_nums),
+            "device": str(pair.target.device),
+            "dtype": _word(pair.target.dtype),
+        }
+    )
     trace = Trace(write, pair.target.device)
     try:
         decoded = decode(pair, cell, units, noise=noise, clock=trace.clock, record=False, observer=trace)
     except Exception as error:
         write({"event": "error", "error": f"{type(error).__name__}: {error}"})
         raise
-    write({"event": "end", "tokens": tokens_digest(decoded), "counts": plain(decoded.counts),
-           "ms": {name: round(ms, 3) for name, ms in trace.clock.ms().items()}})
+    write(
+        {
+            "event": "end",
+            "tokens": tokens_digest(decoded),
+            "counts": plain(decoded.counts),
+            "ms": {name: round(ms, 3) for name, ms in trace.clock.ms().items()},
+        }
+    )
     return decoded
 
 

@@ -33,8 +33,7 @@ class InProcess:
             some = f"{deadly} unit{'' if deadly == 1 else 's'} left out that ended a process before"
             sweep.note_failures([f"{some}: engine=pool engine.workers=1 gets past such a unit"], deadly)
         total = sum(len(task.units) for group in pending for task in group.tasks)
-        with (phase(sweep.console, "decode", total) as step, Presence(sweep.backend.place),
-              BlackBox(sweep.study.folder) as box):
+        with phase(sweep.console, "decode", total) as step, Presence(sweep.backend.place), BlackBox(sweep.study.folder) as box:
             for group in pending:
                 box.at(group.tasks)
                 shared = tasks.share(group)

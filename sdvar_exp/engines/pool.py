@@ -50,11 +50,16 @@ class Pool:
         gpus = visible_gpus(sweep.backend.device)
         count = sweep.options.workers or default_workers(gpus, sweep.backend.threads)
         settings = replace(plan.settings, device="cuda") if gpus else plan.settings
-        at = Assignment(replace(plan, settings=settings), sweep.factory, sweep.study.folder.resolve(), sweep.attempts,
-                        sweep.options, self.awaited)
+        at = Assignment(
+            replace(plan, settings=settings),
+            sweep.factory,
+            sweep.study.folder.resolve(),
+            sweep.attempts,
+            sweep.options,
+            self.awaited,
+        )
         total = sum(len(task.units) for group in pending for task in group.tasks)
-        with (phase(sweep.console, "decode", total) as step, log_folder(sweep.study.folder) as logs,
-              sweep.interrupt.shield()):
+        with phase(sweep.console, "decode", total) as step, log_folder(sweep.study.folder) as logs, sweep.interrupt.shield():
             run = Run(sweep, at, step, gpus, count, deque(pending))
             try:
                 run.start_until(count, logs)
@@ -183,8 +188,11 @@ class Run:
         task, group = worker.task, worker.group
         assert task is not None and group is not None
         limit = self.sweep.options.unit_timeout_s * len(task.units)
-        error = (f"UnitTimeout: took longer than engine.unit_timeout_s allows ({limit:g} s); its worker was killed"
-                 if worker.timed_out else f"WorkerLost: the worker was {how}")
+        error = (
+            f"UnitTimeout: took longer than engine.unit_timeout_s allows ({limit:g} s); its worker was killed"
+            if worker.timed_out
+            else f"WorkerLost: the worker was {how}"
+        )
         done = self.sweep.study.done()
         left = [unit for unit, key in zip(task.units, task.unit_keys, strict=True) if key not in done]
         lines: list[str] = []

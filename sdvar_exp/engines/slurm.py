@@ -148,8 +148,12 @@ def submit(sweep: Sweep, calls: Sequence[Any], suffix: str, more: dict[str, Any]
     folder = sweep.study.folder.resolve() / "slurm"
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=options.requeues)
     parameters: dict[str, Any] = {
-        "name": job_name(sweep.study.folder) + suffix, "timeout_min": options.time_min, "nodes": 1, "tasks_per_node": 1,
-        "cpus_per_task": options.cpus, "slurm_array_parallelism": max(1, len(calls)),
+        "name": job_name(sweep.study.folder) + suffix,
+        "timeout_min": options.time_min,
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": options.cpus,
+        "slurm_array_parallelism": max(1, len(calls)),
         "slurm_additional_parameters": {"requeue": True, **pairs(options.sbatch), **more},
     }
     if options.partition:

@@ -37,8 +37,12 @@ class WorkerProcess:
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", PROGRAM, str(other.fileno())],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[other.fileno()],
-                env=environment, start_new_session=True,  # Ctrl-C in the terminal is for the coordinator
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[other.fileno()],
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for the coordinator
             )
         other.close()
         with suppress(OSError):  # it is gone already: found out where its messages are read

@@ -179,8 +179,11 @@ def compare(
     chosen = [subsample(labels_N, r) for r in range(REPLICATES)]
     out: dict[str, Estimate] = {}
     if n < FRECHET_PER_FEATURE * d:
-        out["fd"] = Estimate(n, refused=f"needs at least {FRECHET_PER_FEATURE * d} samples in {d} features, there are {n}: its "
-                             "bias would exceed most differences")
+        out["fd"] = Estimate(
+            n,
+            refused=f"needs at least {FRECHET_PER_FEATURE * d} samples in {d} features, there are {n}: its "
+            "bias would exceed most differences",
+        )
     else:
         again = [(c.size, frechet(features_Nd[c], other_Md[c] if paired else other_Md)) for c in chosen]
         out["fd"] = _estimate(frechet(features_Nd, other_Md), n, again)
@@ -194,8 +197,13 @@ def compare(
         out["kid"] = _estimate(kernel_distance(features_Nd, other_Md, subset), n, again)
     both, fewer = precision_recall(features_Nd, same_size), min(SHARE, LARGEST_SUBSET / n)
     chosen = chosen if fewer == SHARE else [subsample(labels_N, r, fewer) for r in range(REPLICATES)]
-    pairs = [(c.size, precision_recall(features_Nd[c], other_Md[c] if paired else same_size[evenly(
-        np.arange(len(same_size)), c.size)])) for c in chosen]
+    pairs = [
+        (
+            c.size,
+            precision_recall(features_Nd[c], other_Md[c] if paired else same_size[evenly(np.arange(len(same_size)), c.size)]),
+        )
+        for c in chosen
+    ]
     for i, name in enumerate(("precision", "recall")):
         out[name] = _estimate(both[i], n, [(m, pair[i]) for m, pair in pairs], 0.0, 1.0)
     return out

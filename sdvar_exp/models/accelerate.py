@@ -132,12 +132,24 @@ class Graphs(Wrapped):
         return [kv for kv, owner in self.pool if owner() is None and kv.shape[2] == batch]
 
     def __call__(
-        self, x_NqC: torch.Tensor, condition: Condition, cache: KVCache, mask_qK: torch.Tensor | None = None,
-        rows: slice = slice(None), spans: Spans | None = None,
+        self,
+        x_NqC: torch.Tensor,
+        condition: Condition,
+        cache: KVCache,
+        mask_qK: torch.Tensor | None = None,
+        rows: slice = slice(None),
+        spans: Spans | None = None,
     ) -> torch.Tensor:
         fixed = self._place(condition)
-        key = (x_NqC.shape, cache.kv.data_ptr(), cache.length, rows.start, rows.stop, spans,
-               None if mask_qK is None or spans is not None else id(mask_qK))
+        key = (
+            x_NqC.shape,
+            cache.kv.data_ptr(),
+            cache.length,
+            rows.start,
+            rows.stop,
+            spans,
+            None if mask_qK is None or spans is not None else id(mask_qK),
+        )
         if key not in self.programs:
             buffer, at = x_NqC.clone(), KVCache.over(cache.kv, cache.length)
             replay = self.capture(lambda: self.model(buffer, fixed, at, mask_qK, rows, spans))
@@ -151,8 +163,11 @@ class Graphs(Wrapped):
         count = len(condition.class_NC)
         if count not in self.placed:
             self.placed[count] = Condition(
-                condition.class_NC.clone(), tuple(tuple(t.clone() for t in block) for block in condition.blocks),
-                (condition.head[0].clone(), condition.head[1].clone()), condition.layers)
+                condition.class_NC.clone(),
+                tuple(tuple(t.clone() for t in block) for block in condition.blocks),
+                (condition.head[0].clone(), condition.head[1].clone()),
+                condition.layers,
+            )
         elif self.loaded.get(count) is not condition:
             for old, new in zip(_tensors(self.placed[count]), _tensors(condition), strict=True):
                 old.copy_(new)

@@ -15,8 +15,7 @@ class KVCache:
     """Keys and values of all blocks, `kv`: (depth, 2, N, heads, capacity, head_dim)."""
 
     def __init__(
-        self, depth: int, batch: int, heads: int, capacity: int, head_dim: int,
-        dtype: torch.dtype, device: torch.device | str,
+        self, depth: int, batch: int, heads: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         self.kv = torch.empty(depth, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)  # written before read
         self.length = 0
@@ -49,9 +48,7 @@ class KVCache:
         both = self.kv[block, :, rows, :, : self.length + count]
         return both[0], both[1]
 
-    def write(
-        self, block: int, rows: slice, k_NHqc: torch.Tensor, v_NHqc: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, block: int, rows: slice, k_NHqc: torch.Tensor, v_NHqc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the new rows of one block behind `length`; give back all keys and values up to them, as `view` does.
 
         `rows` are the batch rows that are fed.

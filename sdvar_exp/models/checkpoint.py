@@ -101,11 +101,16 @@ def infer_var(state: State, what: str = "VAR checkpoint") -> dict[str, Any]:
     if width % heads:
         raise UserError(f"{what}: {heads} heads do not divide a width of {width}")
     return {
-        "patch_nums": _sides(state, what), "vocab_size": vocab_size,
+        "patch_nums": _sides(state, what),
+        "vocab_size": vocab_size,
         "code_width": _shape(state, "word_embed.weight", what, 2)[1],
-        "num_classes": _shape(state, "class_emb.weight", what, 2)[0] - 1, "depth": _count(state, r"blocks\.(\d+)\."),
-        "width": width, "heads": heads, "mlp_ratio": _shape(state, "blocks.0.ffn.fc1.weight", what, 2)[0] / width,
-        "shared_aln": "shared_ada_lin.1.weight" in state, "attn_l2_norm": scale in state,
+        "num_classes": _shape(state, "class_emb.weight", what, 2)[0] - 1,
+        "depth": _count(state, r"blocks\.(\d+)\."),
+        "width": width,
+        "heads": heads,
+        "mlp_ratio": _shape(state, "blocks.0.ffn.fc1.weight", what, 2)[0] / width,
+        "shared_aln": "shared_ada_lin.1.weight" in state,
+        "attn_l2_norm": scale in state,
     }
 
 
@@ -119,8 +124,13 @@ def infer_vqvae(state: State, patch_nums: tuple[int, ...], what: str = "VQVAE ch
     if "quantize.quant_resi.qresi.weight" in state:
         shared = 1
     return {
-        "patch_nums": patch_nums, "vocab_size": vocab_size, "z_channels": z_channels, "ch": ch, "ch_mult": mult,
-        "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."), "share_quant_resi": shared,
+        "patch_nums": patch_nums,
+        "vocab_size": vocab_size,
+        "z_channels": z_channels,
+        "ch": ch,
+        "ch_mult": mult,
+        "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        "share_quant_resi": shared,
         "quant_conv_ks": _shape(state, "quant_conv.weight", what, 4)[-1],
     }
 
@@ -133,10 +143,14 @@ def differences(state: State, module: nn.Module) -> list[str]:
     extra = sorted(set(state) - set(own))
     shapes = [
         f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the model"
-        for k in sorted(set(own) & set(state) - derived) if own[k].shape != state[k].shape
+        for k in sorted(set(own) & set(state) - derived)
+        if own[k].shape != state[k].shape
     ]
-    out = [f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-           for kind, names in (("missing", missing), ("unexpected", extra)) if names]
+    out = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("unexpected", extra))
+        if names
+    ]
     return out + shapes[:3] + ([f"{len(shapes) - 3} more of another shape"] if len(shapes) > 3 else [])
 
 

@@ -41,18 +41,29 @@ def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.layer_norm(x, (x.shape[-1],), None, None, eps, False)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, mask_qK: torch.Tensor | None,
-           spans: Spans | None) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, mask_qK: torch.Tensor | None, spans: Spans | None
+) -> torch.Tensor:
     """Attention output (N, q, heads, head_dim). With `spans` every run of rows is an unmasked call on its own columns."""
     if spans is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_qK, scale=scale).transpose(1, 2)
-    parts = [F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, c:d], v[:, :, c:d], scale=scale).transpose(1, 2)
-             for a, b, c, d in spans]
+    parts = [
+        F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, c:d], v[:, :, c:d], scale=scale).transpose(1, 2)
+        for a, b, c, d in spans
+    ]
     return torch.cat(parts, dim=1)
 
 
-def attention(h_NqC: torch.Tensor, w: Layer, heads: int, block: int, cache: KVCache | None, rows: slice,
-              mask_qK: torch.Tensor | None, spans: Spans | None) -> torch.Tensor:
+def attention(
+    h_NqC: torch.Tensor,
+    w: Layer,
+    heads: int,
+    block: int,
+    cache: KVCache | None,
+    rows: slice,
+    mask_qK: torch.Tensor | None,
+    spans: Spans | None,
+) -> torch.Tensor:
     """Self-attention of one block before its output projection, (N, q, C)."""
     N, n, C = h_NqC.shape
     qkv = F.linear(h_NqC, w.qkv, w.qkv_bias).view(N, n, 3, heads, C // heads)
@@ -72,8 +83,18 @@ def attention(h_NqC: torch.Tensor, w: Layer, heads: int, block: int, cache: KVCa
     return out.reshape(N, n, C)
 
 
-def run_block(x: torch.Tensor, mod: tuple[torch.Tensor, ...], w: Layer, heads: int, eps: float, block: int,
-              cache: KVCache | None, rows: slice, mask_qK: torch.Tensor | None, spans: Spans | None) -> torch.Tensor:
+def run_block(
+    x: torch.Tensor,
+    mod: tuple[torch.Tensor, ...],
+    w: Layer,
+    heads: int,
+    eps: float,
+    block: int,
+    cache: KVCache | None,
+    rows: slice,
+    mask_qK: torch.Tensor | None,
+    spans: Spans | None,
+) -> torch.Tensor:
     """One block, attention and MLP modulated by the label (adaLN): (N, q, C) → (N, q, C)."""
     g1, g2, s1, s2, b1, b2 = mod
     h = torch.addcmul(b1, layer_norm(x, eps), s1)

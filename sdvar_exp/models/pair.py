@@ -67,11 +67,13 @@ def check_pair(vae: VQVAE, draft: VAR, target: VAR) -> None:
     if vae.pyramid.patch_nums != target.pyramid.patch_nums:
         raise UserError(
             f"the VQVAE has patch_nums {vae.pyramid.patch_nums}, the models have {target.pyramid.patch_nums}; use a pair "
-            f"trained on it")
+            f"trained on it"
+        )
     if (vae.quantize.vocab_size, vae.quantize.width) != (target.vocab_size, target.word_embed.in_features):
         raise UserError(
             f"the VQVAE has {vae.quantize.vocab_size} codes of width {vae.quantize.width}, the models were trained on "
-            f"{target.vocab_size} of width {target.word_embed.in_features}")
+            f"{target.vocab_size} of width {target.word_embed.in_features}"
+        )
 
 
 def resolve_device(name: str) -> torch.device:

@@ -81,8 +81,13 @@ class MultiScaleQuantizer(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, width: int, patch_nums: Sequence[int], using_znorm: bool = False,
-        quant_resi: float = 0.5, share_quant_resi: int = 4,
+        self,
+        vocab_size: int,
+        width: int,
+        patch_nums: Sequence[int],
+        using_znorm: bool = False,
+        quant_resi: float = 0.5,
+        share_quant_resi: int = 4,
     ) -> None:
         super().__init__()
         self.pyramid = Pyramid(tuple(patch_nums))

@@ -105,8 +105,16 @@ class Block(nn.Module):
         """The block's weights as plain tensors."""
         a, f = self.attn, self.ffn
         return Layer(
-            a.mat_qkv.weight, torch.cat((a.q_bias, a.zero_k_bias, a.v_bias)), a.gains(), a.scale, a.proj.weight, a.proj.bias,
-            f.fc1.weight, f.fc1.bias, f.fc2.weight, f.fc2.bias,
+            a.mat_qkv.weight,
+            torch.cat((a.q_bias, a.zero_k_bias, a.v_bias)),
+            a.gains(),
+            a.scale,
+            a.proj.weight,
+            a.proj.bias,
+            f.fc1.weight,
+            f.fc1.bias,
+            f.fc2.weight,
+            f.fc2.bias,
         )
 
 
@@ -132,15 +140,22 @@ class VAR(nn.Module):
     attn_bias_for_masking: torch.Tensor
 
     def __init__(
-        self, patch_nums: tuple[int, ...], vocab_size: int, code_width: int, num_classes: int = 1000,
-        depth: int = 16, width: int = 1024, heads: int = 16, mlp_ratio: float = 4.0, shared_aln: bool = False,
-        attn_l2_norm: bool = True, norm_eps: float = 1e-6,
+        self,
+        patch_nums: tuple[int, ...],
+        vocab_size: int,
+        code_width: int,
+        num_classes: int = 1000,
+        depth: int = 16,
+        width: int = 1024,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        shared_aln: bool = False,
+        attn_l2_norm: bool = True,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.pyramid = Pyramid(tuple(patch_nums))
-        self.vocab_size, self.num_classes, self.depth, self.width, self.heads = (
-            vocab_size, num_classes, depth, width, heads,
-        )
+        self.vocab_size, self.num_classes, self.depth, self.width, self.heads = (vocab_size, num_classes, depth, width, heads)
         S, L = self.pyramid.stages, self.pyramid.total
         self.norm_eps, self.shared_aln = norm_eps, shared_aln
         self.word_embed = nn.Linear(code_width, width)
@@ -151,9 +166,7 @@ class VAR(nn.Module):
         if shared_aln:
             self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         hidden = round(width * mlp_ratio)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, shared_aln, attn_l2_norm, norm_eps) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, shared_aln, attn_l2_norm, norm_eps) for _ in range(depth))
         self.head_nm = HeadNorm(width)
         self.head = nn.Linear(width, vocab_size)
         stage = torch.tensor(self.pyramid.stage_of)
@@ -177,8 +190,7 @@ class VAR(nn.Module):
     def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `batch` rows and all L positions."""
         return KVCache(
-            self.depth, batch, self.heads, self.pyramid.total, self.width // self.heads,
-            dtype or self.dtype, self.device,
+            self.depth, batch, self.heads, self.pyramid.total, self.width // self.heads, dtype or self.dtype, self.device
         )
 
     def condition(self, labels_N: torch.Tensor) -> Condition:
@@ -203,8 +215,13 @@ class VAR(nn.Module):
         return self.word_embed(input_Bqc) + self.positions(first, stop)
 
     def forward(
-        self, x_NqC: torch.Tensor, condition: Condition, cache: KVCache | None = None,
-        mask_qK: torch.Tensor | None = None, rows: slice = slice(None), spans: Spans | None = None,
+        self,
+        x_NqC: torch.Tensor,
+        condition: Condition,
+        cache: KVCache | None = None,
+        mask_qK: torch.Tensor | None = None,
+        rows: slice = slice(None),
+        spans: Spans | None = None,
     ) -> torch.Tensor:
         """Logits of the given rows, (N, q, V).
 
@@ -229,7 +246,12 @@ class VAR(nn.Module):
         return out
 
     def _hidden(
-        self, x: torch.Tensor, condition: Condition, cache: KVCache | None, mask_qK: torch.Tensor | None, rows: slice,
+        self,
+        x: torch.Tensor,
+        condition: Condition,
+        cache: KVCache | None,
+        mask_qK: torch.Tensor | None,
+        rows: slice,
         spans: Spans | None,
     ) -> torch.Tensor:
         for i, (mod, layer) in enumerate(zip(condition.blocks, condition.layers, strict=True)):
@@ -245,9 +267,7 @@ class VAR(nn.Module):
             return out.copy_(F.linear(h, head.weight, head.bias))
         return torch.addmm(head.bias, h.flatten(0, 1), head.weight.t(), out=out.view(-1, self.vocab_size))
 
-    def teacher_logits(
-        self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None
-    ) -> torch.Tensor:
+    def teacher_logits(self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None) -> torch.Tensor:
         """One masked pass over the first `stages` stages, conditional rows, (B, rows, V).
 
         `input_BLc` holds the teacher-forcing inputs of the stages 1 …, see `teacher_input`.

@@ -103,8 +103,7 @@ class Middle(nn.Module):
 
 class Encoder(nn.Module):
     def __init__(
-        self, ch: int, ch_mult: Sequence[int], blocks: int, z_channels: int, dropout: float = 0.0,
-        attention: bool = True,
+        self, ch: int, ch_mult: Sequence[int], blocks: int, z_channels: int, dropout: float = 0.0, attention: bool = True
     ) -> None:
         super().__init__()
         self.conv_in = _conv(3, ch)
@@ -131,8 +130,7 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     def __init__(
-        self, ch: int, ch_mult: Sequence[int], blocks: int, z_channels: int, dropout: float = 0.0,
-        attention: bool = True,
+        self, ch: int, ch_mult: Sequence[int], blocks: int, z_channels: int, dropout: float = 0.0, attention: bool = True
     ) -> None:
         super().__init__()
         last = len(ch_mult) - 1
@@ -162,16 +160,23 @@ class VQVAE(nn.Module):
     """Image ↔ multi-scale codes. Images are (B, 3, H, W) in [-1, 1]; f̂ is (B, C_vae, side, side)."""
 
     def __init__(
-        self, patch_nums: Sequence[int], vocab_size: int = 4096, z_channels: int = 32, ch: int = 160,
-        ch_mult: Sequence[int] = (1, 1, 2, 2, 4), num_res_blocks: int = 2, using_znorm: bool = False,
-        quant_resi: float = 0.5, share_quant_resi: int = 4, quant_conv_ks: int = 3, dropout: float = 0.0,
+        self,
+        patch_nums: Sequence[int],
+        vocab_size: int = 4096,
+        z_channels: int = 32,
+        ch: int = 160,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        num_res_blocks: int = 2,
+        using_znorm: bool = False,
+        quant_resi: float = 0.5,
+        share_quant_resi: int = 4,
+        quant_conv_ks: int = 3,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(ch, ch_mult, num_res_blocks, z_channels, dropout)
         self.decoder = Decoder(ch, ch_mult, num_res_blocks, z_channels, dropout)
-        self.quantize = MultiScaleQuantizer(
-            vocab_size, z_channels, patch_nums, using_znorm, quant_resi, share_quant_resi
-        )
+        self.quantize = MultiScaleQuantizer(vocab_size, z_channels, patch_nums, using_znorm, quant_resi, share_quant_resi)
         pad = quant_conv_ks // 2
         self.quant_conv = nn.Conv2d(z_channels, z_channels, quant_conv_ks, padding=pad)
         self.post_quant_conv = nn.Conv2d(z_channels, z_channels, quant_conv_ks, padding=pad)

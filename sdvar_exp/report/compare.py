@@ -12,8 +12,20 @@ from sdvar_exp.metrics.statistics import mean_interval, ratio_interval
 from sdvar_exp.report.summary import MEANS
 
 METRICS = (
-    "pixel_mae", "pixel_l2", "psnr_db", "ssim", "correlation", "token_agreement", "fhat_cosine", "target_calls",
-    "draft_calls", "target_token_forwards", "draft_token_forwards", "identical", "speedup", "latency_ms",
+    "pixel_mae",
+    "pixel_l2",
+    "psnr_db",
+    "ssim",
+    "correlation",
+    "token_agreement",
+    "fhat_cosine",
+    "target_calls",
+    "draft_calls",
+    "target_token_forwards",
+    "draft_token_forwards",
+    "identical",
+    "speedup",
+    "latency_ms",
 )
 DIFFERENCE_COLUMNS = ("metric", "a", "b", "difference", "low", "high", "n")
 GROUPED = ("pixel_mae", "correlation", "token_agreement", "target_calls", "target_token_forwards", "speedup")
@@ -21,8 +33,11 @@ GROUPED = ("pixel_mae", "correlation", "token_agreement", "target_calls", "targe
 
 def with_rates(samples: pd.DataFrame) -> pd.DataFrame:
     """`samples` with token-forwards: rows through a model ÷ rows of that model decoding alone."""
-    rates = {f"{who}_token_forwards": _number(samples[f"{who}_rows"]) / _number(samples[f"{who}_rows_alone"]).replace(0, np.nan)
-             for who in ("target", "draft") if {f"{who}_rows", f"{who}_rows_alone"} <= set(samples)}
+    rates = {
+        f"{who}_token_forwards": _number(samples[f"{who}_rows"]) / _number(samples[f"{who}_rows_alone"]).replace(0, np.nan)
+        for who in ("target", "draft")
+        if {f"{who}_rows", f"{who}_rows_alone"} <= set(samples)
+    }
     return samples.assign(**rates)
 
 

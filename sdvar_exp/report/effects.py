@@ -60,8 +60,11 @@ def _configs(tables: Tables) -> dict[str, Config]:
         return {}
     there = set(tables.samples["cell"])
     ordered = runs.sort_values("order", kind="stable").to_dict("records")
-    return {r["cell"]: json.loads(r["config"]) for r in ordered
-            if r["cell"] in there and r["cell"] != r["baseline"] and isinstance(r["config"], str)}
+    return {
+        r["cell"]: json.loads(r["config"])
+        for r in ordered
+        if r["cell"] in there and r["cell"] != r["baseline"] and isinstance(r["config"], str)
+    }
 
 
 def _varying(configs: Mapping[str, Config]) -> dict[tuple[str, str], set[str]]:
@@ -109,8 +112,9 @@ def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str
     return choice["name"] + (f"({', '.join(shown)})" if shown else "")
 
 
-def _rows(factor: str, found: Mapping[tuple[Level, Level], list[tuple[str, str]]], samples: Mapping[str, pd.DataFrame],
-          level: float) -> list[dict[str, Any]]:
+def _rows(
+    factor: str, found: Mapping[tuple[Level, Level], list[tuple[str, str]]], samples: Mapping[str, pd.DataFrame], level: float
+) -> list[dict[str, Any]]:
     partners: dict[Level, int] = defaultdict(int)
     for a, b in found:
         partners[a] += 1
@@ -132,8 +136,11 @@ def _rows(factor: str, found: Mapping[tuple[Level, Level], list[tuple[str, str]]
             values = [mean.mean, mean.low, mean.high]
             if metric == "speedup":
                 values = [None if v is None else float(np.exp(v)) for v in values]
-            rows.append(dict(zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", metric, *values, p, None, len(pairs), mean.n),
-                                 strict=True)))
+            rows.append(
+                dict(
+                    zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", metric, *values, p, None, len(pairs), mean.n), strict=True)
+                )
+            )
     return rows
 
 

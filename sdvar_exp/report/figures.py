@@ -81,9 +81,18 @@ def write_figures(
         if isinstance(result, Drawn):
             line = f"{base} --only {name}"
             written += save(result, out, line + _made(material.tables))
-            entries.append({"name": result.name, "title": result.title, "caption": result.caption,
-                            "data_sha256": result.data_hash, "command": line, "venue": venue, "profile": profile,
-                            "files": [f"{result.name}.{kind}" for kind in KINDS]})
+            entries.append(
+                {
+                    "name": result.name,
+                    "title": result.title,
+                    "caption": result.caption,
+                    "data_sha256": result.data_hash,
+                    "command": line,
+                    "venue": venue,
+                    "profile": profile,
+                    "files": [f"{result.name}.{kind}" for kind in KINDS],
+                }
+            )
         else:
             log.info("no figure %s: %s", name, result)
             skipped[name] = result
@@ -108,8 +117,10 @@ def chosen(only: Sequence[str]) -> list[str]:
     for name in only:
         if name not in FIGURES:
             near = get_close_matches(name, FIGURES, n=1)
-            raise UserError(f"there is no figure {name!r}; " + (f"did you mean {near[0]!r}?" if near else
-                            f"figures are {', '.join(FIGURES)}"))
+            raise UserError(
+                f"there is no figure {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"figures are {', '.join(FIGURES)}")
+            )
     return [name for name in FIGURES if not only or name in only]
 
 
@@ -154,8 +165,14 @@ def family(name: str) -> str:
     return head if page.isdigit() and head in FIGURES else name
 
 
-def _material(source: Path | str | Tables, out: Path, images: Path | str | None, summary: pd.DataFrame | None,
-              venue: str | None, profile: str | None) -> tuple[Material, Path | None]:
+def _material(
+    source: Path | str | Tables,
+    out: Path,
+    images: Path | str | None,
+    summary: pd.DataFrame | None,
+    venue: str | None,
+    profile: str | None,
+) -> tuple[Material, Path | None]:
     """Material and, where it is known, the folder that it comes from."""
     folder = Path(source) if isinstance(source, Path | str) else None
     tables = read_tables(folder) if folder is not None else source
@@ -188,9 +205,15 @@ def _made(tables: Tables) -> str:
     found = []
     for row in tables.runs[columns].dropna(subset="code").drop_duplicates().to_dict("records"):
         checkpoints, packages = ({} if pd.isna(row[k]) else json.loads(row[k]) for k in ("checkpoints", "packages"))
-        models = [f"{model}: {', '.join(f'{role} {str(digest)[:8]}' for role, digest in sorted(digests.items()))}"
-                  for model, digests in checkpoints.items() if isinstance(digests, dict)]
+        models = [
+            f"{model}: {', '.join(f'{role} {str(digest)[:8]}' for role, digest in sorted(digests.items()))}"
+            for model, digests in checkpoints.items()
+            if isinstance(digests, dict)
+        ]
         versions = ", ".join(f"{name} {version.split('+')[0]}" for name, version in packages.items())
-        found.append("; ".join([f"code {row['code']}", *models, versions,
-                                f"{row['device_kind']} {row['dtype']}, threads {row['threads']}"]))
+        found.append(
+            "; ".join(
+                [f"code {row['code']}", *models, versions, f"{row['device_kind']} {row['dtype']}, threads {row['threads']}"]
+            )
+        )
     return "".join(f" ({text})" for text in found)

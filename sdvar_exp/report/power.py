@@ -20,8 +20,16 @@ COLUMNS = ("cell", "name", "n", "labels", "seeds", "spread", "power_now", "at_la
 CAUTION = 0.8
 
 
-def power_table(tables: Tables, metric: str, effect: float, *, against: str | None = None, wanted: float = 0.8,
-                level: float = 0.95, labels: int | None = None) -> pd.DataFrame:
+def power_table(
+    tables: Tables,
+    metric: str,
+    effect: float,
+    *,
+    against: str | None = None,
+    wanted: float = 0.8,
+    level: float = 0.95,
+    labels: int | None = None,
+) -> pd.DataFrame:
     """One row per cell with at least two units of one label, columns `COLUMNS`.
 
     effect: for `speedup` a ratio (1.05: five per cent), else a difference in the metric's unit. against: id of a cell;
@@ -49,9 +57,21 @@ def power_table(tables: Tables, metric: str, effect: float, *, against: str | No
         at = labels or own
         cautious = sd * math.sqrt(freedom / stats.chi2.ppf(1 - CAUTION, freedom))
         needed = seeds_needed(shift, sd, at, wanted, level)
-        rows.append((cell.cell, cell.name, len(units), own, round(len(units) / own, 1), sd,
-                     power(shift, sd, own, max(1, len(units) // own), level), at, needed,
-                     seeds_needed(shift, cautious, at, wanted, level), None if needed is None else needed * at))
+        rows.append(
+            (
+                cell.cell,
+                cell.name,
+                len(units),
+                own,
+                round(len(units) / own, 1),
+                sd,
+                power(shift, sd, own, max(1, len(units) // own), level),
+                at,
+                needed,
+                seeds_needed(shift, cautious, at, wanted, level),
+                None if needed is None else needed * at,
+            )
+        )
     if not rows:
         timed = "; speed-ups need timed units (timing.units)" if metric == "speedup" else ""
         raise UserError(f"no cell has two values of {metric} for one label, so that there is no spread to plan with{timed}")

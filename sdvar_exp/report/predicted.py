@@ -34,8 +34,18 @@ def measured(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
         if both["cell_ms"].notna().any():
             means = both.mean().to_dict()
             means |= {name: means[name] / 2 for name in ("target_rows", "draft_rows")}
-            kept = ("cell", "number", "name", "strategy", "baseline", "is_baseline", "timed", "speedup", "speedup_low",
-                    "speedup_high")
+            kept = (
+                "cell",
+                "number",
+                "name",
+                "strategy",
+                "baseline",
+                "is_baseline",
+                "timed",
+                "speedup",
+                "speedup_low",
+                "speedup_high",
+            )
             rows.append({key: cell[key] for key in kept} | means)
     return pd.DataFrame(rows)
 

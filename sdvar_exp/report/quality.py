@@ -78,8 +78,12 @@ def _to_real(cell: CellFeatures, real: Real | None) -> dict[str, Estimate]:
             return compare(cell.features, cell.labels, real.features, np.zeros(len(real.features), np.int64))
         keep = np.isin(real.labels, cell.labels)
         return compare(cell.features, cell.labels, real.features[keep], real.labels[keep])
-    reason = ("features are of another classifier than the shipped one: decode again in a new study, or "
-              "`quality --extractor classifier`" if real is not None else "no real images were given: --real FOLDER")
+    reason = (
+        "features are of another classifier than the shipped one: decode again in a new study, or "
+        "`quality --extractor classifier`"
+        if real is not None
+        else "no real images were given: --real FOLDER"
+    )
     return {name: Estimate(len(cell.labels), refused=reason) for name in METRICS}
 
 
@@ -116,9 +120,15 @@ def write_quality(
 def render_quality(table: pd.DataFrame) -> str:
     """The table as text, one line per cell, the reasons for what was refused below."""
     head = ["cell", "n", "class accuracy", *(f"{m} {to}" for to in ("real", "baseline") for m in METRICS)]
-    lines = [[str(row["name"]), str(row["n"]), _text(row, "class_accuracy", 3),
-              *(_text(row, f"{m}_{to}", 4 if m == "kid" else 3) for to in ("real", "baseline") for m in METRICS)]
-             for row in table.to_dict("records")]
+    lines = [
+        [
+            str(row["name"]),
+            str(row["n"]),
+            _text(row, "class_accuracy", 3),
+            *(_text(row, f"{m}_{to}", 4 if m == "kid" else 3) for to in ("real", "baseline") for m in METRICS),
+        ]
+        for row in table.to_dict("records")
+    ]
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     out = ["  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]]
     notes = dict.fromkeys(note for note in table["note"] if note)

@@ -12,8 +12,14 @@ from sdvar_exp.report.compare import with_rates
 from sdvar_exp.report.source import Tables
 
 ALPHA = 0.05
-BETTER = {"target_calls": -1, "target_token_forwards": -1, "speedup": 1, "pixel_mae": -1, "correlation": 1,
-          "token_agreement": 1}
+BETTER = {
+    "target_calls": -1,
+    "target_token_forwards": -1,
+    "speedup": 1,
+    "pixel_mae": -1,
+    "correlation": 1,
+    "token_agreement": 1,
+}
 """Columns of the summary that can have a best cell; 1 where larger is better."""
 COLUMNS = ("metric", "baseline", "best", "cell", "p", "p_holm", "n")
 

@@ -95,8 +95,7 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
     alone = timings[~beside]
     with_vae = (alone["baseline_ms"] + alone["baseline_decode_ms"], alone["cell_ms"] + alone["cell_decode_ms"])
     measured = alone.assign(
-        log=_numbers(np.log(alone["baseline_ms"] / alone["cell_ms"])),
-        log_with_vae=_numbers(np.log(with_vae[0] / with_vae[1])),
+        log=_numbers(np.log(alone["baseline_ms"] / alone["cell_ms"])), log_with_vae=_numbers(np.log(with_vae[0] / with_vae[1]))
     )
     repeats = measured.groupby(["label", "seed"])
     units = repeats[["log", "log_with_vae"]].mean().reset_index()

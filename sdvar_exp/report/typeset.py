@@ -15,19 +15,53 @@ from sdvar_exp.report.source import Tables
 from sdvar_exp.store.files import atomic_write
 
 COLUMNS = (
-    ("target_calls", "target calls", 1, False), ("target_token_forwards", "token-forwards", 2, False),
-    ("speedup", "speed-up", 2, True), ("pixel_mae", "pixel difference", 3, True), ("correlation", "correlation", 3, True),
+    ("target_calls", "target calls", 1, False),
+    ("target_token_forwards", "token-forwards", 2, False),
+    ("speedup", "speed-up", 2, True),
+    ("pixel_mae", "pixel difference", 3, True),
+    ("correlation", "correlation", 3, True),
     ("token_agreement", "tokens equal", 3, False),
 )
 """Column of the summary, heading, decimals, whether its interval is shown."""
 
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': "{''}", "γ": r"$\gamma$", "τ": r"$\tau$", "δ": r"$\delta$", "ε": r"$\epsilon$", "θ": r"$\theta$",
-    "α": r"$\alpha$", "β": r"$\beta$", "σ": r"$\sigma$", "Σ": r"$\Sigma$", "φ": r"$\phi$", "×": r"$\times$", "÷": r"$\div$",
-    "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "−": r"$-$", "–": "--", "…": r"\dots{}",
-    "·": r"$\cdot$", "∞": r"$\infty$", "\n": " ", "-": "{-}",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "{''}",
+    "γ": r"$\gamma$",
+    "τ": r"$\tau$",
+    "δ": r"$\delta$",
+    "ε": r"$\epsilon$",
+    "θ": r"$\theta$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "σ": r"$\sigma$",
+    "Σ": r"$\Sigma$",
+    "φ": r"$\phi$",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "−": r"$-$",
+    "–": "--",
+    "…": r"\dots{}",
+    "·": r"$\cdot$",
+    "∞": r"$\infty$",
+    "\n": " ",
+    "-": "{-}",
 }
 MARKDOWN = {c: f"\\{c}" for c in "\\|*_`[]<>~"} | {"\n": " "}
 
@@ -62,10 +96,20 @@ def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False)
     Best numbers are bold only where significant, see `note`.
     """
     head, rows = _cells(tables, summary, TEX, plus_minus)
-    lines = [r"% \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\footnotesize",
-             r"\setlength{\tabcolsep}{3pt}", rf"\caption{{{latex_escaped(note(summary, plus_minus))}}}",
-             r"\vspace{4pt}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _stacked(head), r"\midrule"]
+    lines = [
+        r"% \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{latex_escaped(note(summary, plus_minus))}}}",
+        r"\vspace{4pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        _stacked(head),
+        r"\midrule",
+    ]
     lines += [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
@@ -89,15 +133,17 @@ def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
     """What a reader of the table must know."""
     counts = sorted(set(summary["n"].astype(int)))
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
-    shown = ("±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals")
+    shown = "±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals"
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
     times = f", {timed[-1]} of them timed" if timed else ""
     speed = "Speed-up: baseline time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
-    return (f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
-            f"every other cell but the baseline at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
-            f"{speed}Pixel difference: mean |a−b| to the baseline's image. "
-            "Identical: images with all tokens equal.")
+    return (
+        f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
+        f"every other cell but the baseline at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
+        f"{speed}Pixel difference: mean |a−b| to the baseline's image. "
+        "Identical: images with all tokens equal."
+    )
 
 
 def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[Path]:

@@ -45,8 +45,12 @@ class Baselines:
         made, pair = self.prepared.fingerprint, self.prepared.pairs[cell.model]
         checkpoints = {role: pair.hashes.get(role) for role in ("vae", "target")}
         return baseline_key(
-            model=cell.model.identity(), checkpoints=checkpoints, label=unit.label, seed=unit.seed,
-            guidance=cell.cfg_schedule.as_dict(), sampling=plain(cell.sampling),
+            model=cell.model.identity(),
+            checkpoints=checkpoints,
+            label=unit.label,
+            seed=unit.seed,
+            guidance=cell.cfg_schedule.as_dict(),
+            sampling=plain(cell.sampling),
             machine={k: v for k, v in made.items() if k != "checkpoints"},
         )
 

@@ -29,8 +29,14 @@ except ImportError:  # not a POSIX system
 
 FATAL = b"Fatal Python error: "
 KILLED = "killed by "
-SIGNALS = {"Segmentation fault": "SIGSEGV, a segmentation fault", "Aborted": "SIGABRT", "Bus error": "SIGBUS",
-           "Floating point exception": "SIGFPE", "Floating-point exception": "SIGFPE", "Illegal instruction": "SIGILL"}
+SIGNALS = {
+    "Segmentation fault": "SIGSEGV, a segmentation fault",
+    "Aborted": "SIGABRT",
+    "Bus error": "SIGBUS",
+    "Floating point exception": "SIGFPE",
+    "Floating-point exception": "SIGFPE",
+    "Illegal instruction": "SIGILL",
+}
 
 
 class BlackBox:
@@ -59,9 +65,7 @@ class BlackBox:
             os.ftruncate(self._fd, len(line))
             os.lseek(self._fd, len(line), os.SEEK_SET)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._fd is None:
             return
         faulthandler.disable()
@@ -85,11 +89,17 @@ def recover(study: Study) -> list[str]:
             text = stack[stack.index(FATAL) :].decode(errors="replace")
             name = text[len(FATAL) :].splitlines()[0].strip()
             error = KILLED + SIGNALS.get(name, name)
-            bodies = [failure_body(cell, Unit(label, seed), error, text, 1 + study.failures()[cell, label, seed])
-                      for cell, label, seed in _keys(head) if (cell, label, seed) not in study.done()]
+            bodies = [
+                failure_body(cell, Unit(label, seed), error, text, 1 + study.failures()[cell, label, seed])
+                for cell, label, seed in _keys(head)
+                if (cell, label, seed) not in study.done()
+            ]
             study.append(*bodies)
-            lines += [f"failed in an earlier run: cell {b['cell']}, label {b['label']}, seed {b['seed']}: {error}; its stack: "
-                      f"sdvar-exp logs {b['cell']}" for b in bodies]
+            lines += [
+                f"failed in an earlier run: cell {b['cell']}, label {b['label']}, seed {b['seed']}: {error}; its stack: "
+                f"sdvar-exp logs {b['cell']}"
+                for b in bodies
+            ]
         with suppress(OSError):
             path.unlink()
     with suppress(OSError):

@@ -52,8 +52,10 @@ def _classifier() -> Network:
 
     def run(images_B3hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if images_B3hw.shape[-2:] != (model.side, model.side):
-            raise UserError(f"the shipped classifier takes images of {model.side}×{model.side} pixels, these are "
-                            f"{images_B3hw.shape[-2]}×{images_B3hw.shape[-1]}: use --extractor inception")
+            raise UserError(
+                f"the shipped classifier takes images of {model.side}×{model.side} pixels, these are "
+                f"{images_B3hw.shape[-2]}×{images_B3hw.shape[-1]}: use --extractor inception"
+            )
         features = model.features(images_B3hw.float() / 255)
         return features, model.out(features).argmax(-1)
 
@@ -65,8 +67,10 @@ def _inception() -> Network:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise UserError("--extractor inception needs torch-fidelity: pip install 'sdvar_exp[inception]' (it downloads the "
-                        "network's weights at its first use)") from None
+        raise UserError(
+            "--extractor inception needs torch-fidelity: pip install 'sdvar_exp[inception]' (it downloads the "
+            "network's weights at its first use)"
+        ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device).eval()
 

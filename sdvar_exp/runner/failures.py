@@ -55,8 +55,15 @@ def describe(error: BaseException) -> str:
 
 def failure_body(cell_id: str, unit: Unit, error: str, traceback_text: str, attempt: int) -> Body:
     """The record of a unit that failed."""
-    return {"type": "failure", "cell": cell_id, "label": unit.label, "seed": unit.seed, "error": error,
-            "traceback": traceback_text, "attempt": attempt}
+    return {
+        "type": "failure",
+        "cell": cell_id,
+        "label": unit.label,
+        "seed": unit.seed,
+        "error": error,
+        "traceback": traceback_text,
+        "attempt": attempt,
+    }
 
 
 def record_failure(
@@ -73,9 +80,7 @@ def record_failure(
     return lines
 
 
-def record_error(
-    study: Study, attempts: Counter[UnitKey], task: Task, units: Sequence[Unit], error: Exception
-) -> list[str]:
+def record_error(study: Study, attempts: Counter[UnitKey], task: Task, units: Sequence[Unit], error: Exception) -> list[str]:
     """`record_failure` for an exception."""
     text = "".join(traceback.format_exception(error))
     return record_failure(study, attempts, task, units, describe(error), text)

@@ -77,8 +77,10 @@ def broken_promises(summary: pd.DataFrame) -> list[str]:
     for row in summary[summary["lossless"] == "tokens"].to_dict("records"):
         broken = row["compared"] - row["identical"] - row["near_ties"]
         if broken > 0:
-            lines.append(f"{row['name']} is to give the baseline's tokens, but {broken:.0f} of {row['compared']:.0f} "
-                         "images differ by more than near-ties: a bug, or arithmetic too coarse for dtype")
+            lines.append(
+                f"{row['name']} is to give the baseline's tokens, but {broken:.0f} of {row['compared']:.0f} "
+                "images differ by more than near-ties: a bug, or arithmetic too coarse for dtype"
+            )
     return lines
 
 

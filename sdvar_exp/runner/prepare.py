@@ -93,8 +93,7 @@ def _unusual(choice: Choice, default: Choice) -> list[str]:
     same = choice.name == default.name
     fields = dataclasses.fields(choice.params)
     usual = plain(default.params) if same else {f.name: f.default for f in fields}
-    changed = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
-               for k, v in plain(choice.params).items() if v != usual[k]]
+    changed = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain(choice.params).items() if v != usual[k]]
     return changed if same else [choice.name, *changed]
 
 

@@ -49,9 +49,7 @@ class Presence:
             self._fd, self._path = fd, Path(name)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._fd is not None:
             with suppress(OSError):
                 self._path.unlink()

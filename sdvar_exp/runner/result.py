@@ -13,8 +13,14 @@ import torch
 from sdvar_exp.decoding.records import Counts, Decoded, StageOutcome
 
 PER_IMAGE = ("replaced_tokens", "target_calls_alone")
-STAGE_COLUMNS = {"passed": "passed", "acceptance": "acceptance", "match": "match_rate",
-                 "one_minus_tv": "one_minus_tv", "kl": "kl", "entropy": "entropy"}
+STAGE_COLUMNS = {
+    "passed": "passed",
+    "acceptance": "acceptance",
+    "match": "match_rate",
+    "one_minus_tv": "one_minus_tv",
+    "kl": "kl",
+    "entropy": "entropy",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,12 @@ def result_of(decoded: Decoded, i: int, image: np.ndarray) -> Result:
     """Image i of a decode that was recorded."""
     assert decoded.margins is not None
     return Result(
-        np.concatenate([to_numpy(t[i]) for t in decoded.tokens]), f_hat_of(decoded, i), image,
-        to_numpy(decoded.margins[i]), algorithm(decoded, i), tuple(stage_row(s, i) for s in decoded.stages),
+        np.concatenate([to_numpy(t[i]) for t in decoded.tokens]),
+        f_hat_of(decoded, i),
+        image,
+        to_numpy(decoded.margins[i]),
+        algorithm(decoded, i),
+        tuple(stage_row(s, i) for s in decoded.stages),
     )
 
 

@@ -19,13 +19,18 @@ def unit_body(
     cell_id: str, unit: Unit, result: Result, baseline: Result, pyramid: Pyramid, exact: bool, **circumstances: Any
 ) -> Body:
     """The commit marker of a unit. exact: the arithmetic is float64, where no difference is a near-tie."""
-    sample = fidelity(result.tokens, result.image, result.f_hat,
-                      baseline.tokens, baseline.image, baseline.f_hat, pyramid)
+    sample = fidelity(result.tokens, result.image, result.f_hat, baseline.tokens, baseline.image, baseline.f_hat, pyramid)
     sample["near_tie"] = not exact and near_tie(result.tokens, baseline, pyramid)
     agreement = token_agreement(result.tokens, baseline.tokens, pyramid)[1]
     stages = [{**row, "token_agreement": share} for row, share in zip(result.stages, agreement, strict=True)]
-    return {"type": "unit", "cell": cell_id, "label": unit.label, "seed": unit.seed,
-            "sample": {**sample, **result.algorithm, **circumstances}, "stages": stages}
+    return {
+        "type": "unit",
+        "cell": cell_id,
+        "label": unit.label,
+        "seed": unit.seed,
+        "sample": {**sample, **result.algorithm, **circumstances},
+        "stages": stages,
+    }
 
 
 def near_tie(tokens: np.ndarray, baseline: Result, pyramid: Pyramid) -> bool:

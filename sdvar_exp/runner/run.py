@@ -152,9 +152,17 @@ def session(backend: Backend) -> dict[str, object]:
     plan = backend.plan
     timing = {"units": plan.settings.timing.units, "repeats": plan.settings.timing.repeats, "warm_up": 1}
     return session_record(
-        plan.argv, study=plan.study, device=backend.device, dtype=plan.settings.dtype, threads=backend.threads,
-        checkpoints=backend.fingerprint["checkpoints"], timing=timing, cells=[p.cell.id for p in plan.cells],
-        labels=list(plan.labels), seeds=list(plan.seeds), engine=plan.settings.engine,
+        plan.argv,
+        study=plan.study,
+        device=backend.device,
+        dtype=plan.settings.dtype,
+        threads=backend.threads,
+        checkpoints=backend.fingerprint["checkpoints"],
+        timing=timing,
+        cells=[p.cell.id for p in plan.cells],
+        labels=list(plan.labels),
+        seeds=list(plan.seeds),
+        engine=plan.settings.engine,
     )
 
 

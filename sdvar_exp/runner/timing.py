@@ -59,8 +59,10 @@ def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
     with phase(console, "time", total) as step, _light_collections(), Presence(device_name(job.prepared.device)) as presence:
         for units, tasks in work:
             cells = [timed.task.cell for timed in tasks]
-            books = {model: make_noise(job.prepared.pairs[model], units, [c for c in cells if c.model == model])
-                     for model in dict.fromkeys(c.model for c in cells)}
+            books = {
+                model: make_noise(job.prepared.pairs[model], units, [c for c in cells if c.model == model])
+                for model in dict.fromkeys(c.model for c in cells)
+            }
             gc.collect()
             for timed in tasks:
                 failed += _run(Watched(job, console, interrupt, presence), timed, books[timed.task.cell.model], warm)
@@ -100,9 +102,18 @@ def measure_pair(at: Watched, timed: Timed, noise: NoiseBook, repeat: int) -> Bo
     contended = before or at.presence.others()
     first = timed.task.units[0]
     return {
-        "type": "timing", "cell": timed.task.cell.id, "label": first.label, "seed": first.seed, "repeat": repeat,
-        "order": order, "batch": len(timed.task.units), "baseline_ms": a.ms, "cell_ms": b.ms,
-        "baseline_decode_ms": a.decode_ms, "cell_decode_ms": b.decode_ms, "breakdown": b.breakdown,
+        "type": "timing",
+        "cell": timed.task.cell.id,
+        "label": first.label,
+        "seed": first.seed,
+        "repeat": repeat,
+        "order": order,
+        "batch": len(timed.task.units),
+        "baseline_ms": a.ms,
+        "cell_ms": b.ms,
+        "baseline_decode_ms": a.decode_ms,
+        "cell_decode_ms": b.decode_ms,
+        "breakdown": b.breakdown,
         "contended": contended,
     }
 

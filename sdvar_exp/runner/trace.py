@@ -53,6 +53,7 @@ def _trace(job: Job, task: Task) -> tuple[list[Record], Exception | None]:
     with storage_errors(path):
         path.parent.mkdir(exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
+
             def write(record: Record) -> None:
                 records.append(record)
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -60,8 +61,9 @@ def _trace(job: Job, task: Task) -> tuple[list[Record], Exception | None]:
 
             try:
                 with torch.inference_mode():
-                    trace_decode(pair, task.cell, task.units, make_noise(pair, task.units, [task.cell]), write,
-                                 task.planned.name)
+                    trace_decode(
+                        pair, task.cell, task.units, make_noise(pair, task.units, [task.cell]), write, task.planned.name
+                    )
             except Exception as error:
                 return records, error
     return records, None

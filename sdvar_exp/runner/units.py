@@ -86,8 +86,13 @@ def add_seen(body: Body, job: Job, task: Task, unit: Unit, result: Result, basel
     base = extractor.see(baseline.image)
     own = extractor.see(result.image)
     body["sample"] |= {"predicted_class": own.predicted, "class_correct": own.predicted == unit.label}
-    body["seen"] = {"classifier": extractor.digest, "features": own.features, "predicted": own.predicted,
-                    "baseline_features": base.features, "baseline_predicted": base.predicted}
+    body["seen"] = {
+        "classifier": extractor.digest,
+        "features": own.features,
+        "predicted": own.predicted,
+        "baseline_features": base.features,
+        "baseline_predicted": base.predicted,
+    }
     return body
 
 

@@ -168,14 +168,7 @@ NOISE = {
     "correlation": "float",
 }
 
-TABLES = {
-    "samples": SAMPLES,
-    "stages": STAGES,
-    "runs": RUNS,
-    "timings": TIMINGS,
-    "failures": FAILURES,
-    "noise": NOISE,
-}
+TABLES = {"samples": SAMPLES, "stages": STAGES, "runs": RUNS, "timings": TIMINGS, "failures": FAILURES, "noise": NOISE}
 
 # Left out of the stable table: what another run of the same study on the same machine need not repeat (times, memory,
 # host, process, attempt, timestamps, cache hits), and the names of where and with what it ran (study, fingerprint).

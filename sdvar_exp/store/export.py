@@ -44,14 +44,18 @@ def write_npz(files: Sequence[Path], out: Path) -> tuple[int, ...]:
     part = out.with_name(f"{out.name}.part")
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive, archive.open(
-                zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
+        with (
+            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+            archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream,
+        ):
             npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for path in files:
                 image = _rgb(path)
                 if image.shape != shape[1:]:
-                    raise UserError(f"{path} is {image.shape[1]}×{image.shape[0]} pixels, the first image "
-                                    f"{shape[2]}×{shape[1]}: they must all be of one size")
+                    raise UserError(
+                        f"{path} is {image.shape[1]}×{image.shape[0]} pixels, the first image "
+                        f"{shape[2]}×{shape[1]}: they must all be of one size"
+                    )
                 stream.write(image.tobytes())
         os.replace(part, out)
     return shape

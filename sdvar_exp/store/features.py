@@ -44,8 +44,13 @@ class Kept:
         theirs = [place[self.units[i]] for i in mine]
         labels = np.array([self.units[i][0] for i in mine], np.int64)
         return CellFeatures(
-            labels, None if self.classes is None else self.classes[mine], self.features[mine],
-            None if base.classes is None else base.classes[theirs], base.features[theirs], digest)
+            labels,
+            None if self.classes is None else self.classes[mine],
+            self.features[mine],
+            None if base.classes is None else base.classes[theirs],
+            base.features[theirs],
+            digest,
+        )
 
 
 def write_kept(folder: Path, key: str, cell: str, kept: Kept) -> None:
@@ -92,6 +97,11 @@ def _arrays(units: dict[tuple[int, int], Body]) -> CellFeatures:
     def ints(name: str) -> np.ndarray:
         return np.array([units[k][name] for k in keys], np.int64)
 
-    return CellFeatures(np.array([label for label, _ in keys], np.int64), ints("predicted"), decoded("features"),
-                        ints("baseline_predicted"), decoded("baseline_features"),
-                        digests.pop() if len(digests) == 1 else "")
+    return CellFeatures(
+        np.array([label for label, _ in keys], np.int64),
+        ints("predicted"),
+        decoded("features"),
+        ints("baseline_predicted"),
+        decoded("baseline_features"),
+        digests.pop() if len(digests) == 1 else "",
+    )

@@ -34,8 +34,9 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}), and the study has no ledger to make it again from; "
-                        "restore the file") from error
+        raise UserError(
+            f"{path} cannot be read ({error}), and the study has no ledger to make it again from; restore the file"
+        ) from error
     if "cell" not in frame:
         raise UserError(f"{path} has no column 'cell', and the study has no ledger to make it again from; restore the file")
     return frame

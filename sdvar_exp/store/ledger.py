@@ -87,7 +87,8 @@ def checked(line: bytes) -> bytes | None:
 
 
 _UNIT = re.compile(
-    rb'\{"cell":"([^"\\]*)","fingerprint":"[^"\\]*","label":(-?\d+),"sample":\{([^{}]*)\},"seed":(-?\d+),.*"type":"unit"\}')
+    rb'\{"cell":"([^"\\]*)","fingerprint":"[^"\\]*","label":(-?\d+),"sample":\{([^{}]*)\},"seed":(-?\d+),.*"type":"unit"\}'
+)
 _WHO = re.compile(rb'"finished_at":"([^"\\]*)",(?:[^{}]*,)?"host":"([^"\\]*)",(?:[^{}]*,)?"pid":(\d+)(?:,|$)')
 
 

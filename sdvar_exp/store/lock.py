@@ -97,9 +97,7 @@ class StudyLock:
     def _refusal(self, holder: dict[str, Any]) -> InUse:
         host, pid = holder.get("host", "unknown"), holder.get("pid", "unknown")
         hint = "" if host == socket.gethostname() else f", or remove {self.path} if that process is gone"
-        return InUse(
-            f"study {self.path.parent} is in use by pid {pid} on host {host}; wait for it to end or stop it{hint}"
-        )
+        return InUse(f"study {self.path.parent} is in use by pid {pid} on host {host}; wait for it to end or stop it{hint}")
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held, and in a forked child."""

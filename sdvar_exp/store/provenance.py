@@ -39,9 +39,7 @@ _ASSIGNED_SECRET = re.compile(
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
-def fingerprint(
-    checkpoints: Mapping[str, Any], device_kind: str, dtype: str, threads: int, **more: Any
-) -> dict[str, Any]:
+def fingerprint(checkpoints: Mapping[str, Any], device_kind: str, dtype: str, threads: int, **more: Any) -> dict[str, Any]:
     """What may change a result: code of decoding, checkpoint hashes, packages, device kind, dtype, threads.
 
     checkpoints: {"vae": hash, …} of the one pair of a study, or {model name: {"vae": hash, …}} where there may be more.
@@ -193,10 +191,15 @@ def arithmetic_flags() -> dict[str, Any]:
         return {}
     cudnn = torch.backends.cudnn
     return {
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32, "tf32_cudnn": cudnn.allow_tf32,
-        "cudnn_benchmark": cudnn.benchmark, "cudnn_deterministic": cudnn.deterministic, "cudnn": cudnn.version(),
-        "cuda": torch.version.cuda, "matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(), "threads": torch.get_num_threads(),
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": cudnn.allow_tf32,
+        "cudnn_benchmark": cudnn.benchmark,
+        "cudnn_deterministic": cudnn.deterministic,
+        "cudnn": cudnn.version(),
+        "cuda": torch.version.cuda,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
     }
 
 

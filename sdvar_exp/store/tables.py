@@ -18,18 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import (
-    CIRCUMSTANCES,
-    FAILURES,
-    NOISE,
-    RUNS,
-    SAMPLES,
-    STAGES,
-    TABLES,
-    TIMED,
-    TIMINGS,
-    VOLATILE,
-)
+from sdvar_exp.store.columns import CIRCUMSTANCES, FAILURES, NOISE, RUNS, SAMPLES, STAGES, TABLES, TIMED, TIMINGS, VOLATILE
 from sdvar_exp.store.files import atomic_write, storage_errors
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import kept_frames

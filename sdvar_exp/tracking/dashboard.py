@@ -49,9 +49,12 @@ def facts_of(folder: Path, tables: Tables | None = None) -> Facts:
         raise UserError(f"{folder} has no rows yet; run it first")
     accepted = tables.stages.dropna(subset="acceptance")
     return Facts(
-        study=str(tables.runs["study"].iloc[0]), stages=tuple(sorted(int(s) for s in accepted["stage"].unique())),
-        timed=bool(tables.samples["speedup"].notna().any()), images=any((folder / "images").glob("*/*.png")),
-        cells=len(tables.runs), units=len(tables.samples),
+        study=str(tables.runs["study"].iloc[0]),
+        stages=tuple(sorted(int(s) for s in accepted["stage"].unique())),
+        timed=bool(tables.samples["speedup"].notna().any()),
+        images=any((folder / "images").glob("*/*.png")),
+        cells=len(tables.runs),
+        units=len(tables.samples),
     )
 
 
@@ -60,22 +63,50 @@ def panels(facts: Facts) -> dict[str, list[Any]]:
     wr = _module("wandb_workspaces.reports.v2")
     of, left, right = wr.SummaryMetric, wr.Layout(0, 0, HALF, HEIGHT), wr.Layout(HALF, 0, HALF, HEIGHT)
     out: dict[str, list[Any]] = {}
-    quality = wr.ScatterPlot(title="target calls against pixel difference", x=of("target_calls"), y=of("pixel_mae"),
-                             running_ymin=True, legend_template="${run:displayName}", layout=right if facts.timed else left)
+    quality = wr.ScatterPlot(
+        title="target calls against pixel difference",
+        x=of("target_calls"),
+        y=of("pixel_mae"),
+        running_ymin=True,
+        legend_template="${run:displayName}",
+        layout=right if facts.timed else left,
+    )
     pareto = [quality]
     if facts.timed:
-        pareto.insert(0, wr.ScatterPlot(title="speed-up against pixel difference", x=of("speedup"), y=of("pixel_mae"),
-                                        legend_template="${run:displayName}", layout=left))
+        pareto.insert(
+            0,
+            wr.ScatterPlot(
+                title="speed-up against pixel difference",
+                x=of("speedup"),
+                y=of("pixel_mae"),
+                legend_template="${run:displayName}",
+                layout=left,
+            ),
+        )
     out["Trade-off"] = pareto
     if facts.stages:
         keys = [of(stage_key(stage)) for stage in facts.stages]
-        out["Acceptance by stage"] = [wr.BarPlot(title="share of accepted tokens, by stage", metrics=keys, orientation="v",
-                                                 range_x=(0.0, 1.0), layout=wr.Layout(0, 0, WIDE, HEIGHT))]
+        out["Acceptance by stage"] = [
+            wr.BarPlot(
+                title="share of accepted tokens, by stage",
+                metrics=keys,
+                orientation="v",
+                range_x=(0.0, 1.0),
+                layout=wr.Layout(0, 0, WIDE, HEIGHT),
+            )
+        ]
     if facts.timed:
         out["Speed-up by strategy"] = [
-            wr.BarPlot(title="speed-up by strategy", metrics=[of("speedup")], groupby=wr.Config("strategy.name"),
-                       groupby_aggfunc="mean", groupby_rangefunc="minmax", layout=left),
-            wr.BarPlot(title="speed-up by cell", metrics=[of("speedup")], layout=right)]
+            wr.BarPlot(
+                title="speed-up by strategy",
+                metrics=[of("speedup")],
+                groupby=wr.Config("strategy.name"),
+                groupby_aggfunc="mean",
+                groupby_rangefunc="minmax",
+                layout=left,
+            ),
+            wr.BarPlot(title="speed-up by cell", metrics=[of("speedup")], layout=right),
+        ]
     if facts.images:
         browser = wr.WeavePanelSummaryTable(table_name="images")
         browser.layout = wr.Layout(0, 0, WIDE, 2 * HEIGHT)
@@ -88,8 +119,9 @@ def build(facts: Facts, options: Options) -> Dashboards:
     ws, wr = _module("wandb_workspaces.workspaces"), _module("wandb_workspaces.reports.v2")
     where = {"entity": options.entity or "", "project": options.project}
     sections = [ws.Section(name=name, panels=found, is_open=True) for name, found in panels(facts).items()]
-    runs = ws.RunsetSettings(filters=ws.And(ws.Metric("Group") == facts.study),
-                             pinned_columns=[f"summary:{name}" for name in COLUMNS])
+    runs = ws.RunsetSettings(
+        filters=ws.And(ws.Metric("Group") == facts.study), pinned_columns=[f"summary:{name}" for name in COLUMNS]
+    )
     workspace = ws.Workspace(name=f"sdvar_exp {facts.study}", sections=sections, runset_settings=runs, **where)
     blocks: list[Any] = [wr.H1(text=f"Study {facts.study}"), wr.P(text=about(facts))]
     for name, found in panels(facts).items():
@@ -102,8 +134,10 @@ def build(facts: Facts, options: Options) -> Dashboards:
 def as_plain(dashboards: Dashboards) -> dict[str, Any]:
     """Both as they would be sent, as plain data without the random ids that each building draws."""
     models = {"workspace": dashboards.workspace, "report": dashboards.report}
-    return {name: _without_ids(json.loads(it._to_model().model_dump_json(by_alias=True, exclude_none=True)))
-            for name, it in models.items()}
+    return {
+        name: _without_ids(json.loads(it._to_model().model_dump_json(by_alias=True, exclude_none=True)))
+        for name, it in models.items()
+    }
 
 
 def _without_ids(value: Any) -> Any:
@@ -114,9 +148,11 @@ def _without_ids(value: Any) -> Any:
 
 def about(facts: Facts) -> str:
     """One paragraph on what the numbers are."""
-    return (f"{facts.cells} cells, {facts.units} images. One run per cell; its summary holds means over the cell's images. "
-            "Pixel difference: mean |a-b| to the target's own image of the same label, seed and noise, on [0, 1]. "
-            "Speed-up: baseline time ÷ cell time, paired, without VAE decode.")
+    return (
+        f"{facts.cells} cells, {facts.units} images. One run per cell; its summary holds means over the cell's images. "
+        "Pixel difference: mean |a-b| to the target's own image of the same label, seed and noise, on [0, 1]. "
+        "Speed-up: baseline time ÷ cell time, paired, without VAE decode."
+    )
 
 
 def save(dashboards: Dashboards, options: Options) -> list[str]:
@@ -128,8 +164,9 @@ def save(dashboards: Dashboards, options: Options) -> list[str]:
         dashboards.report.save()
     except Exception as error:  # its transports raise many kinds
         lines = str(error).strip().splitlines() or [""]
-        raise PushError(f"W&B did not take the dashboard: {type(error).__name__}: {lines[0]}; try again, or look with "
-                        "--dry-run") from error
+        raise PushError(
+            f"W&B did not take the dashboard: {type(error).__name__}: {lines[0]}; try again, or look with --dry-run"
+        ) from error
     return [str(dashboards.workspace.url), str(dashboards.report.url)]
 
 

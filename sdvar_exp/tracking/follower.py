@@ -34,9 +34,7 @@ class Outcome:
 class Follower:
     """A running child, or none (`process` is None: tracking is off, or the child could not be started)."""
 
-    def __init__(
-        self, folder: Path, options: Options, process: subprocess.Popen[bytes] | None, problem: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, options: Options, process: subprocess.Popen[bytes] | None, problem: str = "") -> None:
         self.folder = folder
         self.options = options
         self.process = process

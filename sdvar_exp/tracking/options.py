@@ -32,21 +32,14 @@ class Options:
 
 
 def resolve(
-    command_line: Mapping[str, str | None],
-    files: Mapping[str, str | None],
-    environ: Mapping[str, str] | None = None,
+    command_line: Mapping[str, str | None], files: Mapping[str, str | None], environ: Mapping[str, str] | None = None
 ) -> Options:
     """Options from three sources, first come first served: command line, WANDB_*, configuration files.
 
     Keys are the fields of `Options`; None is "not said". WANDB_MODE=disabled and WANDB_DISABLED=true mean `none`.
     """
     environ = os.environ if environ is None else environ
-    variables = {
-        "mode": "WANDB_MODE",
-        "project": "WANDB_PROJECT",
-        "entity": "WANDB_ENTITY",
-        "base_url": "WANDB_BASE_URL",
-    }
+    variables = {"mode": "WANDB_MODE", "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "base_url": "WANDB_BASE_URL"}
     environment = {key: environ[name] for key, name in variables.items() if environ.get(name)}
     if environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         environment.setdefault("mode", "none")

@@ -89,9 +89,7 @@ def _send(folder: Path, options: Options, content: Content, pushed: Pushed) -> N
     except UserError:
         raise
     except Exception as error:  # wandb raises many kinds, of its own and of its transports
-        raise PushError(
-            f"W&B did not take {content.name!r}: {_one_line(error)}; `sdvar-exp push` tries again"
-        ) from error
+        raise PushError(f"W&B did not take {content.name!r}: {_one_line(error)}; `sdvar-exp push` tries again") from error
     if online:
         pushed.remember_steps(content.cell, replace(steps, confirmed=steps.following))
     pushed.remember(content)

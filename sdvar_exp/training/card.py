@@ -26,8 +26,10 @@ def render(card: dict[str, Any], figures: str = "") -> str:
     numbers = range(stages)
     head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
-        "# Model card: the embedded pair", "",
-        "Written by `scripts/train.py part=export` and `part=evaluate` from `card.json`; do not edit.", "",
+        "# Model card: the embedded pair",
+        "",
+        "Written by `scripts/train.py part=export` and `part=evaluate` from `card.json`; do not edit.",
+        "",
         f"- **Data**: {card['data']}; grey values repeated to RGB in [-1, 1]. No augmentation for the transformers.",
         f"- **Stages**: {stages}, sides {', '.join(map(str, vae['patch_nums']))}; {vae['vocab_size']} codes of width "
         f"{vae['z_channels']}.",
@@ -39,30 +41,41 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
         "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`, `classifier`, `evaluate`.",
         "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short: the "
-        "target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.", "",
-        "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |", "|---|---|---|---|---|---|",
+        "target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.",
+        "",
+        "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |",
+        "|---|---|---|---|---|---|",
         f"| VQVAE | {vae['vocab_size']} codes, {vae['codes_used']:.1%} used | {vae['steps']} | {vae['minutes']} | "
         f"MSE {vae['mse']:.4f}, MAE {vae['mae']:.4f} on [-1, 1] | `{vae['sha256'][:16]}` |",
     ]
     for role, name in MODELS.items():
         m = card[role]
-        steps, minutes = (f"{m[f'{key}_before']} + {m[key]}" if f"{key}_before" in m else str(m[key])
-                          for key in ("steps", "minutes"))
+        steps, minutes = (
+            f"{m[f'{key}_before']} + {m[key]}" if f"{key}_before" in m else str(m[key]) for key in ("steps", "minutes")
+        )
         lines.append(
             f"| {name}, depth {m['depth']}, width {m['width']} | {m['parameters']:,} | {steps} | {minutes} | "
-            f"{m['ce']:.3f} nats per token | `{m['sha256'][:16]}` |")
+            f"{m['ce']:.3f} nats per token | `{m['sha256'][:16]}` |"
+        )
     if "classifier" in card:
         c = card["classifier"]
-        lines.append(f"| classifier | {c['parameters']:,} | {c['steps']} | {c['minutes']} | {c['accuracy']:.1%} of "
-                     f"{c['test_images']:,} right | `{c['sha256'][:16]}` |")
+        lines.append(
+            f"| classifier | {c['parameters']:,} | {c['steps']} | {c['minutes']} | {c['accuracy']:.1%} of "
+            f"{c['test_images']:,} right | `{c['sha256'][:16]}` |"
+        )
     begun = [f"the {name} from `{card[role]['init'][:16]}`" for role, name in MODELS.items() if card[role]["init"]]
     if begun:
         lines += ["", f"Trained on from given weights (SHA-256): {'; '.join(begun)}. Steps before + after."]
     lines += ["", "Cross-entropy per token on test images by stage, in nats:", "", *head]
     for role, name in MODELS.items():
         lines.append(f"| {name} | " + " | ".join(f"{card[role][f'ce_{k}']:.2f}" for k in numbers) + " |")
-    lines += ["", f"Agreement with the target on {drawn['held_out']} of its own samples (guidance linear, {drawn['cfg']}): "
-              "overlap 1-TV of the guided distributions, and share of equal tokens under shared noise:", "", *head]
+    lines += [
+        "",
+        f"Agreement with the target on {drawn['held_out']} of its own samples (guidance linear, {drawn['cfg']}): "
+        "overlap 1-TV of the guided distributions, and share of equal tokens under shared noise:",
+        "",
+        *head,
+    ]
     for role in ("draft", "draft_plain"):
         for what, text in (("overlap", "1-TV"), ("match", "equal")):
             values = " | ".join(f"{card[role][f'{what}_{k}']:.2f}" for k in numbers)

@@ -69,8 +69,19 @@ def train_classifier(s: ClassifierSettings, data_folder: Path, out: Path) -> dic
     def evaluate() -> dict[str, float]:
         return {"accuracy": (outputs(model, test_images[:2000], s.side)[1] == test_labels[:2000]).double().mean().item()}
 
-    return loop.train(folder=out, name=s.name, model=model, optimizer=optimizer, steps=s.steps, peak=s.peak, warmup=s.warmup,
-                      step_fn=step, max_minutes=s.max_minutes, eval_every=500, evaluate=evaluate)
+    return loop.train(
+        folder=out,
+        name=s.name,
+        model=model,
+        optimizer=optimizer,
+        steps=s.steps,
+        peak=s.peak,
+        warmup=s.warmup,
+        step_fn=step,
+        max_minutes=s.max_minutes,
+        eval_every=500,
+        evaluate=evaluate,
+    )
 
 
 def export_classifier(s: ClassifierSettings, folder: Path, out: Path, data_folder: Path) -> dict[str, Any]:
@@ -83,10 +94,17 @@ def export_classifier(s: ClassifierSettings, folder: Path, out: Path, data_folde
     images, labels = load_split(data_folder, "t10k")
     features, predicted = outputs(model, images, s.side)
     save_file({"features": features.half(), "labels": labels.to(torch.uint8)}, features_path)
-    about = {**asdict(s), "steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1),
-             "parameters": sum(p.numel() for p in model.parameters()), "test_images": len(labels),
-             "accuracy": (predicted == labels).double().mean().item(), "sha256": sha256(path),
-             "features_sha256": sha256(features_path), "command": "python scripts/train.py part=classifier"}
+    about = {
+        **asdict(s),
+        "steps": saved["step"],
+        "minutes": round(saved["seconds"] / 60, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "test_images": len(labels),
+        "accuracy": (predicted == labels).double().mean().item(),
+        "sha256": sha256(path),
+        "features_sha256": sha256(features_path),
+        "command": "python scripts/train.py part=classifier",
+    }
     for file in (path, features_path):
         file.chmod(0o644)
     (out / "classifier.json").write_text(json.dumps(about, indent=1) + "\n")

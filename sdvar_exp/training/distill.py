@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 
 
 def _student() -> VARSettings:
-    return VARSettings(name="distilled", depth=2, width=96, heads=3, steps=2000, peak=2e-3, max_minutes=25.0,
-                       short_share=0.5, bf16=True)
+    return VARSettings(
+        name="distilled", depth=2, width=96, heads=3, steps=2000, peak=2e-3, max_minutes=25.0, short_share=0.5, bf16=True
+    )
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class DistillSettings:
     strongest: float = 3.0
 
     def __post_init__(self) -> None:
-        require(self.samples % self.chunk == 0 and self.held_out % self.chunk == 0,
-                f"distilled.samples and distilled.held_out must be multiples of distilled.chunk={self.chunk}")
+        require(
+            self.samples % self.chunk == 0 and self.held_out % self.chunk == 0,
+            f"distilled.samples and distilled.held_out must be multiples of distilled.chunk={self.chunk}",
+        )
         require(0 < self.held_out < self.samples, "distilled.held_out must lie between 0 and distilled.samples")
 
 
@@ -102,8 +105,14 @@ def draw_samples(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> list
         labels = torch.arange(s.chunk) % target.num_classes
         parts = [draw(target, vae, y, s.cfg, seed=i * s.chunk + j) for j, y in enumerate(labels.split(50))]
         halves = [torch.stack(both.chunk(2)) for _, both in parts]
-        loop.save_atomic({"codes": torch.cat([c for c, _ in parts]).to(torch.int16), "labels": labels,
-                          "logits": torch.cat(halves, dim=1).half()}, path)
+        loop.save_atomic(
+            {
+                "codes": torch.cat([c for c, _ in parts]).to(torch.int16),
+                "labels": labels,
+                "logits": torch.cat(halves, dim=1).half(),
+            },
+            path,
+        )
         log.info("samples of the target: %d/%d", (i + 1) * s.chunk, s.samples)
     return files
 
@@ -159,7 +168,8 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
     if s.student.init:
         start_from(model, Path(s.student.init))
     optimizer = torch.optim.AdamW(
-        loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True)
+        loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True
+    )
     stages = vae.pyramid.stages
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
@@ -175,7 +185,16 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
         return {"loss": F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean()}
 
     return loop.train(
-        folder=out, name=s.student.name, model=model, optimizer=optimizer, steps=s.student.steps, peak=s.student.peak,
-        warmup=s.student.warmup, step_fn=step, max_minutes=s.student.max_minutes, eval_every=250, save_every=100,
+        folder=out,
+        name=s.student.name,
+        model=model,
+        optimizer=optimizer,
+        steps=s.student.steps,
+        peak=s.student.peak,
+        warmup=s.student.warmup,
+        step_fn=step,
+        max_minutes=s.student.max_minutes,
+        eval_every=250,
+        save_every=100,
         evaluate=lambda: agreement(model, vae, held, s.cfg),
     )

@@ -55,8 +55,11 @@ def evaluate(s: EvaluateSettings, folder: Path, weights: Path, docs: Path, data_
     train_images, _ = load_split(data_folder, "train")
     features = train_features(classifier, train_images, folder / "evaluate", quality["classifier"])
     quality["nearest"], index = nearest_training({"samples": samples[best], **known}, train_images, features, classifier)
-    quality |= {"grid": asdict(s), "loading_seconds": round(seconds, 3),
-                "shipped_bytes": sum(f.stat().st_size for f in weights.glob("*.safetensors"))}
+    quality |= {
+        "grid": asdict(s),
+        "loading_seconds": round(seconds, 3),
+        "shipped_bytes": sum(f.stat().st_size for f in weights.glob("*.safetensors")),
+    }
     card |= {"classifier": json.loads((weights / "classifier.json").read_text()), "quality": quality}
     figures = docs / "figures"
     pictures.draw_samples({"target": samples[best], "draft": samples[best.replace("target", "draft")]}, labels, figures)
@@ -90,8 +93,9 @@ def known_images(vae: VQVAE, images_nhw: torch.Tensor, side: int) -> Sets:
         x = prepare(part, side)
         both["test images"].append(x)
         both["reconstructions"].append(vae.decode(vae.quantize.encode(vae.features(x))[1][-1]))
-    return {name: ((torch.cat(x).mean(1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-            for name, x in both.items()}
+    return {
+        name: ((torch.cat(x).mean(1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy() for name, x in both.items()
+    }
 
 
 @torch.inference_mode()
@@ -124,8 +128,10 @@ def measured(
         rows.append({"name": setting.key, "n": len(labels), **asdict(setting), **row})
         log.info("%s: class accuracy %.3f, Fréchet distance %s", setting.key, row["class_accuracy"], row["fd"])
     best = {model: best_of([r for r in rows if r.get("model") == model]) for model in ("target", "draft")}
-    recall = {name: within_classes(features[name], labels, real[rest], real_labels[rest])
-              for name in ("test images", best["target"], best["draft"])}
+    recall = {
+        name: within_classes(features[name], labels, real[rest], real_labels[rest])
+        for name in ("test images", best["target"], best["draft"])
+    }
     return {"classifier": digest, "n": len(labels), "rows": rows, "best": best, "recall_within_class": recall}
 
 
@@ -133,10 +139,12 @@ def row_of(features: np.ndarray, predicted: np.ndarray, labels: np.ndarray, real
     """Class accuracy and distances with 95 % intervals as plain numbers, refused ones as None."""
     accuracy = mean_interval((predicted == labels).astype(float).tolist(), labels.tolist())
     low, high = (None if x is None else min(max(x, 0.0), 1.0) for x in (accuracy.low, accuracy.high))
-    found = {"class_accuracy": Estimate(len(labels), accuracy.mean, low, high),
-             **compare(features, labels, real, real_labels)}
-    return {key: value for name, e in found.items()
-            for key, value in ((name, e.value), (f"{name}_low", e.low), (f"{name}_high", e.high))}
+    found = {"class_accuracy": Estimate(len(labels), accuracy.mean, low, high), **compare(features, labels, real, real_labels)}
+    return {
+        key: value
+        for name, e in found.items()
+        for key, value in ((name, e.value), (f"{name}_low", e.low), (f"{name}_high", e.high))
+    }
 
 
 def best_of(rows: list[dict[str, Any]]) -> str:
@@ -148,8 +156,10 @@ def best_of(rows: list[dict[str, Any]]) -> str:
 
 def within_classes(features: np.ndarray, labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray) -> list[float | None]:
     """Recall of each class by itself: share of its real images within the manifold of its samples (null below 10 samples)."""
-    return [round(coverage(real[real_labels == y], features[labels == y]), 3) if (labels == y).sum() >= 10 else None
-            for y in np.unique(labels)]
+    return [
+        round(coverage(real[real_labels == y], features[labels == y]), 3) if (labels == y).sum() >= 10 else None
+        for y in np.unique(labels)
+    ]
 
 
 def train_features(classifier: Classifier, images: torch.Tensor, folder: Path, digest: str) -> np.ndarray:
@@ -188,7 +198,9 @@ def nearest_training(
     out = {}
     for space, by_set in distances.items():
         edge = np.quantile(by_set["reconstructions"], 0.01)
-        out[space] = {"median": {name: float(np.median(d)) for name, d in by_set.items()},
-                      "nearest": {name: float(d.min()) for name, d in by_set.items()},
-                      "samples_nearer_than_1_percent": float((by_set["samples"] < edge).mean())}
+        out[space] = {
+            "median": {name: float(np.median(d)) for name, d in by_set.items()},
+            "nearest": {name: float(d.min()) for name, d in by_set.items()},
+            "samples_nearer_than_1_percent": float((by_set["samples"] < edge).mean()),
+        }
     return out, index

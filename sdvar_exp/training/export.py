@@ -30,7 +30,8 @@ def as_stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors as they are shipped: floating point in float16, derived buffers left out."""
     return {
         name: (t.half() if t.is_floating_point() else t.to(torch.int32)).contiguous()
-        for name, t in state.items() if name.rsplit(".", 1)[-1] not in LEFT_OUT
+        for name, t in state.items()
+        if name.rsplit(".", 1)[-1] not in LEFT_OUT
     }
 
 
@@ -40,8 +41,14 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist: train that part first")
     saved = torch.load(path, weights_only=True)
     own = module.state_dict()
-    module.load_state_dict({k: saved["model"][k].half().to(v.dtype) if v.is_floating_point() and k in saved["model"]
-                            and k.rsplit(".", 1)[-1] not in LEFT_OUT else v for k, v in own.items()})
+    module.load_state_dict(
+        {
+            k: saved["model"][k].half().to(v.dtype)
+            if v.is_floating_point() and k in saved["model"] and k.rsplit(".", 1)[-1] not in LEFT_OUT
+            else v
+            for k, v in own.items()
+        }
+    )
     module.eval().requires_grad_(False)
     return {"steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
 
@@ -91,8 +98,15 @@ def started_from(digest: str, known: Sequence[Any]) -> dict[str, Any]:
 
 
 def export(
-    vqvae: vqvae_training.VQVAESettings, target: var_training.VARSettings, draft: var_training.VARSettings,
-    distilled: distill_training.DistillSettings, folder: Path, out: Path, docs: Path, data_folder: Path, held_out: int = 2000,
+    vqvae: vqvae_training.VQVAESettings,
+    target: var_training.VARSettings,
+    draft: var_training.VARSettings,
+    distilled: distill_training.DistillSettings,
+    folder: Path,
+    out: Path,
+    docs: Path,
+    data_folder: Path,
+    held_out: int = 2000,
 ) -> dict[str, Any]:
     """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and the card to `out`, its page to `docs`.
 
@@ -122,8 +136,12 @@ def export(
         model = models[role] = var_training.build(settings, vae)
         about = load_checkpoint(model, folder / f"{settings.name}.ckpt")
         losses = var_training.stage_losses(model, vae, tokens[:held_out], labels[:held_out])
-        card[role] = {**dataclasses.asdict(settings), **about, **losses,
-                      "parameters": sum(p.numel() for p in model.parameters())}
+        card[role] = {
+            **dataclasses.asdict(settings),
+            **about,
+            **losses,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
         if role != "target":
             card[role] |= distill_training.agreement(model, vae, held, distilled.cfg)
     Pair(vae, models["draft"], models["target"], "embedded", {})

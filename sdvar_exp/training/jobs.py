@@ -74,8 +74,16 @@ def run(settings: TrainSettings) -> None:
             distill.train_distilled(settings.distilled, target, vae, out)
         elif part == "export":
             card = export.export(
-                settings.vqvae, settings.target, settings.draft, settings.distilled, out, Path(settings.weights),
-                Path(settings.docs), data, settings.held_out)
+                settings.vqvae,
+                settings.target,
+                settings.draft,
+                settings.distilled,
+                out,
+                Path(settings.weights),
+                Path(settings.docs),
+                data,
+                settings.held_out,
+            )
             roles = ("vae", "target", "draft", "draft_plain")
             log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})
         else:

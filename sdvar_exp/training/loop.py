@@ -44,10 +44,22 @@ def save_atomic(payload: dict[str, Any], path: Path) -> None:
 
 
 def train(
-    *, folder: Path, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, peak: float,
-    warmup: int, step_fn: Callable[[int, torch.Generator], dict[str, torch.Tensor | float]], clip: float = 1.0,
-    evaluate: Callable[[], dict[str, float]] | None = None, every: int = 25, save_every: int = 100,
-    eval_every: int = 500, max_minutes: float = math.inf, extra: dict[str, Any] | None = None,
+    *,
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    peak: float,
+    warmup: int,
+    step_fn: Callable[[int, torch.Generator], dict[str, torch.Tensor | float]],
+    clip: float = 1.0,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    every: int = 25,
+    save_every: int = 100,
+    eval_every: int = 500,
+    max_minutes: float = math.inf,
+    extra: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Run `step_fn` (which gives a dict with `loss`) from the last checkpoint to `steps`.
 
@@ -84,8 +96,16 @@ def train(
             f.write(json.dumps({"step": done, "seconds": round(elapsed(), 1), **last}) + "\n")
 
     def save() -> None:
-        save_atomic({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done,
-                     "seconds": elapsed(), **(extra or {})}, path)
+        save_atomic(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": done,
+                "seconds": elapsed(),
+                **(extra or {}),
+            },
+            path,
+        )
 
     model.train()
     out: dict[str, torch.Tensor | float] = {}

@@ -26,16 +26,20 @@ def mosaic(tiles: list[list[np.ndarray | None]]) -> np.ndarray:
     """Rows of grey uint8 tiles as one white-grounded picture; None leaves a narrow gap."""
     rows = []
     for row in tiles:
-        parts = [np.full((TILE, BREAK), 255, np.uint8) if t is None else
-                 np.pad(t, ((0, GAP), (0, GAP)), constant_values=255) for t in row]
+        parts = [
+            np.full((TILE, BREAK), 255, np.uint8) if t is None else np.pad(t, ((0, GAP), (0, GAP)), constant_values=255)
+            for t in row
+        ]
         rows.append(np.concatenate(parts, 1))
     return np.concatenate(rows)
 
 
 def draw_samples(images: Mapping[str, np.ndarray], labels: np.ndarray, folder: Path) -> Path:
     """One row per class, `SAMPLES` images of each model side by side: the first seeds, not chosen."""
-    tiles = [[t for i, x in enumerate(images.values()) for t in ([None] if i else []) + list(x[labels == y][:SAMPLES])]
-             for y in np.unique(labels)]
+    tiles = [
+        [t for i, x in enumerate(images.values()) for t in ([None] if i else []) + list(x[labels == y][:SAMPLES])]
+        for y in np.unique(labels)
+    ]
     shown = min(SAMPLES, int((labels == labels[0]).sum()))
     heads = [((i + 0.5) * shown * TILE + i * BREAK, name) for i, name in enumerate(images)]
     return _draw_mosaic(tiles, heads, np.unique(labels), folder / "samples.png")
@@ -45,6 +49,7 @@ def draw_nearest(
     samples: np.ndarray, labels: np.ndarray, train_images: torch.Tensor, index: Mapping[str, np.ndarray], folder: Path
 ) -> Path:
     """Triples for the first seeds of each class: sample, nearest training image in pixels, nearest in features."""
+
     def train(i: int) -> np.ndarray:
         return (images_of(train_images[i : i + 1], SIDE)[0, 0] * 255).round().to(torch.uint8).numpy()
 
@@ -55,14 +60,15 @@ def draw_nearest(
             row += ([None] if n else []) + [samples[i], train(int(index["pixels"][i])), train(int(index["features"][i]))]
         tiles.append(row)
     names = ("sample", "pixels", "features")
-    heads = [((3 * n + i + 0.5) * TILE + n * BREAK, name) for n in range(min(TRIPLES, int((labels == labels[0]).sum())))
-             for i, name in enumerate(names)]
+    heads = [
+        ((3 * n + i + 0.5) * TILE + n * BREAK, name)
+        for n in range(min(TRIPLES, int((labels == labels[0]).sum())))
+        for i, name in enumerate(names)
+    ]
     return _draw_mosaic(tiles, heads, np.unique(labels), folder / "nearest.png")
 
 
-def _draw_mosaic(
-    tiles: list[list[np.ndarray | None]], heads: list[tuple[float, str]], classes: np.ndarray, path: Path
-) -> Path:
+def _draw_mosaic(tiles: list[list[np.ndarray | None]], heads: list[tuple[float, str]], classes: np.ndarray, path: Path) -> Path:
     """Tiles with the classes' names at the left; heads: what to write above, at which pixel."""
     picture = mosaic(tiles)
     scale, left, top = 100.0, 0.75, 0.22  # pixels and inches
@@ -74,11 +80,20 @@ def _draw_mosaic(
         axis.set_axis_off()
         step = TILE / picture.shape[0]
         for row, y in enumerate(classes):
-            axis.text(-0.01, 1 - (row + 0.5) * step, CLASSES[int(y)] if int(y) < len(CLASSES) else str(y), fontsize=7,
-                      transform=axis.transAxes, ha="right", va="center", color=INK)
+            axis.text(
+                -0.01,
+                1 - (row + 0.5) * step,
+                CLASSES[int(y)] if int(y) < len(CLASSES) else str(y),
+                fontsize=7,
+                transform=axis.transAxes,
+                ha="right",
+                va="center",
+                color=INK,
+            )
         for x, head in heads:
-            axis.text(x / picture.shape[1], 1.01, head, fontsize=7, transform=axis.transAxes, ha="center", va="bottom",
-                      color=INK)
+            axis.text(
+                x / picture.shape[1], 1.01, head, fontsize=7, transform=axis.transAxes, ha="center", va="bottom", color=INK
+            )
         return _save(fig, path)
 
 
@@ -102,7 +117,8 @@ def draw_losses(card: Mapping[str, Any], folder: Path, figures: Path) -> Path | 
 
 
 CURVES = {
-    "vqvae": ("eval_mse", "test MSE", "vae", "mse"), "target": ("eval_ce", "test nats per token", "target", "ce"),
+    "vqvae": ("eval_mse", "test MSE", "vae", "mse"),
+    "target": ("eval_ce", "test nats per token", "target", "ce"),
     "draft": ("eval_ce", "test nats per token", "draft_plain", "ce"),
     "distilled": ("eval_overlap", "1-TV on held-out samples", "draft", "overlap"),
     "classifier": ("eval_accuracy", "test accuracy", "classifier", "accuracy"),
@@ -116,8 +132,13 @@ def _curve(axis: Axes, name: str, entries: list[dict[str, float]], card: Mapping
     points = [(before + e["step"], e[key]) for e in entries if key in e]
     axis.plot(*zip(*points, strict=True), color=PALETTE[0], marker=".", linewidth=1, label="logged training")
     if name == "vqvae":  # measured on test images three times only; on the training batches every 25 steps
-        axis.plot(*zip(*[(e["step"], e["mse"]) for e in entries], strict=True), color=MUTED, linewidth=0.7, zorder=1,
-                  label="training batches")
+        axis.plot(
+            *zip(*[(e["step"], e["mse"]) for e in entries], strict=True),
+            color=MUTED,
+            linewidth=0.7,
+            zorder=1,
+            label="training batches",
+        )
         axis.set_yscale("log")
     if own in shipped:
         axis.plot(before + shipped["steps"], shipped[own], color=PALETTE[1], marker="*", linestyle="none", label="shipped")

@@ -40,8 +40,10 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         require(self.per_class > 0 and self.batch > 0, "evaluate.per_class and evaluate.batch must be > 0")
-        require(len(self.top_ks) == len(self.top_ps) > 0 and len(self.cfgs) > 0,
-                "evaluate.top_ks and evaluate.top_ps are lists of one length, neither they nor evaluate.cfgs empty")
+        require(
+            len(self.top_ks) == len(self.top_ps) > 0 and len(self.cfgs) > 0,
+            "evaluate.top_ks and evaluate.top_ps are lists of one length, neither they nor evaluate.cfgs empty",
+        )
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ class Setting:
 
     def cell(self) -> Cell:
         """The cell of a study that decodes the same images."""
-        return Cell(choose("strategy", STRATEGIES[self.model]), choose("cfg_schedule", "linear", cfg=self.cfg),
-                    sampling=Sampling(top_k=self.top_k, top_p=self.top_p)).normalised()
+        return Cell(
+            choose("strategy", STRATEGIES[self.model]),
+            choose("cfg_schedule", "linear", cfg=self.cfg),
+            sampling=Sampling(top_k=self.top_k, top_p=self.top_p),
+        ).normalised()
 
 
 def grid(s: EvaluateSettings) -> list[Setting]:
@@ -87,7 +92,7 @@ def draw_grid(pair: Pair, s: EvaluateSettings, folder: Path) -> dict[str, np.nda
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[np.ndarray]] = {setting.key: [] for setting in settings}
     for start in range(0, len(units), s.batch):
-        own, path = units[start : start + s.batch], folder / f"{start:05d}-{len(units[start:start + s.batch])}.npz"
+        own, path = units[start : start + s.batch], folder / f"{start:05d}-{len(units[start : start + s.batch])}.npz"
         found = _load(path)
         noise = None
         for setting in settings:

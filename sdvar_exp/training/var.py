@@ -122,9 +122,7 @@ def split_stages(vae: VQVAE, tokens_BL: torch.Tensor) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def stage_losses(
-    model: VAR, vae: VQVAE, tokens: torch.Tensor, labels: torch.Tensor, batch: int = 50
-) -> dict[str, float]:
+def stage_losses(model: VAR, vae: VQVAE, tokens: torch.Tensor, labels: torch.Tensor, batch: int = 50) -> dict[str, float]:
     """Held-out cross-entropy in nats per token, over all stages (`ce`) and of each stage (`ce_k`)."""
     total = torch.zeros(vae.pyramid.total)
     for t, y in zip(tokens.split(batch), labels.split(batch), strict=True):
@@ -148,8 +146,7 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
     if s.init:
         start_from(model, Path(s.init))
     forward = torch.compile(model.teacher_logits, dynamic=False) if s.compile else model.teacher_logits
-    optimizer = torch.optim.AdamW(
-        loop.grouped_parameters(model, s.weight_decay), lr=s.peak, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(loop.grouped_parameters(model, s.weight_decay), lr=s.peak, betas=(0.9, 0.95), fused=True)
     stages, short = vae.pyramid.stages, vae.pyramid.count(0, s.short_stages)
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
@@ -166,7 +163,16 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
         return {"loss": loss}
 
     return loop.train(
-        folder=out, name=s.name, model=model, optimizer=optimizer, steps=s.steps, peak=s.peak, warmup=s.warmup,
-        step_fn=step, max_minutes=s.max_minutes, eval_every=250, save_every=100,
+        folder=out,
+        name=s.name,
+        model=model,
+        optimizer=optimizer,
+        steps=s.steps,
+        peak=s.peak,
+        warmup=s.warmup,
+        step_fn=step,
+        max_minutes=s.max_minutes,
+        eval_every=250,
+        save_every=100,
         evaluate=lambda: stage_losses(model, vae, test_tokens[:500], test_labels[:500]),
     )

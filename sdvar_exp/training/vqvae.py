@@ -105,8 +105,7 @@ def train_vqvae(settings: VQVAESettings, data_folder: Path, out: Path) -> dict[s
     test, _ = load_split(data_folder, "t10k")
     model = build(settings)
     side = settings.patch_nums[-1] * model.downsample
-    optimizer = torch.optim.AdamW(
-        loop.grouped_parameters(model, 0.01), lr=settings.peak, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(loop.grouped_parameters(model, 0.01), lr=settings.peak, betas=(0.9, 0.95), fused=True)
     usage = CodeUsage(settings.vocab_size)
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
@@ -125,11 +124,23 @@ def train_vqvae(settings: VQVAESettings, data_folder: Path, out: Path) -> dict[s
         revived = 0
         if i % settings.revive_every == 0 and i < 0.8 * settings.steps:
             revived = usage.revive(model.quantize, pool, generator)
-        return {"loss": mse + settings.l1 * l1 + vq, "mse": mse.detach(), "l1": l1.detach(), "vq": vq.detach(),
-                "revived": float(revived)}
+        return {
+            "loss": mse + settings.l1 * l1 + vq,
+            "mse": mse.detach(),
+            "l1": l1.detach(),
+            "vq": vq.detach(),
+            "revived": float(revived),
+        }
 
     return loop.train(
-        folder=out, name="vqvae", model=model, optimizer=optimizer, steps=settings.steps, peak=settings.peak,
-        warmup=settings.warmup, step_fn=step, max_minutes=settings.max_minutes,
+        folder=out,
+        name="vqvae",
+        model=model,
+        optimizer=optimizer,
+        steps=settings.steps,
+        peak=settings.peak,
+        warmup=settings.warmup,
+        step_fn=step,
+        max_minutes=settings.max_minutes,
         evaluate=lambda: reconstruction(model, test[:1000], side),
     )

@@ -37,6 +37,15 @@ def make_study(name: str = "demo", skip: int = 0, shift: float = 0.0, **changes:
             body["sample"]["pixel_mae"] += shift if key[0] != cells[0] else 0.0
             study.append(body)
         for cell, label, seed in keys[len(keys) - skip :][:1]:
-            study.append({"type": "failure", "cell": cell, "label": label, "seed": seed, "attempt": 1,
-                          "error": "ValueError: too bad", "traceback": "Traceback:\n  line 1\nValueError: too bad"})
+            study.append(
+                {
+                    "type": "failure",
+                    "cell": cell,
+                    "label": label,
+                    "seed": seed,
+                    "attempt": 1,
+                    "error": "ValueError: too bad",
+                    "traceback": "Traceback:\n  line 1\nValueError: too bad",
+                }
+            )
     return plan.folder

@@ -23,10 +23,12 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def test_importing_the_package_loads_nothing(repository: Path) -> None:
-    code = ("import sys, sdvar_exp\nassert 'Study' in sdvar_exp.__all__\n"
-            "heavy = {'torch', 'pandas', 'hydra', 'omegaconf', 'wandb', 'numpy'}\n"
-            "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-            "from sdvar_exp import Study\nassert 'torch' not in sys.modules")
+    code = (
+        "import sys, sdvar_exp\nassert 'Study' in sdvar_exp.__all__\n"
+        "heavy = {'torch', 'pandas', 'hydra', 'omegaconf', 'wandb', 'numpy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "from sdvar_exp import Study\nassert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, timeout=60)
     with pytest.raises(AttributeError):
         sdvar_exp.Studdy  # type: ignore[attr-defined]  # noqa: B018
@@ -36,8 +38,17 @@ def test_importing_the_package_loads_nothing(repository: Path) -> None:
 def test_it_equals_the_command_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words through both doors: the same stable tables, byte for byte, and the same rows."""
     monkeypatch.setattr("sdvar_exp.runner.finish.write_figures", lambda *_, **__: [])
-    words = ["strategy=sequential,parallel_v1", "acceptance=exact", "labels=[1]", "seeds=1", "timing.units=0", "images=none",
-             "tracking=none", "device=cpu", "threads=1"]
+    words = [
+        "strategy=sequential,parallel_v1",
+        "acceptance=exact",
+        "labels=[1]",
+        "seeds=1",
+        "timing.units=0",
+        "images=none",
+        "tracking=none",
+        "device=cpu",
+        "threads=1",
+    ]
     code, _, err = call("run", *words, "study=shell")
     assert code == 0, err
     study = Study(words, study="python")

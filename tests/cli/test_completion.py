@@ -20,30 +20,33 @@ from tests.cli.conftest import make_study
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize(("line", "some"), [
-    ("sdvar-exp pl", ["plan"]),
-    ("sdvar-exp run str", ["strategy.", "strategy="]),
-    ("sdvar-exp plan strategy=te", ["strategy=test3"]),
-    ("sdvar-exp run strategy=test3,par", ["strategy=test3,parallel_v1"]),
-    ("sdvar-exp run strategy=test3 strategy.", ["strategy.entry_num="]),
-    ("sdvar-exp run strategy=test3,hybrid acceptance=match_rate acceptance.ta", ["acceptance.tau="]),
-    ("sdvar-exp run acceptance.tau=", ["acceptance.tau=0.5"]),
-    ("sdvar-exp run lab", ["labels="]),
-    ("sdvar-exp run design=o", ["design=ofat"]),
-    ("sdvar-exp run --fa", ["--failed"]),
-    ("sdvar-exp table --gr", ["--group"]),
-    ("sdvar-exp ls mas", ["mask"]),
-    ("sdvar-exp ls controllers ai", ["aimd"]),
-    ("sdvar-exp completion z", ["zsh"]),
-    ("sdvar-exp figures --only time", ["time-breakdown"]),
-    ("sdvar-exp figures guide --venue neu", ["neurips"]),
-    ("sdvar-exp table --stable sta", ["stages"]),
-    ("sdvar-exp push --mode on", ["online"]),
-    ("sdvar-exp diff a b --fail-on corr", ["correlation>"]),
-    ("sdvar-exp run 'labels=[0", []),
-    ("sdvar-exp nothing at", []),
-    ("sdvar-exp run strategy=nothing acc", ["acceptance="]),
-])
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("sdvar-exp pl", ["plan"]),
+        ("sdvar-exp run str", ["strategy.", "strategy="]),
+        ("sdvar-exp plan strategy=te", ["strategy=test3"]),
+        ("sdvar-exp run strategy=test3,par", ["strategy=test3,parallel_v1"]),
+        ("sdvar-exp run strategy=test3 strategy.", ["strategy.entry_num="]),
+        ("sdvar-exp run strategy=test3,hybrid acceptance=match_rate acceptance.ta", ["acceptance.tau="]),
+        ("sdvar-exp run acceptance.tau=", ["acceptance.tau=0.5"]),
+        ("sdvar-exp run lab", ["labels="]),
+        ("sdvar-exp run design=o", ["design=ofat"]),
+        ("sdvar-exp run --fa", ["--failed"]),
+        ("sdvar-exp table --gr", ["--group"]),
+        ("sdvar-exp ls mas", ["mask"]),
+        ("sdvar-exp ls controllers ai", ["aimd"]),
+        ("sdvar-exp completion z", ["zsh"]),
+        ("sdvar-exp figures --only time", ["time-breakdown"]),
+        ("sdvar-exp figures guide --venue neu", ["neurips"]),
+        ("sdvar-exp table --stable sta", ["stages"]),
+        ("sdvar-exp push --mode on", ["online"]),
+        ("sdvar-exp diff a b --fail-on corr", ["correlation>"]),
+        ("sdvar-exp run 'labels=[0", []),
+        ("sdvar-exp nothing at", []),
+        ("sdvar-exp run strategy=nothing acc", ["acceptance="]),
+    ],
+)
 def test_what_may_follow(line: str, some: list[str]) -> None:
     assert query(line) == some
 
@@ -121,27 +124,32 @@ def _read_until(fd: int, wanted: str) -> str:
     return seen
 
 
-@pytest.mark.parametrize(("typed", "wanted"), [
-    ("sdvar-exp pla", "sdvar-exp plan "),
-    ("sdvar-exp run strategy=tes", "strategy=test3 "),
-    ("sdvar-exp run strategy=test3 acceptance.ta", "acceptance.tau="),
-])
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("sdvar-exp pla", "sdvar-exp plan "),
+        ("sdvar-exp run strategy=tes", "strategy=test3 "),
+        ("sdvar-exp run strategy=test3 acceptance.ta", "acceptance.tau="),
+    ],
+)
 def test_bash(typed: str, wanted: str, environment: dict[str, str]) -> None:
     seen = press_tab(["bash", "--norc", "--noprofile", "-i"], 'eval "$(sdvar-exp completion bash)"', typed, wanted, environment)
     assert wanted in seen
 
 
 @pytest.mark.needs("zsh")
-@pytest.mark.parametrize(("typed", "wanted"), [("sdvar-exp run strategy=tes", "strategy=test3"),
-                                               ("sdvar-exp run acceptance.ta", "acceptance.tau=")])
+@pytest.mark.parametrize(
+    ("typed", "wanted"), [("sdvar-exp run strategy=tes", "strategy=test3"), ("sdvar-exp run acceptance.ta", "acceptance.tau=")]
+)
 def test_zsh(typed: str, wanted: str, environment: dict[str, str]) -> None:
     setup = 'PS1=""; autoload -Uz compinit; compinit -u -D; eval "$(sdvar-exp completion zsh)"'
     assert wanted in press_tab(["zsh", "-f", "-i"], setup, typed, wanted, environment)
 
 
 @pytest.mark.needs("fish")
-@pytest.mark.parametrize(("typed", "wanted"), [("sdvar-exp run strategy=tes", "strategy=test3"),
-                                               ("sdvar-exp run acceptance.ta", "acceptance.tau=")])
+@pytest.mark.parametrize(
+    ("typed", "wanted"), [("sdvar-exp run strategy=tes", "strategy=test3"), ("sdvar-exp run acceptance.ta", "acceptance.tau=")]
+)
 def test_fish(typed: str, wanted: str, environment: dict[str, str]) -> None:
     script = f"sdvar-exp completion fish | source; complete -C '{typed}'"
     done = subprocess.run(["fish", "-N", "-c", script], capture_output=True, text=True, timeout=60, env=environment)

@@ -27,8 +27,9 @@ def test_the_protocol_is_vars() -> None:
 
 
 @pytest.mark.needs("weights")
-def test_a_small_run_is_exported_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                       capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_run_is_exported_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(SMALL) == 0
     (images,) = (tmp_path / "results" / "var_50k" / "images").iterdir()
@@ -89,7 +90,8 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert main(["export", "s", "--to", "a.npz"]) == 2 and "keeps no images: run it with images=all" in capsys.readouterr().err
     for name, cell in (("one", "a" * 12), ("two", "b" * 12)):
         (study / "cells" / f"{cell}.json").write_text(
-            f'{{"id": "{cell}", "order": 0, "name": "{name}", "config": {{}}, "planned": []}}')
+            f'{{"id": "{cell}", "order": 0, "name": "{name}", "config": {{}}, "planned": []}}'
+        )
         (study / "images" / cell).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(study / "images" / cell / "0_0.png")
     assert main(["export", "s", "--to", "a.npz"]) == 2 and "which cell of" in capsys.readouterr().err

@@ -34,9 +34,15 @@ def folder(call: Call) -> Path:
     return made
 
 
-READERS = (("table", "a", "--json"), ("table", "a", "--csv", "--where", "label == 3"), ("table", "a", "--stable", "stages"),
-           ("table", "a", "--markdown", "--where", "label == 3"), ("diff", "a", "b", "--json"),
-           ("diff", "a:sequential", "a:test3"), ("diff", "a", "b", "--fail-on", "pixel_mae>0.1"))
+READERS = (
+    ("table", "a", "--json"),
+    ("table", "a", "--csv", "--where", "label == 3"),
+    ("table", "a", "--stable", "stages"),
+    ("table", "a", "--markdown", "--where", "label == 3"),
+    ("diff", "a", "b", "--json"),
+    ("diff", "a:sequential", "a:test3"),
+    ("diff", "a", "b", "--fail-on", "pixel_mae>0.1"),
+)
 
 
 @pytest.mark.parametrize("argv", READERS, ids=" ".join)
@@ -97,10 +103,13 @@ def test_quality_as_it_was_kept(folder: Path, call: Call) -> None:
     assert not (folder / "tables/quality.csv").exists()
 
 
-@pytest.mark.parametrize(("damage", "start"), [
-    (b"garbage", "results/a/tables/samples.parquet cannot be read"),
-    (None, "results/a/tables/samples.parquet has no column 'cell'"),
-])
+@pytest.mark.parametrize(
+    ("damage", "start"),
+    [
+        (b"garbage", "results/a/tables/samples.parquet cannot be read"),
+        (None, "results/a/tables/samples.parquet has no column 'cell'"),
+    ],
+)
 def test_a_damaged_table_is_told(folder: Path, call: Call, damage: bytes | None, start: str) -> None:
     path = without_ledger(folder) / "tables/samples.parquet"
     if damage is None:

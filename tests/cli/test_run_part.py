@@ -44,8 +44,17 @@ def study() -> dict[str, str]:
                 opened.append(unit_body(ids[strategy], label, seed, finished_at=f"2026-01-01T00:00:{at:02}Z", host="h", pid=1))
         opened.append(timing_body(ids["sequential"], 0, 0, 0, baseline=1000.0, ms=979.0))
         for label, seed in ((0, 0), (3, 1)):
-            opened.append({"type": "failure", "cell": ids["draft_only"], "label": label, "seed": seed, "attempt": 1,
-                           "error": "ValueError: x", "traceback": ""})
+            opened.append(
+                {
+                    "type": "failure",
+                    "cell": ids["draft_only"],
+                    "label": label,
+                    "seed": seed,
+                    "attempt": 1,
+                    "error": "ValueError: x",
+                    "traceback": "",
+                }
+            )
     return ids
 
 
@@ -72,9 +81,10 @@ def test_a_new_study_is_estimated_from_one_of_the_same_models(study: dict[str, s
     assert json.loads(call("plan", "--json", *WORDS, "study=t", "model=var_d16_d30")[1])["eta_seconds"] is None
 
 
-@pytest.mark.parametrize(("only", "strategies"), [
-    (["test3"], ["test3"]), (["strategy=draft_only"], ["draft_only"]), (["t*", "seq*"], ["sequential", "test3"]),
-])
+@pytest.mark.parametrize(
+    ("only", "strategies"),
+    [(["test3"], ["test3"]), (["strategy=draft_only"], ["draft_only"]), (["t*", "seq*"], ["sequential", "test3"])],
+)
 def test_only(only: list[str], strategies: list[str], runner: list[Plan], call: Call) -> None:
     words = [word for one in only for word in ("--only", one)]
     assert call("run", *WORDS, *words)[0] == 0
@@ -95,13 +105,18 @@ def test_only_what_failed(study: dict[str, str], runner: list[Plan], call: Call)
     assert len(runner) == 1
 
 
-@pytest.mark.parametrize(("words", "line"), [
-    (["--only", "test4"], "--only test4: no cell of this command is meant; sdvar-exp plan lists them"),
-    (["--only", "test3 K=6"], "--only test3 K=6: no cell of this command is meant; did you mean 'test3 K=5'?; "
-                              "sdvar-exp plan lists them"),
-    (["--only"], "--only needs a cell: an id, a name, a pattern or key=value"),
-    (["--faild"], "unknown option --faild; did you mean '--failed'?"),
-])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--only", "test4"], "--only test4: no cell of this command is meant; sdvar-exp plan lists them"),
+        (
+            ["--only", "test3 K=6"],
+            "--only test3 K=6: no cell of this command is meant; did you mean 'test3 K=5'?; sdvar-exp plan lists them",
+        ),
+        (["--only"], "--only needs a cell: an id, a name, a pattern or key=value"),
+        (["--faild"], "unknown option --faild; did you mean '--failed'?"),
+    ],
+)
 def test_mistakes(words: list[str], line: str, runner: list[Plan], call: Call) -> None:
     code, out, err = call("run", *WORDS, *words)
     assert (code, out, err) == (2, "", f"error: {line}\n") and not runner

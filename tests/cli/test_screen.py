@@ -15,8 +15,9 @@ from tests.cli.conftest import make_study
 def closed_after(lines: int, code: str, repository: Path) -> tuple[int, str]:
     """Run Python code whose standard output is closed once so many lines were read: its exit code and what it told."""
     environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stdout is not None and process.stderr is not None
     for _ in range(lines):
         process.stdout.readline()
@@ -26,8 +27,10 @@ def closed_after(lines: int, code: str, repository: Path) -> tuple[int, str]:
     return process.wait(60), said
 
 
-WORK = ("import sys, time\nfrom {module} import {name} as Console\nconsole = Console()\n"
-        "for i in range(50):\n    console.print('line', i)\n    time.sleep(0.01)\nprint('all done', file=sys.stderr)")
+WORK = (
+    "import sys, time\nfrom {module} import {name} as Console\nconsole = Console()\n"
+    "for i in range(50):\n    console.print('line', i)\n    time.sleep(0.01)\nprint('all done', file=sys.stderr)"
+)
 
 
 @pytest.mark.parametrize(("module", "name", "code"), [("sdvar_exp.cli.screen", "Screen", 0), ("rich.console", "Console", 1)])

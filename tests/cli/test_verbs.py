@@ -89,10 +89,13 @@ class TestLogs:
         bodies = [json.loads(line) for line in call("logs", "gamma=fixed", "--json")[1].splitlines()]
         assert [b["type"] for b in bodies] == ["cell", "failure", "summary"] and bodies[1]["done"] is False
 
-    @pytest.mark.parametrize(("argv", "line"), [
-        (["tset3 entry_num=4"], "results/demo has no cell 'tset3 entry_num=4'; did you mean 'test3 entry_num=4'?"),
-        (["sequential", "--study", "dmeo"], "there is no study 'dmeo'; did you mean 'demo'?"),
-    ])
+    @pytest.mark.parametrize(
+        ("argv", "line"),
+        [
+            (["tset3 entry_num=4"], "results/demo has no cell 'tset3 entry_num=4'; did you mean 'test3 entry_num=4'?"),
+            (["sequential", "--study", "dmeo"], "there is no study 'dmeo'; did you mean 'demo'?"),
+        ],
+    )
     def test_mistakes(self, call: Call, argv: list[str], line: str) -> None:
         make_study()
         assert call("logs", *argv) == (2, "", f"error: {line}\n")
@@ -106,13 +109,24 @@ class TestLogs:
 
 def test_what_a_word_means() -> None:
     cells = {"aaaa11112222": "test3 K=5", "aaaa33334444": "test3 K=5 no_prefix", "bbbb00001111": "parallel_v1 τ=0.7"}
-    configs = {"aaaa11112222": {"strategy": {"name": "test3", "entry_num": 5}, "batch": 1},
-               "bbbb00001111": {"strategy": {"name": "parallel_v1"}, "acceptance": {"name": "x", "tau": 0.7, "repair": False}}}
+    configs = {
+        "aaaa11112222": {"strategy": {"name": "test3", "entry_num": 5}, "batch": 1},
+        "bbbb00001111": {"strategy": {"name": "parallel_v1"}, "acceptance": {"name": "x", "tau": 0.7, "repair": False}},
+    }
     ids = list(cells)
-    for word, found in [("aaaa1", ids[:1]), ("aaaa", ids[:2]), ("test3 K=5", ids[:1]), ("test3", ids[:2]),
-                        ("*no_prefix", ids[1:2]),
-                        ("strategy=test3", ids[:1]), ("strategy.entry_num=5", ids[:1]), ("acceptance.tau=0.70", ids[2:]),
-                        ("acceptance.repair=false", ids[2:]), ("batch=2", []), ("aaa", [])]:
+    for word, found in [
+        ("aaaa1", ids[:1]),
+        ("aaaa", ids[:2]),
+        ("test3 K=5", ids[:1]),
+        ("test3", ids[:2]),
+        ("*no_prefix", ids[1:2]),
+        ("strategy=test3", ids[:1]),
+        ("strategy.entry_num=5", ids[:1]),
+        ("acceptance.tau=0.70", ids[2:]),
+        ("acceptance.repair=false", ids[2:]),
+        ("batch=2", []),
+        ("aaa", []),
+    ]:
         assert match_cells(word, cells, configs) == found, word
 
 
@@ -130,12 +144,15 @@ class TestTable:
         assert code == 0 and "parallel_v1" in out and "[" in out
         assert call("table", "--group", "strategy", "--csv")[1].splitlines()[0].startswith("strategy,cells,n,pixel_mae,")
 
-    @pytest.mark.parametrize(("argv", "start"), [
-        (["--group", "starategy"], "there is no column 'starategy' to group by"),
-        (["--where", "label =="], "where: cannot read 'label =='"),
-        (["--where", "label > 99"], "--where 'label > 99' chooses no row of results/demo"),
-        (["--stable", "--where", "label > 1"], "--stable gives the whole table"),
-    ])
+    @pytest.mark.parametrize(
+        ("argv", "start"),
+        [
+            (["--group", "starategy"], "there is no column 'starategy' to group by"),
+            (["--where", "label =="], "where: cannot read 'label =='"),
+            (["--where", "label > 99"], "--where 'label > 99' chooses no row of results/demo"),
+            (["--stable", "--where", "label > 1"], "--stable gives the whole table"),
+        ],
+    )
     def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
         make_study()
         code, out, err = call("table", *argv)
@@ -178,13 +195,16 @@ class TestDiff:
         code, out, _ = call("diff", "a", "b", "--fail-on", "speedup<0")
         assert code == 1 and "FAILED: speedup<0: speedup has no value on both sides" in out
 
-    @pytest.mark.parametrize(("argv", "start"), [
-        (["a", "b", "--fail-on", "pixel_mea>1"], "--fail-on 'pixel_mea>1': there is no metric 'pixel_mea'"),
-        (["a", "b", "--fail-on", "pixel_mae"], "--fail-on 'pixel_mae' cannot be read"),
-        (["a", "b", "--fail-on", "|pixel_mae>1"], "--fail-on '|pixel_mae>1' cannot be read"),
-        (["a", "b:sequential"], "compare two studies or two cells"),
-        (["a", "c"], "there is no study 'c'"),
-    ])
+    @pytest.mark.parametrize(
+        ("argv", "start"),
+        [
+            (["a", "b", "--fail-on", "pixel_mea>1"], "--fail-on 'pixel_mea>1': there is no metric 'pixel_mea'"),
+            (["a", "b", "--fail-on", "pixel_mae"], "--fail-on 'pixel_mae' cannot be read"),
+            (["a", "b", "--fail-on", "|pixel_mae>1"], "--fail-on '|pixel_mae>1' cannot be read"),
+            (["a", "b:sequential"], "compare two studies or two cells"),
+            (["a", "c"], "there is no study 'c'"),
+        ],
+    )
     def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
         make_study("a")
         make_study("b")
@@ -216,8 +236,12 @@ class TestGc:
         """A study with a temporary file, an image without a row, one with, images of no cell, and a fresh image."""
         folder = make_study()
         cell = json.loads(next((folder / "cells").glob("*.json")).read_text())["id"]
-        for name in (f"images/{cell}/3_0.png", f"images/{cell}/3_7.png", f"images/{cell}/.3_7.png.1.0.tmp",
-                     "images/ffff/1_1.png"):
+        for name in (
+            f"images/{cell}/3_0.png",
+            f"images/{cell}/3_7.png",
+            f"images/{cell}/.3_7.png.1.0.tmp",
+            "images/ffff/1_1.png",
+        ):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x" * 10)

@@ -40,9 +40,11 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 @pytest.mark.parametrize("verb", ["plan", "ls"])
 def test_planning_imports_no_torch(verb: str, repository: Path) -> None:
-    code = ("import sys\nfrom sdvar_exp.cli import main\ncode = main(sys.argv[1:])\n"
-            "bad = sorted(m for m in ('torch', 'pandas', 'matplotlib', 'wandb') if m in sys.modules)\n"
-            "sys.exit(f'imported {bad}' if bad else code)")
+    code = (
+        "import sys\nfrom sdvar_exp.cli import main\ncode = main(sys.argv[1:])\n"
+        "bad = sorted(m for m in ('torch', 'pandas', 'matplotlib', 'wandb') if m in sys.modules)\n"
+        "sys.exit(f'imported {bad}' if bad else code)"
+    )
     argv = ["plan", "experiment=demo"] if verb == "plan" else ["ls"]
     done = shell(code, repository, *argv)
     assert done.returncode == 0, done.stderr
@@ -73,16 +75,17 @@ def test_nothing_runs_after_a_mistake(runner: list[Plan], capsys: pytest.Capture
     assert main(["run", "strategy=sequential", "labels=99", "seeds=x"]) == 2
     assert capsys.readouterr().err == (
         "error: label 99 is out of range: embedded has the classes 0 … 9\n"
-        "error: seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 'x'\n")
+        "error: seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 'x'\n"
+    )
     assert not runner and list(Path().iterdir()) == []
 
 
-def test_cuda_where_there_is_none(runner: list[Plan], capsys: pytest.CaptureFixture[str],
-                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_where_there_is_none(
+    runner: list[Plan], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["run", "device=cuda"]) == 2
-    assert capsys.readouterr().err == (
-        "error: device=cuda: PyTorch sees no CUDA GPU here; use device=cpu or device=auto\n")
+    assert capsys.readouterr().err == ("error: device=cuda: PyTorch sees no CUDA GPU here; use device=cpu or device=auto\n")
     assert not runner
 
 
@@ -90,7 +93,8 @@ def test_results_folder_that_cannot_be_written(runner: list[Plan], capsys: pytes
     Path("results").write_text("a file")
     assert main(["run", "strategy=sequential"]) == 2
     assert capsys.readouterr().err == (
-        "error: results folder results/default: results is not a folder; choose another results_dir\n")
+        "error: results folder results/default: results is not a folder; choose another results_dir\n"
+    )
     assert not runner
 
 
@@ -110,10 +114,14 @@ def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr()
     assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == ["draft_only", "test3 K=5", "test3 K=5 no_prefix"]
     assert out.out.splitlines()[3:] == [
-        "", "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
-        "labels 0, 3; seeds 0 … 3; results go to results/default", "design: product over strategy (2), mask (2)",
-        "cached 0, pending 32; 96 timings to measure", "time: unknown, nothing was measured yet on these models",
-        out.out.splitlines()[-1]]
+        "",
+        "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
+        "labels 0, 3; seeds 0 … 3; results go to results/default",
+        "design: product over strategy (2), mask (2)",
+        "cached 0, pending 32; 96 timings to measure",
+        "time: unknown, nothing was measured yet on these models",
+        out.out.splitlines()[-1],
+    ]
     assert out.out.splitlines()[-1].startswith("disk: 60 images to write; ")
     assert out.err == "note: 4 combinations give 3 cells, 1 duplicate collapsed: draft_only reads no mask\n"
 
@@ -125,19 +133,22 @@ def test_plan_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["cells"][0]["name"] == "sequential" and len(plan["cells"][0]["id"]) == 12
 
 
-@pytest.mark.parametrize(("argv", "line"), [
-    (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
-    (["strategy=test3"], "unknown command 'strategy=test3'; did you mean 'sdvar-exp run strategy=test3 …'?"),
-    (["xyzzy"], f"unknown command 'xyzzy'; commands are {', '.join(VERBS)}"),
-    (["plan", "--foo=1"], "unknown option --foo=1"),
-    (["run", "--cfg", "jop"], "argument --cfg/-c: invalid choice: 'jop' (choose from 'job', 'hydra', 'all')"),
-    (["run", "--cfg", "job", "labls=3"], "unknown key 'labls'; did you mean 'labels'?"),
-    (["run", "--cfg", "job", "labels=0,3"], "--cfg and --info show one job; give one value instead of labels=0,3"),
-    (["run", "--resolve"], "--resolve and --package go with --cfg"),
-    (["ls", "masl"], "unknown group 'masl'; did you mean 'mask'?"),
-    (["ls", "gamma", "amid"], "unknown gamma 'amid'; did you mean 'aimd'?"),
-    (["ls", "--foo"], "unrecognized arguments: --foo; see sdvar-exp ls --help"),
-])
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
+        (["strategy=test3"], "unknown command 'strategy=test3'; did you mean 'sdvar-exp run strategy=test3 …'?"),
+        (["xyzzy"], f"unknown command 'xyzzy'; commands are {', '.join(VERBS)}"),
+        (["plan", "--foo=1"], "unknown option --foo=1"),
+        (["run", "--cfg", "jop"], "argument --cfg/-c: invalid choice: 'jop' (choose from 'job', 'hydra', 'all')"),
+        (["run", "--cfg", "job", "labls=3"], "unknown key 'labls'; did you mean 'labels'?"),
+        (["run", "--cfg", "job", "labels=0,3"], "--cfg and --info show one job; give one value instead of labels=0,3"),
+        (["run", "--resolve"], "--resolve and --package go with --cfg"),
+        (["ls", "masl"], "unknown group 'masl'; did you mean 'mask'?"),
+        (["ls", "gamma", "amid"], "unknown gamma 'amid'; did you mean 'aimd'?"),
+        (["ls", "--foo"], "unrecognized arguments: --foo; see sdvar-exp ls --help"),
+    ],
+)
 def test_usage_mistakes(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     out = capsys.readouterr()
@@ -195,12 +206,15 @@ class TestTable:
             Path("results", name).mkdir(parents=True)
             Path("results", name, "manifest.json").write_text("{}")
 
-    @pytest.mark.parametrize(("argv", "line"), [
-        ([], "which study? results has demo, guide"),
-        (["gide"], "there is no study 'gide'; did you mean 'guide'?"),
-        (["xyzzy"], "there is no study 'xyzzy'; results has demo, guide"),
-        (["--results-dir", "elsewhere"], "which study? elsewhere has none; give its folder, or --results-dir"),
-    ])
+    @pytest.mark.parametrize(
+        ("argv", "line"),
+        [
+            ([], "which study? results has demo, guide"),
+            (["gide"], "there is no study 'gide'; did you mean 'guide'?"),
+            (["xyzzy"], "there is no study 'xyzzy'; results has demo, guide"),
+            (["--results-dir", "elsewhere"], "which study? elsewhere has none; give its folder, or --results-dir"),
+        ],
+    )
     def test_study_not_found(self, argv: list[str], line: str, studies: None, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["table", *argv]) == 2
         assert capsys.readouterr().err == f"error: {line}\n"
@@ -236,8 +250,14 @@ def test_any_terminal_shows_a_plan(encoding: str, shown: bytes, repository: Path
 
 def test_output_that_cannot_be_written(repository: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "sdvar_exp", "ls"], stdout=full, stderr=subprocess.PIPE, text=True,
-                              timeout=120, env={**os.environ, "PYTHONPATH": str(repository)})
+        done = subprocess.run(
+            [sys.executable, "-m", "sdvar_exp", "ls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+        )
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 

@@ -14,8 +14,14 @@ from sdvar_exp.config.composing import Composer, started
 from sdvar_exp.config.overrides import Known, expand_all
 from sdvar_exp.plan import Plan
 
-ISSUE = ["-m", "strategy=sequential,test3,parallel_v1,dynamic_gamma", "mask=block_causal,block_diagonal",
-         "cfg_schedule=linear,constant", "labels=[0,3,8]", "seeds=4"]
+ISSUE = [
+    "-m",
+    "strategy=sequential,test3,parallel_v1,dynamic_gamma",
+    "mask=block_causal,block_diagonal",
+    "cfg_schedule=linear,constant",
+    "labels=[0,3,8]",
+    "seeds=4",
+]
 
 
 def names(plan: Plan) -> list[str]:
@@ -25,11 +31,19 @@ def names(plan: Plan) -> list[str]:
 def test_the_main_command() -> None:
     plan = compose(ISSUE)
     assert names(plan) == [
-        "sequential", "sequential constant",
-        "test3 K=5", "test3 K=5 constant", "test3 K=5 block_diagonal", "test3 K=5 block_diagonal constant",
-        "parallel_v1 γ=2", "parallel_v1 γ=2 constant", "parallel_v1 γ=2 block_diagonal",
+        "sequential",
+        "sequential constant",
+        "test3 K=5",
+        "test3 K=5 constant",
+        "test3 K=5 block_diagonal",
+        "test3 K=5 block_diagonal constant",
+        "parallel_v1 γ=2",
+        "parallel_v1 γ=2 constant",
+        "parallel_v1 γ=2 block_diagonal",
         "parallel_v1 γ=2 block_diagonal constant",
-        "dynamic_gamma aimd", "dynamic_gamma aimd constant", "dynamic_gamma aimd block_diagonal",
+        "dynamic_gamma aimd",
+        "dynamic_gamma aimd constant",
+        "dynamic_gamma aimd block_diagonal",
         "dynamic_gamma aimd block_diagonal constant",
     ]
     assert plan.labels == (0, 3, 8) and plan.seeds == (0, 1, 2, 3)
@@ -45,7 +59,11 @@ def test_plain_command_is_one_cell() -> None:
     (planned,) = compose([]).cells
     cell = planned.cell
     assert (cell.strategy.name, cell.mask.name, cell.acceptance.name, cell.gamma.name) == (  # type: ignore[union-attr]
-        "parallel_v1", "block_causal", "match_rate", "fixed")
+        "parallel_v1",
+        "block_causal",
+        "match_rate",
+        "fixed",
+    )
     assert cell.acceptance.params.tau == 0.5 and cell.acceptance.params.mode.value == "coupled"  # type: ignore[union-attr]
 
 
@@ -54,8 +72,16 @@ def test_composed_objects_are_the_entries_own() -> None:
     from sdvar_exp.decoding.gamma.table import Table
     from sdvar_exp.decoding.speculate import Loop, OnReject
 
-    (planned,) = compose(["strategy=dynamic_gamma", "strategy.on_reject=continue", "gamma=table",
-                          "gamma.values=[3,2,1]", "acceptance=exact", "sampling.noise=independent"]).cells
+    (planned,) = compose(
+        [
+            "strategy=dynamic_gamma",
+            "strategy.on_reject=continue",
+            "gamma=table",
+            "gamma.values=[3,2,1]",
+            "acceptance=exact",
+            "sampling.noise=independent",
+        ]
+    ).cells
     assert type(planned.cell.strategy.params) is Loop
     assert planned.cell.strategy.params.on_reject is OnReject("continue")
     assert planned.cell.gamma is not None and planned.cell.gamma.params == Table((3, 2, 1))
@@ -72,8 +98,9 @@ def test_cell_id_is_independent_of_the_way() -> None:
     """`dynamic_gamma gamma=fixed` is `parallel_v1`; factors that are not read do not count."""
     plan = compose(["strategy=parallel_v1,dynamic_gamma", "gamma=fixed", "acceptance=exact"])
     assert names(plan) == ["parallel_v1 exact γ=2"]
-    assert plan.notices == ("2 combinations give 1 cell, 1 duplicate collapsed: "
-                            "dynamic_gamma with these settings is parallel_v1",)
+    assert plan.notices == (
+        "2 combinations give 1 cell, 1 duplicate collapsed: dynamic_gamma with these settings is parallel_v1",
+    )
     (one,), (other,) = (compose(["strategy=test3", f"acceptance={a}"]).cells for a in ("exact", "never"))
     assert one.cell.id == other.cell.id
 
@@ -90,7 +117,8 @@ class TestPrecedence:
         (tmp_path / "experiment").mkdir()
         (tmp_path / "experiment/mine.yaml").write_text(
             "# @package _global_\ndefaults:\n  - override /strategy: dynamic_gamma\n  - override /gamma: token_budget\n"
-            "  - _self_\ngamma:\n  tokens: 64\nseeds: 2\n")
+            "  - _self_\ngamma:\n  tokens: 64\nseeds: 2\n"
+        )
         return tmp_path
 
     def gamma(self, *argv: str) -> tuple[str, object]:
@@ -121,10 +149,18 @@ class TestPrecedence:
         assert compose(["experiment=guide", "debug=smoke", "labels=3"]).labels == (3,)
 
 
-@pytest.mark.parametrize(("given", "labels"), [
-    ("3", (3,)), ("[0,3]", (0, 3)), ("all", tuple(range(10))), ("0,3,8", (0, 3, 8)), ("[0,3],8", (0, 3, 8)),
-    ("[8,0,8]", (8, 0)), ("range(2,5)", (2, 3, 4)),
-])
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        ("3", (3,)),
+        ("[0,3]", (0, 3)),
+        ("all", tuple(range(10))),
+        ("0,3,8", (0, 3, 8)),
+        ("[0,3],8", (0, 3, 8)),
+        ("[8,0,8]", (8, 0)),
+        ("range(2,5)", (2, 3, 4)),
+    ],
+)
 def test_labels(given: str, labels: tuple[int, ...]) -> None:
     plan = compose([f"labels={given}", "strategy=sequential"])
     assert plan.labels == labels
@@ -147,8 +183,20 @@ def test_swept_seeds_are_united_and_explained() -> None:
 
 
 def test_settings() -> None:
-    plan = compose(["device=cpu", "dtype=float64", "threads=2", "images=3", "timing.units=0", "tracking=none",
-                    "allow_mixed=true", "study=mine", "results_dir=elsewhere", "batch=4"])
+    plan = compose(
+        [
+            "device=cpu",
+            "dtype=float64",
+            "threads=2",
+            "images=3",
+            "timing.units=0",
+            "tracking=none",
+            "allow_mixed=true",
+            "study=mine",
+            "results_dir=elsewhere",
+            "batch=4",
+        ]
+    )
     s = plan.settings
     assert (s.device, s.dtype, s.threads, s.images, s.timing.units, s.timing.repeats) == ("cpu", "float64", 2, 3, 0, 3)
     assert (s.tracking, s.engine, s.allow_mixed, s.debug) == ("none", "inprocess", True, "none")
@@ -163,16 +211,25 @@ def test_glob_and_last_one_wins() -> None:
 class TestExperiments:
     def test_cells_and_command_line(self) -> None:
         plan = compose(["experiment=guide", "cfg_schedule=constant", "labels=[1]"])
-        assert names(plan)[:4] == ["sequential constant", "draft_only constant",
-                                   "parallel_v1 exact continue γ=2 constant", "parallel_v1 exact continue γ=3 constant"]
+        assert names(plan)[:4] == [
+            "sequential constant",
+            "draft_only constant",
+            "parallel_v1 exact continue γ=2 constant",
+            "parallel_v1 exact continue γ=3 constant",
+        ]
         assert plan.study == "guide" and plan.labels == (1,)
         assert all(planned.overrides[0] == "experiment=guide" for planned in plan.cells)
 
     def test_the_guides_criteria(self) -> None:
         """Full list; `exact` + `continue` with γ = 2 … 5, the equivalence, the literal comparison."""
         assert names(compose(["experiment=guide"])) == [
-            "sequential", "draft_only", *(f"parallel_v1 exact continue γ={g}" for g in (2, 3, 4, 5)),
-            "parallel_v1 always <5 γ=5", "test3 K=5", "test3 K=5 no_prefix", "parallel_v1 argmax redraft γ=2",
+            "sequential",
+            "draft_only",
+            *(f"parallel_v1 exact continue γ={g}" for g in (2, 3, 4, 5)),
+            "parallel_v1 always <5 γ=5",
+            "test3 K=5",
+            "test3 K=5 no_prefix",
+            "parallel_v1 argmax redraft γ=2",
         ]
 
     def test_seed_parallel_v1(self) -> None:
@@ -187,7 +244,8 @@ class TestExperiments:
         (tmp_path / "experiment").mkdir()
         (tmp_path / "experiment/mine.yaml").write_text(
             "# @package _global_\nhydra:\n  sweeper:\n    params:\n      strategy: sequential,test3\n"
-            "      strategy.entry_num: 3\n")
+            "      strategy.entry_num: 3\n"
+        )
         argv = ["--config-dir", str(tmp_path), "experiment=mine"]
         assert names(compose([*argv, "strategy=test3", "strategy.entry_num=3,5"])) == ["test3 K=3", "test3 K=5"]
 
@@ -210,7 +268,8 @@ def test_assembled_trees_equal_composed_ones() -> None:
             composed = composer.base(key)
             assert short.cfg == composed.cfg, key
             assert {k: v for k, v in short.choices.items() if "hydra" not in k} == {
-                k: v for k, v in composed.choices.items() if "hydra" not in k}
+                k: v for k, v in composed.choices.items() if "hydra" not in k
+            }
 
 
 @pytest.mark.parametrize("study", [(), ("tracking=none",), ("experiment=seed_parallel_v1",)])
@@ -237,7 +296,8 @@ def test_large_sweeps_give_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> No
 def test_short_cut_is_left_where_a_yaml_reaches_out(tmp_path: Path) -> None:
     (tmp_path / "mask").mkdir()
     (tmp_path / "mask/both.yaml").write_text(
-        "defaults:\n  - /schema/mask/block_causal@_here_\n  - _self_\n  - override /gamma@_global_.gamma: aimd\n")
+        "defaults:\n  - /schema/mask/block_causal@_here_\n  - _self_\n  - override /gamma@_global_.gamma: aimd\n"
+    )
     load_entries(Command())
     with started():
         assert Composer(extra=tmp_path).assembled(("strategy=dynamic_gamma", "mask=both")) is None
@@ -250,4 +310,7 @@ def test_every_sweep_form_expands() -> None:
         axes = expand_all(["gamma.value=range(1,4)", "mask=choice(no_prefix,block_causal)", "labels=3"], Known(), errors)
     assert not errors
     assert {key: [item.value for item in items] for key, items in axes.items()} == {
-        "gamma.value": [1, 2, 3], "mask": ["no_prefix", "block_causal"], "labels": [3]}
+        "gamma.value": [1, 2, 3],
+        "mask": ["no_prefix", "block_causal"],
+        "labels": [3],
+    }

@@ -23,24 +23,30 @@ def settings(plan: Plan) -> list[tuple[float, int]]:
     return out
 
 
-@pytest.mark.parametrize(("design", "sweeps", "cells"), [
-    ("product", SWEEPS, [(0.5, 2), (0.5, 3), (0.5, 4), (0.7, 2), (0.7, 3), (0.7, 4)]),
-    ("zip", ["acceptance.tau=0.5,0.7,0.9", "gamma.value=2,3,4"], [(0.5, 2), (0.7, 3), (0.9, 4)]),
-    ("ofat", SWEEPS, [(0.5, 2), (0.7, 2), (0.5, 3), (0.5, 4)]),
-    ("leave_one_out", ["acceptance.tau=0.5,0.7", "gamma.value=2,3"], [(0.7, 3), (0.5, 3), (0.7, 2)]),
-    ("list", ['cells=[["acceptance.tau=0.6"],["gamma.value=4","acceptance.tau=0.9"]]'], [(0.6, 2), (0.9, 4)]),
-])
+@pytest.mark.parametrize(
+    ("design", "sweeps", "cells"),
+    [
+        ("product", SWEEPS, [(0.5, 2), (0.5, 3), (0.5, 4), (0.7, 2), (0.7, 3), (0.7, 4)]),
+        ("zip", ["acceptance.tau=0.5,0.7,0.9", "gamma.value=2,3,4"], [(0.5, 2), (0.7, 3), (0.9, 4)]),
+        ("ofat", SWEEPS, [(0.5, 2), (0.7, 2), (0.5, 3), (0.5, 4)]),
+        ("leave_one_out", ["acceptance.tau=0.5,0.7", "gamma.value=2,3"], [(0.7, 3), (0.5, 3), (0.7, 2)]),
+        ("list", ['cells=[["acceptance.tau=0.6"],["gamma.value=4","acceptance.tau=0.9"]]'], [(0.6, 2), (0.9, 4)]),
+    ],
+)
 def test_cells_of_a_design(design: str, sweeps: list[str], cells: list[tuple[float, int]]) -> None:
     plan = compose(["-m", f"design={design}", *sweeps])
     assert settings(plan) == cells
     assert compose([f"design={design}", *sweeps]).cells == plan.cells, "with and without -m"
 
 
-@pytest.mark.parametrize(("argv", "text"), [
-    (["design=ofat", *SWEEPS], "ofat over acceptance.tau (2), gamma.value (3)"),
-    (["design=product"], "product"),
-    (["experiment=demo"], "product over gamma.value (2), 9 rows of cells"),
-])
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["design=ofat", *SWEEPS], "ofat over acceptance.tau (2), gamma.value (3)"),
+        (["design=product"], "product"),
+        (["experiment=demo"], "product over gamma.value (2), 9 rows of cells"),
+    ],
+)
 def test_a_plan_says_its_design(argv: list[str], text: str) -> None:
     assert compose(argv).design == text
 
@@ -56,7 +62,8 @@ def test_an_experiment_brings_its_design(tmp_path: Path) -> None:
     (tmp_path / "experiment/one_by_one.yaml").write_text(
         "# @package _global_\n# One factor at a time.\ndefaults:\n  - override /design: ofat\n  - _self_\n"
         "exclude:\n  - {acceptance.tau: 0.7, reason: known from before}\n"
-        "hydra:\n  sweeper:\n    params:\n      acceptance.tau: 0.5,0.7,0.8\n      gamma.value: 2,3\n")
+        "hydra:\n  sweeper:\n    params:\n      acceptance.tau: 0.5,0.7,0.8\n      gamma.value: 2,3\n"
+    )
     plan = compose(["--config-dir", str(tmp_path), "experiment=one_by_one"])
     assert settings(plan) == [(0.5, 2), (0.8, 2), (0.5, 3)]
     assert plan.notices == ("1 combination left out: acceptance.tau=0.7: known from before",)
@@ -69,31 +76,50 @@ def test_a_rule_goes_by_overrides_and_by_what_they_mean() -> None:
     rules = ("{strategy:parallel_v1,mask:no_prefix,reason:'test3 only'}", "{strategy:test3,acceptance.tau:[0.5,0.6],reason:b}")
     plan = compose(["strategy=test3,parallel_v1", "mask=block_causal,no_prefix", f"exclude=[{','.join(rules)}]"])
     assert [p.name for p in plan.cells] == ["parallel_v1 γ=2"]
-    assert plan.notices == ("1 combination left out: strategy=parallel_v1 mask=no_prefix: test3 only",
-                            "2 combinations left out: strategy=test3 acceptance.tau=0.5,0.6: b")
+    assert plan.notices == (
+        "1 combination left out: strategy=parallel_v1 mask=no_prefix: test3 only",
+        "2 combinations left out: strategy=test3 acceptance.tau=0.5,0.6: b",
+    )
 
 
 def test_a_rule_that_does_nothing_is_told() -> None:
     assert compose(["exclude=[{batch:7,reason:none}]"]).notices == ("exclude batch=7: no combination has this",)
 
 
-@pytest.mark.parametrize(("argv", "line"), [
-    (["design=zip", *SWEEPS], "design=zip needs sweeps of one length, but "
-                              "acceptance.tau has 2 values, gamma.value has 3 values"),
-    (["design=leave_one_out", *SWEEPS], "design=leave_one_out takes two values of a key, without and with, but "
-                                        "gamma.value has 3"),
-    (["design=list"], "design=list needs cells, a list of lists of overrides, "
-                      "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"),
-    (["design=list", "experiment=demo"], "design=list takes the rows of cells as they are, but gamma.value is swept; "
-                                         "use another design"),
-    (["design=oft"], "unknown design 'oft'; did you mean 'ofat'?"),
-    (["exclude=[{mask:no_prefix}]"], "exclude is a list of {key: value, …, reason: why}: {'mask': 'no_prefix'} says no reason"),
-    (["exclude=[{reason:a}]"], "exclude is a list of {key: value, …, reason: why}: {'reason': 'a'} names no key"),
-    (["exclude=3"], "exclude is a list of {key: value, …, reason: why}, not 3"),
-    (["exclude=[{acceptance.tua:1,reason:a}]"], "exclude: unknown key 'acceptance.tua' of a cell; "
-                                              "did you mean 'acceptance.tau'?"),
-    (["exclude=[{batch:1,reason:a}]"], "exclude leaves out every combination; drop a rule"),
-])
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["design=zip", *SWEEPS],
+            "design=zip needs sweeps of one length, but acceptance.tau has 2 values, gamma.value has 3 values",
+        ),
+        (
+            ["design=leave_one_out", *SWEEPS],
+            "design=leave_one_out takes two values of a key, without and with, but gamma.value has 3",
+        ),
+        (
+            ["design=list"],
+            "design=list needs cells, a list of lists of overrides, "
+            "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]",
+        ),
+        (
+            ["design=list", "experiment=demo"],
+            "design=list takes the rows of cells as they are, but gamma.value is swept; use another design",
+        ),
+        (["design=oft"], "unknown design 'oft'; did you mean 'ofat'?"),
+        (
+            ["exclude=[{mask:no_prefix}]"],
+            "exclude is a list of {key: value, …, reason: why}: {'mask': 'no_prefix'} says no reason",
+        ),
+        (["exclude=[{reason:a}]"], "exclude is a list of {key: value, …, reason: why}: {'reason': 'a'} names no key"),
+        (["exclude=3"], "exclude is a list of {key: value, …, reason: why}, not 3"),
+        (
+            ["exclude=[{acceptance.tua:1,reason:a}]"],
+            "exclude: unknown key 'acceptance.tua' of a cell; did you mean 'acceptance.tau'?",
+        ),
+        (["exclude=[{batch:1,reason:a}]"], "exclude leaves out every combination; drop a rule"),
+    ],
+)
 def test_mistakes(lines: Callable[..., list[str]], argv: list[str], line: str) -> None:
     assert lines(*argv) == [line]
 
@@ -107,7 +133,8 @@ def test_files_count_by_name_wherever_they_lie(lines: Callable[..., list[str]]) 
     assert one.cell.id == other.cell.id
     assert lines(*FILES, "model.vae=a", "model.folder=x,y") == [
         "model.folder 'x' and 'y': files are told apart by their names, not by where they lie, and these have the same; "
-        "rename one, or use one study each"]
+        "rename one, or use one study each"
+    ]
 
 
 def test_an_empty_study_name(lines: Callable[..., list[str]]) -> None:

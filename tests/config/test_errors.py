@@ -19,8 +19,7 @@ ONE_LINE = {
     "mask=3": "mask=3: masks are chosen by name; did you mean mask=block_causal?",
     "engine=9": "unknown engine '9'; choose one of inprocess, pool, slurm",
     "experiment=gide": "unknown experiment 'gide'; did you mean 'guide'?",
-    "strategy=[test3,sequential]":
-        "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",
+    "strategy=[test3,sequential]": "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",
     "mask={window:3}": "mask={window:3}: mask takes a name; set its parameters with mask.<parameter>=…",
     "~mask": "~mask: mask cannot be removed; write mask=…",
     "mask@x=block_causal": "mask@x=block_causal: packages (@) are not used here; write mask=…",
@@ -36,11 +35,9 @@ ONE_LINE = {
     "timings.units=3": "unknown key 'timings.units'; did you mean 'timing.units'?",
     "strategy.bnus=true": f"unknown key 'strategy.bnus': strategy=parallel_v1 has {LOOP}; did you mean 'bonus'?",
     "+strategy.typo=1": f"unknown key 'strategy.typo': strategy=parallel_v1 has {LOOP}",
-    "strategy.entry_num=3":
-        f"unknown key 'strategy.entry_num': strategy=parallel_v1 has {LOOP}; entry_num is of strategy=test3",
+    "strategy.entry_num=3": f"unknown key 'strategy.entry_num': strategy=parallel_v1 has {LOOP}; entry_num is of strategy=test3",
     "+gamma.value=3": "+gamma.value=3: gamma.value is there already; write it without +",
-    "strategy.name=test3":
-        "strategy.name=test3: strategy.name is set by the choice of strategy; write strategy=…",
+    "strategy.name=test3": "strategy.name=test3: strategy.name is set by the choice of strategy; write strategy=…",
     "experiment.x=3": "unknown key 'experiment.x': experiment has no parameters",
     # types and ranges
     "gamma.value=abc": "gamma.value must be an integer, got 'abc'",
@@ -73,8 +70,7 @@ ONE_LINE = {
     "labels=[]": "labels must be a class, a list of classes or all, got []",
     "seeds=0": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got 0; one seed: seeds=[0]",
     "seeds=-1": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got -1; one seed: seeds=[0]",
-    "seeds=4294967296":
-        "seeds=n means n seeds and takes n ≤ 1000000, got 4294967296; one seed: seeds=[4294967296]",
+    "seeds=4294967296": "seeds=n means n seeds and takes n ≤ 1000000, got 4294967296; one seed: seeds=[4294967296]",
     "seeds=1.5": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 1.5",
     "seeds=[a]": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got ['a']",
     "seeds=true": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got True",
@@ -82,18 +78,15 @@ ONE_LINE = {
     # what does not go together
     "gamma=aimd": "parallel_v1 takes gamma=fixed only, got gamma=aimd; use strategy=dynamic_gamma for it",
     "mask=no_prefix": "mask=no_prefix is for strategy=test3 only",
-    "dtype=float32,float64":
-        "dtype=float32,float64: dtype belongs to the whole study and cannot be swept; give one command per value",
+    "dtype=float32,float64": "dtype=float32,float64: dtype belongs to the whole study and cannot be swept; give one command per value",
     "cells=3": "cells must be a list of lists of overrides, "
-               "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']], not 3",
+    "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']], not 3",
     'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params",
-    "hydra/launcher=joblib":
-        "hydra/launcher: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line",
+    "hydra/launcher=joblib": "hydra/launcher: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line",
     "hydra.run.dir=x": "hydra.run.dir has no effect here: nothing is written outside results_dir; remove it",
     # what cannot be read
     "foo": "cannot read 'foo': write key=value",
-    "labels=interval(0,3)":
-        "labels=interval(0,3): an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead",
+    "labels=interval(0,3)": "labels=interval(0,3): an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead",
 }
 
 
@@ -102,22 +95,31 @@ def test_one_line(argument: str, line: str, lines: Lines) -> None:
     assert lines(argument) == [line]
 
 
-@pytest.mark.parametrize(("argv", "line"), [
-    ("strategy=test3 strategy.entry_num=12", "strategy.entry_num must lie in 0 … 10, got 12"),
-    ("strategy=test3 strategy.entry_num=-1", "strategy.entry_num must be ≥ 0, got -1"),
-    ("strategy=hybrid strategy.verify_until=11", "strategy.verify_until must lie in 0 … 10, got 11"),
-    ("strategy=collaborative strategy.target_stages=11", "strategy.target_stages must lie in 0 … 10, got 11"),
-    ("gamma=aimd gamma.value=3",
-     "unknown key 'gamma.value': gamma=aimd has start, smallest, largest, decrease; value is of gamma=fixed"),
-    ("mask=local_stages mask.window=0", "mask.window must be ≥ 1, got 0"),
-    ("strategy=dynamic_gamma gamma=table gamma.values=[1,a]", "gamma.values must be a list of integers, got [1, 'a']"),
-    ("experiment=seed_parallel_v1 strategy=test3",
-     "conf experiment/seed_parallel_v1: unknown key 'strategy.on_reject': "
-     "the chosen strategy has no parameter 'on_reject'"),
-    ("strategy=test3,",
-     "cannot read 'strategy=test3,' (something is missing at its end); quote values that hold special characters"),
-    ("labels=all model=embedded,var_d16_d30", "labels=all differs between embedded, var_d16_d30; list the labels"),
-])
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("strategy=test3 strategy.entry_num=12", "strategy.entry_num must lie in 0 … 10, got 12"),
+        ("strategy=test3 strategy.entry_num=-1", "strategy.entry_num must be ≥ 0, got -1"),
+        ("strategy=hybrid strategy.verify_until=11", "strategy.verify_until must lie in 0 … 10, got 11"),
+        ("strategy=collaborative strategy.target_stages=11", "strategy.target_stages must lie in 0 … 10, got 11"),
+        (
+            "gamma=aimd gamma.value=3",
+            "unknown key 'gamma.value': gamma=aimd has start, smallest, largest, decrease; value is of gamma=fixed",
+        ),
+        ("mask=local_stages mask.window=0", "mask.window must be ≥ 1, got 0"),
+        ("strategy=dynamic_gamma gamma=table gamma.values=[1,a]", "gamma.values must be a list of integers, got [1, 'a']"),
+        (
+            "experiment=seed_parallel_v1 strategy=test3",
+            "conf experiment/seed_parallel_v1: unknown key 'strategy.on_reject': "
+            "the chosen strategy has no parameter 'on_reject'",
+        ),
+        (
+            "strategy=test3,",
+            "cannot read 'strategy=test3,' (something is missing at its end); quote values that hold special characters",
+        ),
+        ("labels=all model=embedded,var_d16_d30", "labels=all differs between embedded, var_d16_d30; list the labels"),
+    ],
+)
 def test_one_line_of_several_arguments(argv: str, line: str, lines: Lines) -> None:
     assert lines(*argv.split()) == [line]
 
@@ -128,8 +130,17 @@ def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
 
 
 def test_all_mistakes_at_once(lines: Lines) -> None:
-    assert lines("strategy=sequental,test4", "mask=blok_causal", "labls=3", "seeds=0", "labels=12", "dtype=float31",
-                 "timing.units=-1", "acceptance=match_rate", "acceptance.tau=3") == [
+    assert lines(
+        "strategy=sequental,test4",
+        "mask=blok_causal",
+        "labls=3",
+        "seeds=0",
+        "labels=12",
+        "dtype=float31",
+        "timing.units=-1",
+        "acceptance=match_rate",
+        "acceptance.tau=3",
+    ) == [
         "unknown strategy 'sequental'; did you mean 'sequential'?",
         "unknown strategy 'test4'; did you mean 'test3'?",
         "unknown mask 'blok_causal'; did you mean 'block_causal'?",
@@ -145,12 +156,12 @@ def test_all_mistakes_at_once(lines: Lines) -> None:
 def test_unknown_choice_makes_no_other_line(lines: Lines) -> None:
     """Nothing is said about parameters and factors of a choice that is not known."""
     assert lines("strategy=tset3", "strategy.entry_num=12", "mask=no_prefix") == [
-        "unknown strategy 'tset3'; did you mean 'test3'?"]
+        "unknown strategy 'tset3'; did you mean 'test3'?"
+    ]
 
 
 def test_one_bad_combination_of_a_sweep(lines: Lines) -> None:
-    assert lines("strategy=test3,parallel_v1", "mask=block_causal,no_prefix") == [
-        "mask=no_prefix is for strategy=test3 only"]
+    assert lines("strategy=test3,parallel_v1", "mask=block_causal,no_prefix") == ["mask=no_prefix is for strategy=test3 only"]
 
 
 def test_equal_lines_are_shown_once_and_many_are_cut(lines: Lines) -> None:
@@ -158,13 +169,16 @@ def test_equal_lines_are_shown_once_and_many_are_cut(lines: Lines) -> None:
     assert len(found) == 41 and found[-1] == "… and 11 more"
 
 
-@pytest.mark.parametrize(("argv", "line"), [
-    (["--foo"], "unknown option --foo"),
-    (["--multi-run"], "unknown option --multi-run; did you mean '--multirun'?"),
-    (["--config-dir"], "--config-dir needs a folder"),
-    (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
-    (["plugins=[no.such.module]"], "plugins: cannot import 'no.such.module': No module named 'no'"),
-])
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--foo"], "unknown option --foo"),
+        (["--multi-run"], "unknown option --multi-run; did you mean '--multirun'?"),
+        (["--config-dir"], "--config-dir needs a folder"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
+        (["plugins=[no.such.module]"], "plugins: cannot import 'no.such.module': No module named 'no'"),
+    ],
+)
 def test_options(argv: list[str], line: str) -> None:
     with pytest.raises(UserError) as caught:
         compose(argv)
@@ -184,7 +198,8 @@ class TestYamlFiles:
     def test_an_experiment_without_its_first_line(self, tmp_path: Path, lines: Lines, text: str) -> None:
         argv = self.write(tmp_path, "experiment/mine", text)
         assert lines(*argv, "experiment=mine") == [
-            "experiment/mine.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"]
+            "experiment/mine.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"
+        ]
 
     def test_unknown_root_key(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabls: 3\n")
@@ -193,23 +208,25 @@ class TestYamlFiles:
     def test_unknown_parameter(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\ngamma:\n  valu: 3\n")
         assert lines(*argv, "experiment=mine") == [
-            "conf experiment/mine: unknown key 'gamma.valu': the chosen gamma has no parameter 'valu'"]
+            "conf experiment/mine: unknown key 'gamma.valu': the chosen gamma has no parameter 'valu'"
+        ]
 
     def test_wrong_type(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\ngamma:\n  value: x\n")
         assert lines(*argv, "experiment=mine") == [
-            "conf experiment/mine: gamma.value: Value 'x' of type 'str' could not be converted to Integer"]
+            "conf experiment/mine: gamma.value: Value 'x' of type 'str' could not be converted to Integer"
+        ]
 
     def test_unknown_choice(self, tmp_path: Path, lines: Lines) -> None:
         text = "# @package _global_\ndefaults:\n  - override /mask: blok_causal\n"
         argv = self.write(tmp_path, "experiment/mine", text)
-        assert lines(*argv, "experiment=mine") == [
-            "unknown mask 'blok_causal'; did you mean 'block_causal'?"]
+        assert lines(*argv, "experiment=mine") == ["unknown mask 'blok_causal'; did you mean 'block_causal'?"]
 
     def test_no_schema(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "mask/mine", "window: 3\n")
         assert lines(*argv, "strategy=test3", "mask=mine") == [
-            "mask=mine: its yaml has no schema; begin its defaults with /schema/mask/<entry>@_here_ and _self_"]
+            "mask=mine: its yaml has no schema; begin its defaults with /schema/mask/<entry>@_here_ and _self_"
+        ]
 
     def test_not_yaml(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabels: [0\n")

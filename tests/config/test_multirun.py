@@ -33,7 +33,8 @@ class Bisecting(Sweeper):
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config)
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -74,8 +75,20 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
             for planned in plan.cells:
                 assert planned.cell.acceptance is not None
                 tau = planned.cell.acceptance.params.tau
-                study.append(unit_body(planned.cell.id, 3, 0, pixel_mae=abs(tau - 0.3), target_rows=10, target_rows_alone=10,
-                                       draft_rows=1, draft_rows_alone=1, token_agreement=1.0, committed_by_verify=3))
+                study.append(
+                    unit_body(
+                        planned.cell.id,
+                        3,
+                        0,
+                        pixel_mae=abs(tau - 0.3),
+                        target_rows=10,
+                        target_rows_alone=10,
+                        draft_rows=1,
+                        draft_rows_alone=1,
+                        token_agreement=1.0,
+                        committed_by_verify=3,
+                    )
+                )
         return int(plan.study == "failing")
 
     fake.run_study = run_study
@@ -95,8 +108,10 @@ def test_an_optimising_sweeper_finds_the_best(bisecting: dict[str, Any], runner:
 
 
 def test_a_job_is_what_the_same_words_mean(bisecting: dict[str, Any], runner: list[Plan]) -> None:
-    assert main(["run", "hydra/sweeper=bisecting", "hydra.sweeper.rounds=1", "acceptance.tau=interval(0,0.9)", *WORDS,
-                 "study=s"]) == 0
+    assert (
+        main(["run", "hydra/sweeper=bisecting", "hydra.sweeper.rounds=1", "acceptance.tau=interval(0,0.9)", *WORDS, "study=s"])
+        == 0
+    )
     first = compose([*WORDS, "study=s", f"acceptance.tau={runner[0].cells[0].cell.acceptance.params.tau}"])  # type: ignore[union-attr]
     assert first.cells[0].cell == runner[0].cells[0].cell and first.folder == runner[0].folder
     assert len(list(Path("results/s/cells").glob("*.json"))) == 2, "both jobs in one study"
@@ -104,8 +119,10 @@ def test_a_job_is_what_the_same_words_mean(bisecting: dict[str, Any], runner: li
 
 def test_hydras_basic_sweeper(runner: list[Plan]) -> None:
     assert main(["run", "-m", "hydra/sweeper=basic", "acceptance.tau=0.2,0.3", "gamma.value=2,3", *WORDS]) == 0
-    assert [(p.cells[0].cell.acceptance.params.tau, p.cells[0].cell.gamma.params.value)  # type: ignore[union-attr]
-            for p in runner] == [(0.2, 2), (0.2, 3), (0.3, 2), (0.3, 3)]
+    assert [
+        (p.cells[0].cell.acceptance.params.tau, p.cells[0].cell.gamma.params.value)  # type: ignore[union-attr]
+        for p in runner
+    ] == [(0.2, 2), (0.2, 3), (0.3, 2), (0.3, 3)]
 
 
 def test_mistakes_are_one_line(runner: list[Plan], capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,10 +141,17 @@ def test_a_job_that_failed_is_one_for_the_sweeper(bisecting: dict[str, Any], run
         main(["run", "hydra/sweeper=bisecting", "acceptance.tau=interval(0,0.9)", *WORDS, "study=failing"])
 
 
-@pytest.mark.parametrize(("words", "asked"), [
-    (["hydra/sweeper=optuna"], True), (["hydra.sweeper.n_trials=3"], True), (["hydra/launcher=joblib"], True),
-    (["hydra.launcher.n_jobs=2"], True), (["+hydra.sweeper.params.x=1"], False), (["-m", "gamma.value=2,3"], False),
-])
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["hydra/sweeper=optuna"], True),
+        (["hydra.sweeper.n_trials=3"], True),
+        (["hydra/launcher=joblib"], True),
+        (["hydra.launcher.n_jobs=2"], True),
+        (["+hydra.sweeper.params.x=1"], False),
+        (["-m", "gamma.value=2,3"], False),
+    ],
+)
 def test_when_hydra_sweeps(words: list[str], asked: bool) -> None:
     assert multirun.wanted(words) is asked
 

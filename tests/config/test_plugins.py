@@ -51,13 +51,15 @@ def test_plugin_needs_no_yaml(plugin: str) -> None:
 
 def test_plugin_is_checked_like_the_rest(plugin: str, lines: Any) -> None:
     assert lines(plugin, "strategy=mine", "acceptance=odd", "acceptance.evry=3") == [
-        "unknown key 'acceptance.evry': acceptance=odd has every; did you mean 'every'?"]
+        "unknown key 'acceptance.evry': acceptance=odd has every; did you mean 'every'?"
+    ]
 
 
 def test_experiment_names_its_plugins(plugin: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/own.yaml").write_text(
-        "# @package _global_\n# Mine.\ndefaults:\n  - override /strategy: mine\n  - _self_\nplugins: [my_plugin]\n")
+        "# @package _global_\n# Mine.\ndefaults:\n  - override /strategy: mine\n  - _self_\nplugins: [my_plugin]\n"
+    )
     plan = compose(["--config-dir", str(tmp_path), "experiment=own"])
     assert plan.cells[0].cell.strategy.name == "mine" and plan.study == "own"
 
@@ -65,7 +67,8 @@ def test_experiment_names_its_plugins(plugin: str, tmp_path: Path) -> None:
 def test_yaml_of_a_user_is_a_preset(tmp_path: Path) -> None:
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy/late.yaml").write_text(
-        "# Late hand-off.\ndefaults:\n  - /schema/strategy/test3@_here_\n  - _self_\nentry_num: 8\n")
+        "# Late hand-off.\ndefaults:\n  - /schema/strategy/test3@_here_\n  - _self_\nentry_num: 8\n"
+    )
     (planned,) = compose(["--config-dir", str(tmp_path), "strategy=late"]).cells
     assert (planned.cell.strategy.name, planned.name) == ("test3", "test3 K=8")
     assert planned.cell.id == compose(["strategy=test3", "strategy.entry_num=8"]).cells[0].cell.id
@@ -124,7 +127,8 @@ def test_awkward_types_are_checked(awkward: None, lines: Any) -> None:
     argv = ("strategy=dynamic_gamma", "gamma=awkward")
     assert lines(*argv, "gamma.kind=continue_") == ["gamma.kind must be one of continue, stop, got 'continue_'"]
     assert lines(*argv, "gamma.inner.dept=3") == [
-        "unknown key 'gamma.inner.dept': gamma=awkward has depth; did you mean 'depth'?"]
+        "unknown key 'gamma.inner.dept': gamma=awkward has depth; did you mean 'depth'?"
+    ]
     assert lines(*argv, "gamma.sizes=[0]") == ["gamma.sizes must be > 0, got (0,)"]
 
 
@@ -132,7 +136,8 @@ def test_template_of_an_entry(awkward: None) -> None:
     assert entry_yaml("gamma", "awkward") == (
         "# A controller with awkward parameters.\n# All that needs a detour.\ndefaults:\n"
         "  - /schema/gamma/awkward@_here_\n  - _self_\n\n"
-        "kind: continue\nsizes: [1, 2]\ninner: {depth: 1}\nlimit: null\nfree: auto\n")
+        "kind: continue\nsizes: [1, 2]\ninner: {depth: 1}\nlimit: null\nfree: auto\n"
+    )
 
 
 def test_a_parameter_called_name_is_refused(clean_registry: None) -> None:

@@ -53,14 +53,36 @@ def test_every_yaml_says_what_it_is(path: Path) -> None:
 
 def test_groups_are_those_of_the_design() -> None:
     assert {path.name for path in folder.conf_folder().iterdir() if path.is_dir()} == {
-        "model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy", "tracking", "engine", "debug",
-        "experiment", "design"}
+        "model",
+        "mask",
+        "cfg_schedule",
+        "acceptance",
+        "gamma",
+        "sampling",
+        "strategy",
+        "tracking",
+        "engine",
+        "debug",
+        "experiment",
+        "design",
+    }
 
 
 def test_root_keys_are_documented() -> None:
     keys = {key.name: key for key in folder.root_keys()}
-    assert {"labels", "seeds", "study", "results_dir", "device", "dtype", "batch", "images", "timing.units",
-            "timing.repeats", "plugins"} <= set(keys)
+    assert {
+        "labels",
+        "seeds",
+        "study",
+        "results_dir",
+        "device",
+        "dtype",
+        "batch",
+        "images",
+        "timing.units",
+        "timing.repeats",
+        "plugins",
+    } <= set(keys)
     assert all(key.doc and key.default for key in keys.values())
 
 

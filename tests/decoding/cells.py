@@ -15,13 +15,18 @@ from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import Choice, choose, names
 
-MASKS = ("no_prefix", "token_causal_blocks", "token_causal_blocks_entry_full", "block_causal", "block_diagonal",
-         "block_diagonal_entry_full")
+MASKS = (
+    "no_prefix",
+    "token_causal_blocks",
+    "token_causal_blocks_entry_full",
+    "block_causal",
+    "block_diagonal",
+    "block_diagonal_entry_full",
+)
 
 
 def sequential(cfg: float = 1.5, **sampling: Any) -> Cell:
-    return Cell(choose("strategy", "sequential"), choose("cfg_schedule", "linear", cfg=cfg),
-                sampling=Sampling(**sampling))
+    return Cell(choose("strategy", "sequential"), choose("cfg_schedule", "linear", cfg=cfg), sampling=Sampling(**sampling))
 
 
 def draft_only(cfg: float = 1.5, **sampling: Any) -> Cell:
@@ -29,8 +34,7 @@ def draft_only(cfg: float = 1.5, **sampling: Any) -> Cell:
 
 
 def hand_off(entry: int, mask: str = "block_causal", **sampling: Any) -> Cell:
-    return replace(sequential(**sampling), strategy=choose("strategy", "test3", entry_num=entry),
-                   mask=choose("mask", mask))
+    return replace(sequential(**sampling), strategy=choose("strategy", "test3", entry_num=entry), mask=choose("mask", mask))
 
 
 def controller(gamma: int | Sequence[int] | Choice) -> Choice:
@@ -40,15 +44,30 @@ def controller(gamma: int | Sequence[int] | Choice) -> Choice:
     return choose("gamma", "fixed", value=gamma) if isinstance(gamma, int) else choose("gamma", "table", values=gamma)
 
 
-def loop(rule: str | Choice = "exact", gamma: int | Sequence[int] | Choice = 2, mask: str = "block_causal",
-         schedule: Choice | None = None, noise: str = "shared", top_k: int = 0, until: int | None = None,
-         **options: Any) -> Cell:
+def loop(
+    rule: str | Choice = "exact",
+    gamma: int | Sequence[int] | Choice = 2,
+    mask: str = "block_causal",
+    schedule: Choice | None = None,
+    noise: str = "shared",
+    top_k: int = 0,
+    until: int | None = None,
+    **options: Any,
+) -> Cell:
     """A cell of the loop: `dynamic_gamma`, or `hybrid` where `until` is given."""
-    strategy = (choose("strategy", "dynamic_gamma", **options) if until is None
-                else choose("strategy", "hybrid", verify_until=until, **options))
-    return Cell(strategy, schedule or choose("cfg_schedule", "linear"), choose("mask", mask),
-                choose("acceptance", rule) if isinstance(rule, str) else rule, controller(gamma),
-                Sampling(top_k=top_k, noise=Noise(noise)))
+    strategy = (
+        choose("strategy", "dynamic_gamma", **options)
+        if until is None
+        else choose("strategy", "hybrid", verify_until=until, **options)
+    )
+    return Cell(
+        strategy,
+        schedule or choose("cfg_schedule", "linear"),
+        choose("mask", mask),
+        choose("acceptance", rule) if isinstance(rule, str) else rule,
+        controller(gamma),
+        Sampling(top_k=top_k, noise=Noise(noise)),
+    )
 
 
 def flat(out: Decoded) -> torch.Tensor:
@@ -85,16 +104,20 @@ def run_watched(pair: Any, cell: Cell, units: Sequence[Unit], watch: Callable[[D
 UNITS = [Unit(1, 0), Unit(7, 3), Unit(4, 1)]
 GAMMAS: dict[str, Choice] = {
     **{f"γ = {n}": controller(n) for n in range(1, 6)},
-    "aimd": choose("gamma", "aimd", start=1), "halving": choose("gamma", "aimd", start=4, decrease="halve"),
-    "table": controller((3, 1, 2)), "acceptance_ema": choose("gamma", "acceptance_ema", prior=0.9),
-    "token_budget": choose("gamma", "token_budget", tokens=30), "cost_model": choose("gamma", "cost_model"),
+    "aimd": choose("gamma", "aimd", start=1),
+    "halving": choose("gamma", "aimd", start=4, decrease="halve"),
+    "table": controller((3, 1, 2)),
+    "acceptance_ema": choose("gamma", "acceptance_ema", prior=0.9),
+    "token_budget": choose("gamma", "token_budget", tokens=30),
+    "cost_model": choose("gamma", "cost_model"),
 }
 INTERVAL = choose("cfg_schedule", "interval", cfg=2.0, first=1, last=2)
 RULES = {name: choose("acceptance", name) for name in names("acceptance")} | {
     "argmax": choose("acceptance", "match_rate", mode="argmax", tau=0.2),
     "until 3": choose("acceptance", "always", until=3),
     "rate 0.9": choose("acceptance", "match_rate", tau=0.9),
-    "kl": choose("acceptance", "kl", tau=0.025), "tv": choose("acceptance", "tv", tau=0.09),
+    "kl": choose("acceptance", "kl", tau=0.025),
+    "tv": choose("acceptance", "tv", tau=0.09),
 }
 ALONE: dict[tuple[int, Cell, Unit], torch.Tensor] = {}  # by identity of the pair: fixtures live as long as the session
 

@@ -80,10 +80,17 @@ def simulate(plan: Plan) -> Result:
                 proposal[b].append(say(plan, "draft", label, k, out.tokens[b] + proposal[b]))
         extra = n + drafted < until and (plan.bonus or plan.skip_last or gamma == 0)
         out.round_rows.append(feed("target", n + drafted + int(extra)))
-        wanted = [[say(plan, "target", label, n + i, out.tokens[b] + proposal[b][:i])
-                   for i in range(drafted + int(extra))] for b, label in enumerate(plan.labels)]
-        ok = [[plan.passes(sum(x == y for x, y in zip(p, w, strict=True)), size[n + i], n + i)
-               for i, (p, w) in enumerate(zip(proposal[b], wanted[b], strict=False))] for b in range(len(plan.labels))]
+        wanted = [
+            [say(plan, "target", label, n + i, out.tokens[b] + proposal[b][:i]) for i in range(drafted + int(extra))]
+            for b, label in enumerate(plan.labels)
+        ]
+        ok = [
+            [
+                plan.passes(sum(x == y for x, y in zip(p, w, strict=True)), size[n + i], n + i)
+                for i, (p, w) in enumerate(zip(proposal[b], wanted[b], strict=False))
+            ]
+            for b in range(len(plan.labels))
+        ]
         together = [all(image[i] for image in ok) for i in range(drafted)]
         passed = together.index(False) if False in together else drafted
 

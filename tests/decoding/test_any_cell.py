@@ -24,17 +24,28 @@ from tests.decoding.cells import alone, flat, of_sequential, run_watched
 
 RULES: dict[str, dict[str, list[Any]]] = {
     "match_rate": {"tau": [0.0, 0.3, 0.6, 0.9, 1.0], "mode": ["coupled", "argmax"], "repair": [False, False, True]},
-    "always": {"until": [-1, 0, 1, 3, 5]}, "kl": {"tau": [0.005, 0.02, 0.1]}, "tv": {"tau": [0.02, 0.1, 0.2]},
-    "neighbourhood": {"delta": [0.0, 0.1, 0.5], "k": [0, 3, 100]}, "feature_distance": {"tau": [0.01, 0.1, 0.5]},
-    "top_k": {"tau": [0.5, 0.9]}, "typical": {"tau": [0.5, 0.9]},
+    "always": {"until": [-1, 0, 1, 3, 5]},
+    "kl": {"tau": [0.005, 0.02, 0.1]},
+    "tv": {"tau": [0.02, 0.1, 0.2]},
+    "neighbourhood": {"delta": [0.0, 0.1, 0.5], "k": [0, 3, 100]},
+    "feature_distance": {"tau": [0.01, 0.1, 0.5]},
+    "top_k": {"tau": [0.5, 0.9]},
+    "typical": {"tau": [0.5, 0.9]},
 }
 CONTROLLERS: dict[str, dict[str, list[Any]]] = {
-    "fixed": {"value": [1, 2, 3, 5]}, "aimd": {"start": [1, 2, 4], "decrease": ["minus_one", "halve"]},
-    "table": {"values": [(0,), (0, 2), (3, 0, 1), (4, 1)]}, "token_budget": {"tokens": [1, 10, 30, 1000]},
-    "acceptance_ema": {"prior": [0.2, 0.9]}, "cost_model": {},
+    "fixed": {"value": [1, 2, 3, 5]},
+    "aimd": {"start": [1, 2, 4], "decrease": ["minus_one", "halve"]},
+    "table": {"values": [(0,), (0, 2), (3, 0, 1), (4, 1)]},
+    "token_budget": {"tokens": [1, 10, 30, 1000]},
+    "acceptance_ema": {"prior": [0.2, 0.9]},
+    "cost_model": {},
 }
 SCHEDULES: dict[str, dict[str, list[Any]]] = {
-    "linear": {"cfg": [0.0, 1.5, 4.0]}, "constant": {}, "cosine": {}, "power": {}, "off": {},
+    "linear": {"cfg": [0.0, 1.5, 4.0]},
+    "constant": {},
+    "cosine": {},
+    "power": {},
+    "off": {},
     "interval": {"first": [0, 1], "last": [1, 2, 6]},
 }
 MASKS = ["block_causal"] * 4 + ["local_stages", "block_diagonal", "token_causal_blocks_entry_full"]
@@ -49,16 +60,25 @@ def draw_cell(r: random.Random, rules: list[str]) -> Cell:
     """Any cell of the loop; some are refused."""
     ahead = r.choice(["bonus", "skip_last", ""])
     options: dict[str, Any] = {
-        "on_reject": r.choice(["correct", "correct", "continue"]), "draft_stale": r.choice(["keep", "recompute"]),
-        "target_stale": r.choice(["keep", "recompute"]), "draft_cfg": r.choice(["same", "same", "off", 0.0, 3.0])}
+        "on_reject": r.choice(["correct", "correct", "continue"]),
+        "draft_stale": r.choice(["keep", "recompute"]),
+        "target_stale": r.choice(["keep", "recompute"]),
+        "draft_cfg": r.choice(["same", "same", "off", 0.0, 3.0]),
+    }
     options |= {ahead: True} if ahead else {}
     strategy = r.choice(["dynamic_gamma", "hybrid"])
     options |= {"verify_until": r.randint(0, 5)} if strategy == "hybrid" else {}
-    sampling = Sampling(r.choice([1.0, 0.5, 2.0]), r.choice([0, 0, 1, 3, 1000]), r.choice([0.0, 0.0, 0.3, 0.9, 1.0]),
-                        r.choice(list(Noise)))
-    return Cell(choose("strategy", strategy, **options), draw(r, "cfg_schedule", SCHEDULES, list(SCHEDULES)),
-                choose("mask", r.choice(MASKS)), draw(r, "acceptance", RULES, rules),
-                draw(r, "gamma", CONTROLLERS, list(CONTROLLERS)), sampling)
+    sampling = Sampling(
+        r.choice([1.0, 0.5, 2.0]), r.choice([0, 0, 1, 3, 1000]), r.choice([0.0, 0.0, 0.3, 0.9, 1.0]), r.choice(list(Noise))
+    )
+    return Cell(
+        choose("strategy", strategy, **options),
+        draw(r, "cfg_schedule", SCHEDULES, list(SCHEDULES)),
+        choose("mask", r.choice(MASKS)),
+        draw(r, "acceptance", RULES, rules),
+        draw(r, "gamma", CONTROLLERS, list(CONTROLLERS)),
+        sampling,
+    )
 
 
 def caches_are_in_step(d: Decoder) -> None:

@@ -46,40 +46,42 @@ def replay(choice: Choice, passes: list[bool], until: int = 10) -> list[int]:
 YES, NO = [True] * 10, [False] * 10
 
 
-@pytest.mark.parametrize(("name", "params", "passes", "expected"), [
-    ("fixed", {"value": 3}, YES, [3, 3, 3, 1]),
-    ("fixed", {"value": 3}, NO, [3, 3, 3, 3, 3, 3, 3, 3, 2, 1]),
-    ("fixed", {"value": 99}, YES, [10]),
-    ("table", {"values": (4, 1, 1, 1, 3)}, YES, [4, 3, 3]),
-    ("table", {"values": (0, 2)}, YES, [0, 2, 2, 2, 2, 1]),
-    ("table", {"values": [2]}, NO, [2] * 9 + [1]),
-    ("aimd", {"start": 1}, YES, [1, 2, 3, 4]),
-    ("aimd", {"start": 2, "largest": 3}, YES, [2, 3, 3, 2]),
-    ("aimd", {"start": 3}, NO, [3, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
-    ("aimd", {"start": 5, "decrease": "halve"}, NO, [5, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
-    ("aimd", {"start": 4, "smallest": 2, "decrease": "halve"}, NO, [4, 2, 2, 2, 2, 2, 2, 2, 2, 1]),
-    ("aimd", {"start": 2}, [True, True, True, False, *YES], [2, 3, 2, 3, 1]),
-    # stages of 1, 4, 9, 16, 25, … tokens: 1 + 4 + 9 + 16 = 30
-    ("token_budget", {"tokens": 30}, YES, [4, 1, 1, 1, 1, 1, 1]),
-    ("token_budget", {"tokens": 29}, YES, [3, 1, 1, 1, 1, 1, 1, 1]),
-    ("token_budget", {"tokens": 30}, NO, [4, 3, 2, 1, 1, 1, 1, 1, 1, 1]),
-    ("token_budget", {"tokens": 1}, YES, [1] * 10),
-    ("token_budget", {"tokens": 385}, YES, [10]),
-    # pass rate 0.7 → 0.79 → 0.8971 → 0.9879: 0.7² < ½, 0.79³ < ½, 0.8971⁷ < ½
-    ("acceptance_ema", {}, YES, [1, 2, 6, 1]),
-    ("acceptance_ema", {}, NO, [1] * 10),
-    # 0.9 → 0.45 → 0.725: 0.9⁷ < ½ < 0.9⁶, 0.45 < ½ still proposes one, 0.725³ < ½
-    ("acceptance_ema", {"prior": 0.9, "decay": 0.5}, [False, *YES], [6, 1, 2, 6]),
-    ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, YES, [3, 3, 3, 1]),
-    ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, [True, False, *YES], [3, 1, 1, 1, 1, 1, 1, 1, 1]),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "passes", "expected"),
+    [
+        ("fixed", {"value": 3}, YES, [3, 3, 3, 1]),
+        ("fixed", {"value": 3}, NO, [3, 3, 3, 3, 3, 3, 3, 3, 2, 1]),
+        ("fixed", {"value": 99}, YES, [10]),
+        ("table", {"values": (4, 1, 1, 1, 3)}, YES, [4, 3, 3]),
+        ("table", {"values": (0, 2)}, YES, [0, 2, 2, 2, 2, 1]),
+        ("table", {"values": [2]}, NO, [2] * 9 + [1]),
+        ("aimd", {"start": 1}, YES, [1, 2, 3, 4]),
+        ("aimd", {"start": 2, "largest": 3}, YES, [2, 3, 3, 2]),
+        ("aimd", {"start": 3}, NO, [3, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("aimd", {"start": 5, "decrease": "halve"}, NO, [5, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("aimd", {"start": 4, "smallest": 2, "decrease": "halve"}, NO, [4, 2, 2, 2, 2, 2, 2, 2, 2, 1]),
+        ("aimd", {"start": 2}, [True, True, True, False, *YES], [2, 3, 2, 3, 1]),
+        # stages of 1, 4, 9, 16, 25, … tokens: 1 + 4 + 9 + 16 = 30
+        ("token_budget", {"tokens": 30}, YES, [4, 1, 1, 1, 1, 1, 1]),
+        ("token_budget", {"tokens": 29}, YES, [3, 1, 1, 1, 1, 1, 1, 1]),
+        ("token_budget", {"tokens": 30}, NO, [4, 3, 2, 1, 1, 1, 1, 1, 1, 1]),
+        ("token_budget", {"tokens": 1}, YES, [1] * 10),
+        ("token_budget", {"tokens": 385}, YES, [10]),
+        # pass rate 0.7 → 0.79 → 0.8971 → 0.9879: 0.7² < ½, 0.79³ < ½, 0.8971⁷ < ½
+        ("acceptance_ema", {}, YES, [1, 2, 6, 1]),
+        ("acceptance_ema", {}, NO, [1] * 10),
+        # 0.9 → 0.45 → 0.725: 0.9⁷ < ½ < 0.9⁶, 0.45 < ½ still proposes one, 0.725³ < ½
+        ("acceptance_ema", {"prior": 0.9, "decay": 0.5}, [False, *YES], [6, 1, 2, 6]),
+        ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, YES, [3, 3, 3, 1]),
+        ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, [True, False, *YES], [3, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
 def test_traces(name: str, params: dict[str, Any], passes: list[bool], expected: list[int]) -> None:
     assert replay(choose("gamma", name, **params), passes) == expected
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(name=st.sampled_from(names("gamma")), passes=st.lists(st.booleans(), min_size=10, max_size=10),
-       until=st.integers(1, 10))
+@given(name=st.sampled_from(names("gamma")), passes=st.lists(st.booleans(), min_size=10, max_size=10), until=st.integers(1, 10))
 def test_any_controller_ends_and_never_proposes_more_than_is_left(name: str, passes: list[bool], until: int) -> None:
     choice = choose("gamma", name)
     trace = replay(choice, passes, until)
@@ -88,28 +90,34 @@ def test_any_controller_ends_and_never_proposes_more_than_is_left(name: str, pas
     assert replay(choice, passes, until) == trace  # no state is left behind
 
 
-@pytest.mark.parametrize(("name", "params", "message"), [
-    ("fixed", {"value": 0}, "gamma.value must be ≥ 1, got 0"),
-    ("table", {"values": ()}, r"gamma.values must be integers ≥ 0, got \[\]"),
-    ("table", {"values": (1, -1)}, r"gamma.values must be integers ≥ 0, got \[1, -1\]"),
-    ("aimd", {"start": 0}, "gamma needs 1 ≤ smallest ≤ start ≤ largest, got 1, 0, 10"),
-    ("aimd", {"start": 3, "largest": 2}, "gamma needs 1 ≤ smallest ≤ start ≤ largest, got 1, 3, 2"),
-    ("aimd", {"decrease": "slowly"}, "gamma.decrease must be one of minus_one, halve, got 'slowly'"),
-    ("fixed", {"gamma": 2}, "gamma=fixed has no parameter 'gamma'; it has value"),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("fixed", {"value": 0}, "gamma.value must be ≥ 1, got 0"),
+        ("table", {"values": ()}, r"gamma.values must be integers ≥ 0, got \[\]"),
+        ("table", {"values": (1, -1)}, r"gamma.values must be integers ≥ 0, got \[1, -1\]"),
+        ("aimd", {"start": 0}, "gamma needs 1 ≤ smallest ≤ start ≤ largest, got 1, 0, 10"),
+        ("aimd", {"start": 3, "largest": 2}, "gamma needs 1 ≤ smallest ≤ start ≤ largest, got 1, 3, 2"),
+        ("aimd", {"decrease": "slowly"}, "gamma.decrease must be one of minus_one, halve, got 'slowly'"),
+        ("fixed", {"gamma": 2}, "gamma=fixed has no parameter 'gamma'; it has value"),
+    ],
+)
 def test_bad_values(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose("gamma", name, **params)
 
 
-@pytest.mark.parametrize(("name", "params", "expected"), [
-    ("linear", {"cfg": 1.5}, [0, 0.375, 0.75, 1.125, 1.5]),
-    ("constant", {"cfg": 2.0}, [2, 2, 2, 2, 2]),
-    ("cosine", {"cfg": 2.0}, [0, 1 - math.sqrt(0.5), 1, 1 + math.sqrt(0.5), 2]),
-    ("power", {"cfg": 1.6, "exponent": 2}, [0, 0.1, 0.4, 0.9, 1.6]),
-    ("interval", {"cfg": 1.5, "first": 1, "last": 3}, [0, 1.5, 1.5, 1.5, 0]),
-    ("off", {}, [0, 0, 0, 0, 0]),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("linear", {"cfg": 1.5}, [0, 0.375, 0.75, 1.125, 1.5]),
+        ("constant", {"cfg": 2.0}, [2, 2, 2, 2, 2]),
+        ("cosine", {"cfg": 2.0}, [0, 1 - math.sqrt(0.5), 1, 1 + math.sqrt(0.5), 2]),
+        ("power", {"cfg": 1.6, "exponent": 2}, [0, 0.1, 0.4, 0.9, 1.6]),
+        ("interval", {"cfg": 1.5, "first": 1, "last": 3}, [0, 1.5, 1.5, 1.5, 0]),
+        ("off", {}, [0, 0, 0, 0, 0]),
+    ],
+)
 def test_schedules(name: str, params: dict[str, Any], expected: list[float]) -> None:
     assert weights(choose("cfg_schedule", name, **params), 5) == pytest.approx(expected)
 
@@ -124,34 +132,44 @@ def profile(tmp_path: Path, **changes: Any) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(("changes", "largest", "passes", "expected"), [
-    # at stage 0: 1/12, 1.5/17, 1.75/27: two; at stage 1: 1/15, 1.5/25: one; later stages cost more still
-    ({}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
-    ({}, 10, NO, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
-    # one call whatever is in it: as many as may be
-    ({"target_row": 0, "draft_call": 0, "pass_rate": [1]}, 4, YES, [4, 4, 2]),
-    # nothing passes behind stage 1, ties go to the smallest γ
-    ({"target_row": 0, "draft_call": 0, "pass_rate": [1, 0]}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
-    # only rows of the draft and calls of the target cost; at stage 0: 1/10.5, 1.9/12.5, 2.71/17, 3.439/25; at 3: 1/18,
-    # 1.9/30.5, 2.71/48.5; at 5: 1/28, 1.9/52.5, 2.71/84.5; at 7: 1/42, 1.9/82.5
-    ({"target_row": 0, "draft_call": 0, "draft_row": 0.5, "pass_rate": [0.9]}, 10, YES, [3, 2, 2, 1, 1, 1]),
-])
+@pytest.mark.parametrize(
+    ("changes", "largest", "passes", "expected"),
+    [
+        # at stage 0: 1/12, 1.5/17, 1.75/27: two; at stage 1: 1/15, 1.5/25: one; later stages cost more still
+        ({}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ({}, 10, NO, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        # one call whatever is in it: as many as may be
+        ({"target_row": 0, "draft_call": 0, "pass_rate": [1]}, 4, YES, [4, 4, 2]),
+        # nothing passes behind stage 1, ties go to the smallest γ
+        ({"target_row": 0, "draft_call": 0, "pass_rate": [1, 0]}, 10, YES, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        # only rows of the draft and calls of the target cost; at stage 0: 1/10.5, 1.9/12.5, 2.71/17, 3.439/25; at 3: 1/18,
+        # 1.9/30.5, 2.71/48.5; at 5: 1/28, 1.9/52.5, 2.71/84.5; at 7: 1/42, 1.9/82.5
+        ({"target_row": 0, "draft_call": 0, "draft_row": 0.5, "pass_rate": [0.9]}, 10, YES, [3, 2, 2, 1, 1, 1]),
+    ],
+)
 def test_cost_model(tmp_path: Path, changes: dict[str, Any], largest: int, passes: list[bool], expected: list[int]) -> None:
     assert replay(choose("gamma", "cost_model", profile=profile(tmp_path, **changes), largest=largest), passes) == expected
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("{", "is not JSON: Expecting property name"), ("[1]", "must be a JSON object with target_call, draft_call"),
-    (b"\xff\xfe{", "is not JSON: "),
-    ({"target_call": -1}, "target_call must be a number ≥ 0, got -1"), ({"draft_row": "2"}, "draft_row must be a number ≥ 0"),
-    ({"draft_call": True}, "draft_call must be a number ≥ 0, got True"),
-    ({"target_row": float("nan")}, "target_row must be a number ≥ 0, got nan"), ({"target_row": None}, "lacks target_row"),
-    ({"target_row": 0, "target_call": 0}, "target_call and target_row must not both be 0"),
-    ({"pass_rate": []}, r"pass_rate must be a list of numbers in \[0, 1\], got \[\]"),
-    ({"pass_rate": [1.5]}, r"pass_rate must be a list of numbers in \[0, 1\], got \[1.5\]"),
-    ({"pass_rate": 0.5}, r"pass_rate must be a list of numbers in \[0, 1\], got 0.5"),
-    ({"stages": 10}, "10 stages need as many pass rates, got 1"), ({"rows": 3}, "has unknown keys: rows; it takes target_call"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON: Expecting property name"),
+        ("[1]", "must be a JSON object with target_call, draft_call"),
+        (b"\xff\xfe{", "is not JSON: "),
+        ({"target_call": -1}, "target_call must be a number ≥ 0, got -1"),
+        ({"draft_row": "2"}, "draft_row must be a number ≥ 0"),
+        ({"draft_call": True}, "draft_call must be a number ≥ 0, got True"),
+        ({"target_row": float("nan")}, "target_row must be a number ≥ 0, got nan"),
+        ({"target_row": None}, "lacks target_row"),
+        ({"target_row": 0, "target_call": 0}, "target_call and target_row must not both be 0"),
+        ({"pass_rate": []}, r"pass_rate must be a list of numbers in \[0, 1\], got \[\]"),
+        ({"pass_rate": [1.5]}, r"pass_rate must be a list of numbers in \[0, 1\], got \[1.5\]"),
+        ({"pass_rate": 0.5}, r"pass_rate must be a list of numbers in \[0, 1\], got 0.5"),
+        ({"stages": 10}, "10 stages need as many pass rates, got 1"),
+        ({"rows": 3}, "has unknown keys: rows; it takes target_call"),
+    ],
+)
 def test_bad_profiles(tmp_path: Path, content: Any, message: str) -> None:
     if isinstance(content, dict):
         file = Path(profile(tmp_path, **content))
@@ -214,17 +232,20 @@ def test_the_shipped_profile() -> None:
     assert replay(choose("gamma", "cost_model"), YES) != replay(choose("gamma", "cost_model", largest=1), YES)
 
 
-@pytest.mark.parametrize(("name", "params", "draft_cfg", "expected"), [
-    ("linear", {"cfg": 1.5}, "same", [0, 0.375, 0.75, 1.125, 1.5]),
-    ("linear", {"cfg": 1.5}, "off", [0, 0, 0, 0, 0]),
-    ("linear", {"cfg": 1.5}, 3.0, [0, 0.75, 1.5, 2.25, 3]),  # the same schedule at another strength
-    ("constant", {"cfg": 2.0}, 0.5, [0.5] * 5),
-    ("power", {"cfg": 1.6, "exponent": 2}, 3.2, [0, 0.2, 0.8, 1.8, 3.2]),
-    ("interval", {"cfg": 1.5, "first": 1, "last": 3}, 4.0, [0, 4, 4, 4, 0]),
-    ("interval", {"cfg": 1.5, "first": 1, "last": 3}, "off", [0] * 5),
-    ("cosine", {"cfg": 2.0}, 1.0, [0, (1 - math.sqrt(0.5)) / 2, 0.5, (1 + math.sqrt(0.5)) / 2, 1]),
-    ("off", {}, "same", [0] * 5),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "draft_cfg", "expected"),
+    [
+        ("linear", {"cfg": 1.5}, "same", [0, 0.375, 0.75, 1.125, 1.5]),
+        ("linear", {"cfg": 1.5}, "off", [0, 0, 0, 0, 0]),
+        ("linear", {"cfg": 1.5}, 3.0, [0, 0.75, 1.5, 2.25, 3]),  # the same schedule at another strength
+        ("constant", {"cfg": 2.0}, 0.5, [0.5] * 5),
+        ("power", {"cfg": 1.6, "exponent": 2}, 3.2, [0, 0.2, 0.8, 1.8, 3.2]),
+        ("interval", {"cfg": 1.5, "first": 1, "last": 3}, 4.0, [0, 4, 4, 4, 0]),
+        ("interval", {"cfg": 1.5, "first": 1, "last": 3}, "off", [0] * 5),
+        ("cosine", {"cfg": 2.0}, 1.0, [0, (1 - math.sqrt(0.5)) / 2, 0.5, (1 + math.sqrt(0.5)) / 2, 1]),
+        ("off", {}, "same", [0] * 5),
+    ],
+)
 def test_guidance_of_proposals(name: str, params: dict[str, Any], draft_cfg: Any, expected: list[float]) -> None:
     pair = FakePair((1, 2, 3, 4, 5))
     schedule = choose("cfg_schedule", name, **params)
@@ -254,8 +275,11 @@ def test_a_cell_named_by_words_is_the_cell_named_by_members() -> None:
 
 def test_a_strength_for_the_draft_needs_a_schedule_that_has_one() -> None:
     strategy = choose("strategy", "parallel_v1", draft_cfg=2.0)
-    parts = {"mask": choose("mask", "block_causal"), "acceptance": choose("acceptance", "exact"),
-             "gamma": choose("gamma", "fixed")}
+    parts = {
+        "mask": choose("mask", "block_causal"),
+        "acceptance": choose("acceptance", "exact"),
+        "gamma": choose("gamma", "fixed"),
+    }
     check_loop(Cell(strategy, **parts), 5)
     with pytest.raises(UserError, match=r"strategy.draft_cfg=2 needs a schedule with a strength, not off"):
         check_loop(Cell(strategy, choose("cfg_schedule", "off"), **parts), 5)

@@ -60,11 +60,16 @@ def test_a_decode_reports_every_forward() -> None:
     stages = pair.pyramid.stages
     assert [(p.role, p.first, p.stop) for p in out.passes] == [("target", k, k + 1) for k in range(stages)]
     assert sum(p.halves * pair.pyramid.count(p.first, p.stop) for p in out.passes) == out.counts.target_rows
-    cell = Cell(choose("strategy", "parallel_v1"), mask=choose("mask", "block_causal"),
-                acceptance=choose("acceptance", "never"), gamma=choose("gamma", "fixed", value=2))
+    cell = Cell(
+        choose("strategy", "parallel_v1"),
+        mask=choose("mask", "block_causal"),
+        acceptance=choose("acceptance", "never"),
+        gamma=choose("gamma", "fixed", value=2),
+    )
     out = decode(pair, cell, [Unit(1, 0), Unit(2, 0)], record=False)
-    by_role = {r: sum(p.halves * pair.pyramid.count(p.first, p.stop) for p in out.passes if p.role == r)
-               for r in ("target", "draft")}
+    by_role = {
+        r: sum(p.halves * pair.pyramid.count(p.first, p.stop) for p in out.passes if p.role == r) for r in ("target", "draft")
+    }
     assert by_role == {"target": out.counts.target_rows, "draft": out.counts.draft_rows}
 
 

@@ -75,12 +75,21 @@ MORE: dict[str, tuple[Cell, int]] = {
     "γ = 1": (loop("rejection", 1, schedule=OFF), 1),
     "guided, proposals not": (loop("rejection", 2, schedule=GUIDED, draft_cfg="off"), 1),
     "guided by stage, acceptance_ema": (
-        loop("rejection", choose("gamma", "acceptance_ema", prior=0.9, decay=0.5, threshold=0.4),
-             schedule=choose("cfg_schedule", "linear", cfg=2.0)), 1),
+        loop(
+            "rejection",
+            choose("gamma", "acceptance_ema", prior=0.9, decay=0.5, threshold=0.4),
+            schedule=choose("cfg_schedule", "linear", cfg=2.0),
+        ),
+        1,
+    ),
     "independent noise, token_budget": (
-        loop("rejection", choose("gamma", "token_budget", tokens=4), schedule=OFF, noise="independent"), 3),
+        loop("rejection", choose("gamma", "token_budget", tokens=4), schedule=OFF, noise="independent"),
+        3,
+    ),
     "everything, in batches": (
-        sampled(loop("rejection", choose("gamma", "cost_model"), schedule=GUIDED), temperature=0.8, top_k=3, top_p=0.9), 4),
+        sampled(loop("rejection", choose("gamma", "cost_model"), schedule=GUIDED), temperature=0.8, top_k=3, top_p=0.9),
+        4,
+    ),
     "bonus": (loop("rejection", 1, schedule=OFF, bonus=True), 1),
     "target alone at first": (loop("rejection", (0, 2), schedule=OFF), 1),
 }
@@ -210,11 +219,14 @@ def test_negative_controls(wrong: Callable[[pytest.MonkeyPatch], None], cell: Ce
         assert p_value(in_bulk(PAIR, cell, fewer), exact(PAIR, cell)) < FALSE_ALARM
 
 
-@pytest.mark.parametrize("cell", [
-    loop("rejection", 3, schedule=OFF, on_reject="continue"),
-    loop(choose("acceptance", "neighbourhood", k=2, delta=0.4), 3, schedule=OFF),
-    loop("rejection", 2, schedule=OFF, until=2),
-])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        loop("rejection", 3, schedule=OFF, on_reject="continue"),
+        loop(choose("acceptance", "neighbourhood", k=2, delta=0.4), 3, schedule=OFF),
+        loop("rejection", 2, schedule=OFF, until=2),
+    ],
+)
 def test_negative_controls_that_are_settings(cell: Cell, fewer: toy.Noise) -> None:
     assert p_value(in_bulk(PAIR, cell, fewer), exact(PAIR, cell)) < FALSE_ALARM
 

@@ -70,13 +70,23 @@ def test_exact_hybrid_commits_the_tokens_of_codes_order_in_no_more_calls(near: P
 def test_exact_gives_the_sequential_tokens_under_any_setting(near: Pair, far: Pair, data: st.DataObject) -> None:
     draw = data.draw
     pair = draw(st.sampled_from([near, far]))
-    gamma = draw(st.one_of(st.sampled_from(sorted(GAMMAS)).map(lambda n: GAMMAS[n]),
-                           st.lists(st.integers(0, S), min_size=1, max_size=S).map(controller)))
+    gamma = draw(
+        st.one_of(
+            st.sampled_from(sorted(GAMMAS)).map(lambda n: GAMMAS[n]),
+            st.lists(st.integers(0, S), min_size=1, max_size=S).map(controller),
+        )
+    )
     extra = draw(st.sampled_from([{}, {"bonus": True}, {"skip_last": True}]))
     schedule = draw(st.sampled_from([choose("cfg_schedule", "linear"), choose("cfg_schedule", "off"), INTERVAL]))
-    cell = loop(draw(st.sampled_from(["exact"] if extra else ["exact", "never"])), gamma, schedule=schedule,
-                noise=draw(st.sampled_from(["shared", "independent"])), top_k=draw(st.sampled_from([0, 3])),
-                draft_cfg=draw(st.sampled_from(["same", "off"] + ([] if schedule.name == "off" else [4.0]))), **extra)
+    cell = loop(
+        draw(st.sampled_from(["exact"] if extra else ["exact", "never"])),
+        gamma,
+        schedule=schedule,
+        noise=draw(st.sampled_from(["shared", "independent"])),
+        top_k=draw(st.sampled_from([0, 3])),
+        draft_cfg=draw(st.sampled_from(["same", "off"] + ([] if schedule.name == "off" else [4.0]))),
+        **extra,
+    )
     units = draw(st.lists(st.sampled_from(UNITS), min_size=1, max_size=3))
     assert torch.equal(flat(decode(pair, cell, units, record=False)), of_sequential(pair, cell, units))
 
@@ -114,16 +124,19 @@ def test_the_rules_tried_pass_and_fail_stages(near: Pair, rule: str) -> None:
 
 # An unjudged stage is the target's sample, a judged one that passes is the draft's: which stages are judged depends on γ
 # with a bonus, and on the rounds with a table that holds 0. So under a lossy rule these two are the exceptions (docs/LOG.md).
-@pytest.mark.parametrize(("cells", "independent"), [
-    ([loop("exact", n, bonus=True) for n in (1, 2, 3)], True),
-    ([loop("exact", g) for g in ((0,), (0, 2), (2, 2, 0))], True),
-    ([loop(RULES["match_rate"], n, bonus=True) for n in (1, 2, 3)], False),
-    ([loop(RULES["rate 0.9"], g) for g in ((0,), (0, 2), (2, 2, 0))], False),
-    ([loop("rejection", n, bonus=True) for n in (1, 2, 3)], False),  # another sample of the same distribution
-    ([loop(choose("acceptance", "match_rate", repair=True), n) for n in (1, 2, 4)], False),
-    ([loop(RULES["rate 0.9"], n, mask="block_diagonal") for n in (1, 2, 4)], True),  # rows see only their own stage
-    ([loop(RULES["rate 0.9"], n, mask="block_diagonal_entry_full") for n in (1, 2, 4)], False),
-])
+@pytest.mark.parametrize(
+    ("cells", "independent"),
+    [
+        ([loop("exact", n, bonus=True) for n in (1, 2, 3)], True),
+        ([loop("exact", g) for g in ((0,), (0, 2), (2, 2, 0))], True),
+        ([loop(RULES["match_rate"], n, bonus=True) for n in (1, 2, 3)], False),
+        ([loop(RULES["rate 0.9"], g) for g in ((0,), (0, 2), (2, 2, 0))], False),
+        ([loop("rejection", n, bonus=True) for n in (1, 2, 3)], False),  # another sample of the same distribution
+        ([loop(choose("acceptance", "match_rate", repair=True), n) for n in (1, 2, 4)], False),
+        ([loop(RULES["rate 0.9"], n, mask="block_diagonal") for n in (1, 2, 4)], True),  # rows see only their own stage
+        ([loop(RULES["rate 0.9"], n, mask="block_diagonal_entry_full") for n in (1, 2, 4)], False),
+    ],
+)
 def test_exceptions(near: Pair, cells: list[Cell], independent: bool) -> None:
     outs = [flat(decode(near, cell, UNITS, record=False)) for cell in cells]
     assert all(torch.equal(outs[0], out) for out in outs) is independent
@@ -140,8 +153,9 @@ def test_negative_control_continue_does_depend_on_gamma(near: Pair) -> None:
 # --- draft = target ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted({"exact", "rejection", "match_rate", "kl", "tv", "feature_distance", "always"}
-                                        & set(RULES)))
+@pytest.mark.parametrize(
+    "name", sorted({"exact", "rejection", "match_rate", "kl", "tv", "feature_distance", "always"} & set(RULES))
+)
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 5}])
 def test_a_draft_that_is_the_target_passes_every_stage(same: Pair, name: str, sampling: dict[str, int]) -> None:
     strictest = {"match_rate": {"tau": 1.0}, "kl": {"tau": 1e-9}, "tv": {"tau": 1e-9}, "feature_distance": {"tau": 1e-9}}
@@ -163,8 +177,9 @@ def test_under_argmax_it_does_not(same: Pair) -> None:
     assert all(all(s.passed or ()) for s in greedy.stages)
 
 
-@pytest.mark.parametrize("cell", [draft_only(), hand_off(3), loop(until=2),
-                                  Cell(choose("strategy", "collaborative", target_stages=2))])
+@pytest.mark.parametrize(
+    "cell", [draft_only(), hand_off(3), loop(until=2), Cell(choose("strategy", "collaborative", target_stages=2))]
+)
 def test_every_strategy_is_then_sequential(same: Pair, cell: Cell) -> None:
     assert torch.equal(flat(decode(same, cell, UNITS)), of_sequential(same, cell, UNITS))
 
@@ -287,8 +302,11 @@ def test_other_pyramids_and_shared_modulation(shared: Pair) -> None:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(sides=st.lists(st.integers(1, 6), min_size=1, max_size=5, unique=True).map(sorted), gamma=st.integers(1, 5),
-       cfg=st.sampled_from(["linear", "constant", "off"]))
+@given(
+    sides=st.lists(st.integers(1, 6), min_size=1, max_size=5, unique=True).map(sorted),
+    gamma=st.integers(1, 5),
+    cfg=st.sampled_from(["linear", "constant", "off"]),
+)
 def test_any_pyramid(sides: list[int], gamma: int, cfg: str) -> None:
     """No stage count, first side or γ is written into the loop."""
     pair = FakePair(tuple(sides))

@@ -48,13 +48,32 @@ def test_any_script_under_any_setting_does_what_the_text_says(data: st.DataObjec
     until = None if draw(st.booleans()) else draw(st.integers(0, stages))
     draft_stale, target_stale = draw(st.booleans()), draw(st.booleans())
     cell = loop(
-        rule, values[0] if redraft else values, until=until, on_reject=on_reject, bonus=bonus, skip_last=skip_last,
-        draft_stale="recompute" if draft_stale else "keep", target_stale="recompute" if target_stale else "keep",
-        mask=draw(st.sampled_from(["block_causal", "block_diagonal", "token_causal_blocks_entry_full"])))
+        rule,
+        values[0] if redraft else values,
+        until=until,
+        on_reject=on_reject,
+        bonus=bonus,
+        skip_last=skip_last,
+        draft_stale="recompute" if draft_stale else "keep",
+        target_stale="recompute" if target_stale else "keep",
+        mask=draw(st.sampled_from(["block_causal", "block_diagonal", "token_causal_blocks_entry_full"])),
+    )
     script = Script(misses=misses)
     pair = FakePair(patch_nums, script)
-    plan = Plan(pair.pyramid, script, labels, lambda n, _: values[min(n, len(values) - 1)], passes, on_reject,
-                name == "repair", bonus, skip_last, draft_stale, target_stale, 99 if until is None else until)
+    plan = Plan(
+        pair.pyramid,
+        script,
+        labels,
+        lambda n, _: values[min(n, len(values) - 1)],
+        passes,
+        on_reject,
+        name == "repair",
+        bonus,
+        skip_last,
+        draft_stale,
+        target_stale,
+        99 if until is None else until,
+    )
     expected = simulate(plan)
     out = decode(pair, cell, [Unit(label, 0) for label in labels])
 

@@ -23,12 +23,18 @@ from sdvar_exp.registry import Empty
 ONES = 0xFFFFFFFF
 
 
-@pytest.mark.parametrize(("counter", "key", "expected"), [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((ONES,) * 4, (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-])
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES,) * 4, (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
 def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Known-answer vectors of Random123 (Salmon et al., SC 2011)."""
     words = philox4x32([np.array([c], dtype=np.uint64) for c in counter], key)
@@ -59,8 +65,14 @@ def test_extreme_words_stay_finite() -> None:
 def test_everything_that_keys_the_noise_changes_it() -> None:
     base = {"unit": Unit(3, 5), "stream": Stream.target, "stage": 1}
     variants = [
-        {}, {"unit": Unit(3, 6)}, {"unit": Unit(4, 5)}, {"unit": Unit(5, 3)}, {"unit": Unit(3, 5, row=1)},
-        {"unit": Unit(3, 5, row=4)}, {"stage": 0}, {"stage": 2},
+        {},
+        {"unit": Unit(3, 6)},
+        {"unit": Unit(4, 5)},
+        {"unit": Unit(5, 3)},
+        {"unit": Unit(3, 5, row=1)},
+        {"unit": Unit(3, 5, row=4)},
+        {"stage": 0},
+        {"stage": 2},
         *({"stream": s} for s in Stream if s is not Stream.target),
     ]
     arrays = [uniforms(**{**base, **v}, positions=16, codes=16) for v in variants]  # type: ignore[arg-type]
@@ -91,8 +103,12 @@ def test_streams_units_stages_and_neighbours_are_uncorrelated() -> None:
         assert abs(correlation(u[:-1, 0], u[1:, 0])) < bound  # neighbouring positions
         assert abs(correlation(u[:, 0], u[:, 1])) < bound  # neighbouring codes
     target = uniforms(Unit(1, 1), Stream.target, 0, n, 1)
-    for other in (uniforms(Unit(1, 2), Stream.target, 0, n, 1), uniforms(Unit(2, 1), Stream.target, 0, n, 1),
-                  uniforms(Unit(1, 1), Stream.target, 1, n, 1), uniforms(Unit(1, 1), Stream.draft, 0, n, 1)):
+    for other in (
+        uniforms(Unit(1, 2), Stream.target, 0, n, 1),
+        uniforms(Unit(2, 1), Stream.target, 0, n, 1),
+        uniforms(Unit(1, 1), Stream.target, 1, n, 1),
+        uniforms(Unit(1, 1), Stream.draft, 0, n, 1),
+    ):
         assert abs(correlation(target, other)) < bound
     assert abs(correlation(accept, uniforms(Unit(1, 1), Stream.accept, 0, n, 1)[:, 0])) > 0.99  # the check itself works
 
@@ -188,8 +204,17 @@ def drafted(sampling: Sampling, q: Sampling | None = None) -> StageView:
     noise = Toy(2)
     tokens = gumbel_argmax(process(OTHER.expand(1, N, V), sampling), noise.gumbel(Stream.target, 0))
     one = torch.zeros(1)
-    view = StageView(0, tokens, OTHER.expand(1, N, V), LOGITS.expand(1, N, V), sampling, noise,  # type: ignore[arg-type]
-                     lambda t: one, one, one)
+    view = StageView(
+        0,
+        tokens,
+        OTHER.expand(1, N, V),
+        LOGITS.expand(1, N, V),
+        sampling,
+        noise,  # type: ignore[arg-type]
+        lambda t: one,
+        one,
+        one,
+    )
     if q is not None:
         vars(view)["q"] = process(OTHER.expand(1, N, V), q).softmax(-1)
     return view
@@ -215,7 +240,7 @@ def test_negative_controls_of_rejection() -> None:
 def test_negative_control_acceptance_uniforms_taken_from_the_sampling_stream() -> None:
     view = drafted(Sampling())
     tied = SimpleNamespace(
-        gumbel=view.noise.gumbel,
-        uniform=lambda k: torch.from_numpy(uniforms(Unit(0, 2), Stream.target, k, N, 1)[None, :, 0]))
+        gumbel=view.noise.gumbel, uniform=lambda k: torch.from_numpy(uniforms(Unit(0, 2), Stream.target, k, N, 1)[None, :, 0])
+    )
     view.noise = tied  # type: ignore[assignment]
     assert p_value(rejection(Empty(), view).corrected_Bl, LOGITS, Sampling()) < 1e-9

@@ -38,8 +38,17 @@ def view(draft: list[list[int]], sampled: list[list[int]], best: int = 0, sampli
     """Stage 1 with draft tokens, the target's sample, and code `best` the target's most probable everywhere."""
     logits = torch.zeros(len(draft), 4, V, dtype=torch.float64)
     logits[..., best] = 1.0
-    return StageView(1, torch.tensor(draft), torch.zeros_like(logits), logits, sampling or Sampling(), Silent(sampled),
-                     lambda t: t, torch.zeros(1), torch.eye(V))
+    return StageView(
+        1,
+        torch.tensor(draft),
+        torch.zeros_like(logits),
+        logits,
+        sampling or Sampling(),
+        Silent(sampled),
+        lambda t: t,
+        torch.zeros(1),
+        torch.eye(V),
+    )
 
 
 def verdict(name: str, stage: StageView, **params: Any) -> Verdict:
@@ -51,19 +60,22 @@ SAMPLE = [[1, 2, 3, 1], [1, 2, 3, 1]]
 TWO = view([[1, 2, 3, 1], [1, 2, 0, 0]], SAMPLE)  # the first image matches, the second by half
 
 
-@pytest.mark.parametrize(("name", "params", "passed", "accepted"), [
-    ("exact", {}, [True, False], [4, 2]),
-    ("match_rate", {"tau": 0.5}, [True, True], [4, 2]),
-    ("match_rate", {"tau": 0.51}, [True, False], [4, 2]),
-    ("match_rate", {"tau": 0.0}, [True, True], [4, 2]),
-    ("match_rate", {"tau": 0.5, "mode": "argmax"}, [False, True], [0, 2]),  # code 0 is the most probable
-    ("match_rate", {"tau": 0.5, "mode": "coupled"}, [True, True], [4, 2]),
-    ("always", {}, [True, True], [4, 4]),
-    ("always", {"until": 2}, [True, True], [4, 4]),
-    ("always", {"until": 1}, [False, False], [0, 0]),
-    ("always", {"until": 0}, [False, False], [0, 0]),
-    ("never", {}, [False, False], [0, 0]),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "passed", "accepted"),
+    [
+        ("exact", {}, [True, False], [4, 2]),
+        ("match_rate", {"tau": 0.5}, [True, True], [4, 2]),
+        ("match_rate", {"tau": 0.51}, [True, False], [4, 2]),
+        ("match_rate", {"tau": 0.0}, [True, True], [4, 2]),
+        ("match_rate", {"tau": 0.5, "mode": "argmax"}, [False, True], [0, 2]),  # code 0 is the most probable
+        ("match_rate", {"tau": 0.5, "mode": "coupled"}, [True, True], [4, 2]),
+        ("always", {}, [True, True], [4, 4]),
+        ("always", {"until": 2}, [True, True], [4, 4]),
+        ("always", {"until": 1}, [False, False], [0, 0]),
+        ("always", {"until": 0}, [False, False], [0, 0]),
+        ("never", {}, [False, False], [0, 0]),
+    ],
+)
 def test_who_passes(name: str, params: dict[str, Any], passed: list[bool], accepted: list[int]) -> None:
     v = verdict(name, TWO, **params)
     assert v.passed_B.tolist() == passed
@@ -91,8 +103,17 @@ def test_acceptance_reads_the_guided_and_processed_logits() -> None:
 def test_evidence_of_a_stage() -> None:
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25, 1e-30]]], dtype=torch.float64)).expand(1, 4, V)
     draft = torch.log(torch.tensor([[[0.25, 0.5, 0.25, 1e-30]]], dtype=torch.float64)).expand(1, 4, V)
-    stage = StageView(1, torch.zeros(1, 4, dtype=torch.int64), draft, logits, Sampling(top_k=2), Silent([[0] * 4]),
-                      lambda t: t, torch.zeros(1), torch.eye(V))
+    stage = StageView(
+        1,
+        torch.zeros(1, 4, dtype=torch.int64),
+        draft,
+        logits,
+        Sampling(top_k=2),
+        Silent([[0] * 4]),
+        lambda t: t,
+        torch.zeros(1),
+        torch.eye(V),
+    )
     # top_k = 2 keeps three codes: two of them tie
     torch.testing.assert_close(stage.p[0, 0], torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64))
     assert stage.tv_Bl[0, 0].item() == pytest.approx(0.25 if stage.q[0, 0, 2] > 0 else 1 / 3)
@@ -107,11 +128,14 @@ def test_the_residual_where_both_agree_is_the_target() -> None:
     assert stage.residual_sample().tolist() == [[3, 3, 3, 3]]
 
 
-@pytest.mark.parametrize(("params", "message"), [
-    ({"tau": 1.5}, r"acceptance.tau must lie in \[0, 1\], got 1.5"),
-    ({"tau": float("nan")}, r"acceptance.tau must lie in \[0, 1\], got nan"),
-    ({"mode": "greedy"}, "acceptance.mode must be one of coupled, argmax, got 'greedy'"),
-])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"tau": 1.5}, r"acceptance.tau must lie in \[0, 1\], got 1.5"),
+        ({"tau": float("nan")}, r"acceptance.tau must lie in \[0, 1\], got nan"),
+        ({"mode": "greedy"}, "acceptance.mode must be one of coupled, argmax, got 'greedy'"),
+    ],
+)
 def test_bad_match_rates(params: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose("acceptance", "match_rate", **params)
@@ -132,13 +156,25 @@ def parallel(cell: Cell) -> Cell:
     return replace(cell, strategy=choose("strategy", "parallel_v1"))
 
 
-@pytest.mark.parametrize(("cell", "expected"), [
-    (sequential(), "tokens"), (draft_only(), "no"), (hand_off(0), "no"),
-    (loop(), "tokens"), (loop("never"), "tokens"), (parallel(loop()), "tokens"),
-    (loop("rejection"), "distribution"), (loop(RATE), "no"), (loop("always"), "no"),
-    (loop(on_reject="continue"), "no"), (loop(on_reject="redraft"), "no"),
-    (loop(mask="block_diagonal"), "no"), (loop(until=5), "no"), (loop(bonus=True, noise="independent"), "tokens"),
-])
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (sequential(), "tokens"),
+        (draft_only(), "no"),
+        (hand_off(0), "no"),
+        (loop(), "tokens"),
+        (loop("never"), "tokens"),
+        (parallel(loop()), "tokens"),
+        (loop("rejection"), "distribution"),
+        (loop(RATE), "no"),
+        (loop("always"), "no"),
+        (loop(on_reject="continue"), "no"),
+        (loop(on_reject="redraft"), "no"),
+        (loop(mask="block_diagonal"), "no"),
+        (loop(until=5), "no"),
+        (loop(bonus=True, noise="independent"), "tokens"),
+    ],
+)
 def test_lossless_is_a_property_of_the_cell(cell: Cell, expected: str) -> None:
     assert lossless(cell) == expected
 
@@ -164,62 +200,93 @@ def test_lossless_over_all_combinations(strategy: str, on_reject: str) -> None:
             expected = "tokens"
         choice = alone_or_looped(strategy, on_reject)
         for more in options if strategy in ("parallel_v1", "dynamic_gamma", "hybrid") else [{}]:
-            cell = Cell(choose("strategy", strategy, **{**plain(choice.params), **more}),
-                        mask=choose("mask", mask), acceptance=choose("acceptance", rule), gamma=choose("gamma", "fixed"))
+            cell = Cell(
+                choose("strategy", strategy, **{**plain(choice.params), **more}),
+                mask=choose("mask", mask),
+                acceptance=choose("acceptance", rule),
+                gamma=choose("gamma", "fixed"),
+            )
             for noise in Noise:
                 one = replace(cell, sampling=Sampling(noise=noise, top_k=3))
                 assert lossless(one) == lossless(one.normalised()) == expected, (rule, mask, more)
 
 
-@pytest.mark.parametrize(("cell", "expected"), [
-    (loop(until=5), "no"), (hand_off(0), "no"), (loop(choose("acceptance", "always", until=0)), "no"),
-    (loop(choose("acceptance", "neighbourhood", delta=0.0)), "no"), (loop(gamma=(0, 2)), "tokens"),
-    (loop("rejection", gamma=(0, 2)), "distribution"), (loop(skip_last=True), "tokens"), (loop(draft_cfg=4.0), "tokens"),
-])
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (loop(until=5), "no"),
+        (hand_off(0), "no"),
+        (loop(choose("acceptance", "always", until=0)), "no"),
+        (loop(choose("acceptance", "neighbourhood", delta=0.0)), "no"),
+        (loop(gamma=(0, 2)), "tokens"),
+        (loop("rejection", gamma=(0, 2)), "distribution"),
+        (loop(skip_last=True), "tokens"),
+        (loop(draft_cfg=4.0), "tokens"),
+    ],
+)
 def test_the_promise_is_that_of_the_configuration_not_of_its_numbers(cell: Cell, expected: str) -> None:
     assert lossless(cell) == expected
 
 
-@pytest.mark.parametrize(("cell", "expected"), [
-    (sequential(), True), (draft_only(), True), (hand_off(3), True), (loop(), True), (loop(RATE), True),
-    (loop(RATE, until=3), True), (loop(on_reject="continue"), False), (loop(REPAIR), False),
-    (loop(RATE, mask="block_diagonal"), False), (loop(RATE, bonus=True), False), (loop(RATE, gamma=(2, 0)), False),
-    (loop("exact", bonus=True), True), (loop("never", gamma=(2, 0)), True), (loop("rejection", bonus=True), False),
-])
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (sequential(), True),
+        (draft_only(), True),
+        (hand_off(3), True),
+        (loop(), True),
+        (loop(RATE), True),
+        (loop(RATE, until=3), True),
+        (loop(on_reject="continue"), False),
+        (loop(REPAIR), False),
+        (loop(RATE, mask="block_diagonal"), False),
+        (loop(RATE, bonus=True), False),
+        (loop(RATE, gamma=(2, 0)), False),
+        (loop("exact", bonus=True), True),
+        (loop("never", gamma=(2, 0)), True),
+        (loop("rejection", bonus=True), False),
+    ],
+)
 def test_batch_free(cell: Cell, expected: bool) -> None:
     assert batch_free(cell) is expected
 
 
-@pytest.mark.parametrize(("cell", "message"), [
-    (loop(gamma=6), "gamma.value must lie in 1 … 5, got 6"),
-    (loop(mask="no_prefix"), "mask=no_prefix is for strategy=test3 only"),
-    (loop(RATE, skip_last=True), r"skip_last needs a rule that commits the target's tokens .* \(exact\), not match_rate"),
-    (loop(gamma=(1, 2), on_reject="redraft"), "on_reject=redraft shrinks γ itself: use gamma=fixed, not table"),
-    (loop(REPAIR, on_reject="redraft"), "on_reject=redraft takes no acceptance.repair"),
-    (loop(until=6), "strategy.verify_until must lie in 0 … 5, got 6"),
-    (hand_off(6), "strategy.entry_num must lie in 0 … 5, got 6"),
-    (Cell(choose("strategy", "collaborative", target_stages=6)), "strategy.target_stages must lie in 0 … 5, got 6"),
-    (Cell(choose("strategy", "parallel_v1")), "parallel_v1 takes gamma=fixed only, got gamma=none"),
-    (parallel(loop(gamma=(1, 2))), "parallel_v1 takes gamma=fixed only, got gamma=table; use strategy=dynamic_gamma"),
-    (Cell(choose("strategy", "dynamic_gamma")), "dynamic_gamma needs a mask, an acceptance rule and a γ controller"),
-])
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (loop(gamma=6), "gamma.value must lie in 1 … 5, got 6"),
+        (loop(mask="no_prefix"), "mask=no_prefix is for strategy=test3 only"),
+        (loop(RATE, skip_last=True), r"skip_last needs a rule that commits the target's tokens .* \(exact\), not match_rate"),
+        (loop(gamma=(1, 2), on_reject="redraft"), "on_reject=redraft shrinks γ itself: use gamma=fixed, not table"),
+        (loop(REPAIR, on_reject="redraft"), "on_reject=redraft takes no acceptance.repair"),
+        (loop(until=6), "strategy.verify_until must lie in 0 … 5, got 6"),
+        (hand_off(6), "strategy.entry_num must lie in 0 … 5, got 6"),
+        (Cell(choose("strategy", "collaborative", target_stages=6)), "strategy.target_stages must lie in 0 … 5, got 6"),
+        (Cell(choose("strategy", "parallel_v1")), "parallel_v1 takes gamma=fixed only, got gamma=none"),
+        (parallel(loop(gamma=(1, 2))), "parallel_v1 takes gamma=fixed only, got gamma=table; use strategy=dynamic_gamma"),
+        (Cell(choose("strategy", "dynamic_gamma")), "dynamic_gamma needs a mask, an acceptance rule and a γ controller"),
+    ],
+)
 def test_cells_that_do_not_fit(cell: Cell, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_cell(cell, 5)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"draft_cfg": "none"}, "strategy.draft_cfg must be same, off or a number ≥ 0, got 'none'"),
-    ({"draft_cfg": -1}, "strategy.draft_cfg must be same, off or a number ≥ 0, got -1"),
-    ({"draft_cfg": True}, "strategy.draft_cfg must be same, off or a number ≥ 0, got True"),
-    ({"draft_cfg": float("nan")}, "strategy.draft_cfg must be same, off or a number ≥ 0, got nan"),
-    ({"draft_cfg": float("inf")}, "strategy.draft_cfg must be same, off or a number ≥ 0, got inf"),
-    ({"bonus": True, "skip_last": True}, "strategy.bonus and strategy.skip_last exclude each other"),
-    ({"bonus": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
-    ({"skip_last": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
-    ({"draft_cfg": False, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not off"),
-    ({"draft_cfg": 1.5, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not 1.5"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draft_cfg": "none"}, "strategy.draft_cfg must be same, off or a number ≥ 0, got 'none'"),
+        ({"draft_cfg": -1}, "strategy.draft_cfg must be same, off or a number ≥ 0, got -1"),
+        ({"draft_cfg": True}, "strategy.draft_cfg must be same, off or a number ≥ 0, got True"),
+        ({"draft_cfg": float("nan")}, "strategy.draft_cfg must be same, off or a number ≥ 0, got nan"),
+        ({"draft_cfg": float("inf")}, "strategy.draft_cfg must be same, off or a number ≥ 0, got inf"),
+        ({"bonus": True, "skip_last": True}, "strategy.bonus and strategy.skip_last exclude each other"),
+        ({"bonus": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
+        ({"skip_last": True, "on_reject": "redraft"}, "on_reject=redraft takes neither bonus nor skip_last"),
+        ({"draft_cfg": False, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not off"),
+        ({"draft_cfg": 1.5, "on_reject": "redraft"}, "on_reject=redraft .* use strategy.draft_cfg=same, not 1.5"),
+    ],
+)
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose("strategy", "parallel_v1", **options)

@@ -21,22 +21,25 @@ def kept(logits: torch.Tensor, **sampling: float) -> list[int]:
     return process(logits[None, None], Sampling(**sampling))[0, 0].isfinite().nonzero()[:, 0].tolist()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("sampling", "expected"), [
-    ({}, [0, 1, 2, 3]),
-    ({"top_k": 1}, [0]),
-    ({"top_k": 3}, [0, 1, 2]),
-    ({"top_k": 4}, [0, 1, 2, 3]),
-    ({"top_k": 99}, [0, 1, 2, 3]),
-    ({"top_p": 0.96}, [0, 1, 2, 3]),  # ascending 0.05: the rest has 0.95 < 0.96, so it stays
-    ({"top_p": 0.94}, [0, 1, 2]),
-    ({"top_p": 0.79}, [0, 1]),
-    ({"top_p": 0.01}, [0]),  # the most probable code always stays
-    ({"top_p": 1.0}, [0, 1, 2, 3]),
-    ({"top_k": 2, "top_p": 0.62}, [0]),  # of 5/8 and 3/8, after top-k
-    ({"top_k": 2, "top_p": 0.63}, [0, 1]),
-    ({"temperature": 0.25, "top_p": 0.86}, [0]),  # p⁴: 0.878 …
-    ({"temperature": 0.25, "top_p": 0.9}, [0, 1]),
-])
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"top_k": 1}, [0]),
+        ({"top_k": 3}, [0, 1, 2]),
+        ({"top_k": 4}, [0, 1, 2, 3]),
+        ({"top_k": 99}, [0, 1, 2, 3]),
+        ({"top_p": 0.96}, [0, 1, 2, 3]),  # ascending 0.05: the rest has 0.95 < 0.96, so it stays
+        ({"top_p": 0.94}, [0, 1, 2]),
+        ({"top_p": 0.79}, [0, 1]),
+        ({"top_p": 0.01}, [0]),  # the most probable code always stays
+        ({"top_p": 1.0}, [0, 1, 2, 3]),
+        ({"top_k": 2, "top_p": 0.62}, [0]),  # of 5/8 and 3/8, after top-k
+        ({"top_k": 2, "top_p": 0.63}, [0, 1]),
+        ({"temperature": 0.25, "top_p": 0.86}, [0]),  # p⁴: 0.878 …
+        ({"temperature": 0.25, "top_p": 0.9}, [0, 1]),
+    ],
+)
 def test_literal_cases(sampling: dict[str, float], expected: list[int]) -> None:
     assert kept(LOG, **sampling) == expected
     shuffled = [2, 0, 3, 1]
@@ -72,9 +75,14 @@ def by_hand(logits: torch.Tensor, s: Sampling) -> torch.Tensor:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 999), size=st.integers(2, 9), top_k=st.integers(0, 10),
-       top_p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.97, 1.0]), temperature=st.sampled_from([0.5, 1.0, 1.7]),
-       coarse=st.booleans())
+@given(
+    seed=st.integers(0, 999),
+    size=st.integers(2, 9),
+    top_k=st.integers(0, 10),
+    top_p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.97, 1.0]),
+    temperature=st.sampled_from([0.5, 1.0, 1.7]),
+    coarse=st.booleans(),
+)
 def test_equals_an_implementation_by_hand(
     seed: int, size: int, top_k: int, top_p: float, temperature: float, coarse: bool
 ) -> None:
@@ -124,18 +132,21 @@ def of(logits: list[float], g: list[float], **sampling: float) -> float:
     return margin(x, torch.tensor([[g]], dtype=torch.float64), Sampling(**sampling)).item()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("logits", "g", "sampling", "expected"), [
-    ([3, 2, 1, 0], [0, 0, 0, 0], {}, 1.0),  # best against second
-    ([3, 2, 1, 0], [0, 0.75, 0, 0], {}, 0.25),
-    ([3, 2, 1, 0], [0, 0, 0, 0], {"top_k": 2}, 1.0),
-    ([3, 2, 1, 0], [0, 5, 0, 0], {"top_k": 2}, 1.0),  # the winner is the last kept one: 2 against the removed 1
-    ([3, 2, 1.5, 0], [0, 5, 0, 0], {"top_k": 2}, 0.5),
-    ([3, 2, 1, 0], [0, 0, 9, 0], {"top_k": 2}, 1.0),  # a removed code would have won: 1 against the kept 2
-    ([3, 2, 1.75, 0], [0, 0, 9, 0], {"top_k": 2}, 0.25),
-    ([3, 2.5, 1, 0], [0, 0, 0, 0], {"top_k": 1}, 0.5),  # greedy: the runner-up may become the survivor
-    ([3, 2.5, 1, 0], [7, 0, 0, 0], {"top_k": 1}, 0.5),
-    ([3, 2, 1, 0], [0, 0, 0, 9], {"top_k": 99}, 6.0),  # nothing is removed: 9 against 3
-])
+@pytest.mark.parametrize(
+    ("logits", "g", "sampling", "expected"),
+    [
+        ([3, 2, 1, 0], [0, 0, 0, 0], {}, 1.0),  # best against second
+        ([3, 2, 1, 0], [0, 0.75, 0, 0], {}, 0.25),
+        ([3, 2, 1, 0], [0, 0, 0, 0], {"top_k": 2}, 1.0),
+        ([3, 2, 1, 0], [0, 5, 0, 0], {"top_k": 2}, 1.0),  # the winner is the last kept one: 2 against the removed 1
+        ([3, 2, 1.5, 0], [0, 5, 0, 0], {"top_k": 2}, 0.5),
+        ([3, 2, 1, 0], [0, 0, 9, 0], {"top_k": 2}, 1.0),  # a removed code would have won: 1 against the kept 2
+        ([3, 2, 1.75, 0], [0, 0, 9, 0], {"top_k": 2}, 0.25),
+        ([3, 2.5, 1, 0], [0, 0, 0, 0], {"top_k": 1}, 0.5),  # greedy: the runner-up may become the survivor
+        ([3, 2.5, 1, 0], [7, 0, 0, 0], {"top_k": 1}, 0.5),
+        ([3, 2, 1, 0], [0, 0, 0, 9], {"top_k": 99}, 6.0),  # nothing is removed: 9 against 3
+    ],
+)
 def test_margins(logits: list[float], g: list[float], sampling: dict[str, float], expected: float) -> None:
     assert of(logits, g, **sampling) == pytest.approx(expected)
 
@@ -167,19 +178,29 @@ def test_no_perturbation_below_the_margin_changes_a_token(seed: int, top_k: int,
     assert safe[32:].double().mean() > 0.99  # and hardly any ordinary token is called a near-tie
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"temperature": 0.0}, "sampling.temperature must be > 0, got 0.0"),
-    ({"temperature": float("nan")}, "sampling.temperature must be > 0, got nan"),
-    ({"top_k": -1}, "sampling.top_k must be ≥ 0, got -1"),
-    ({"top_p": 1.5}, r"sampling.top_p must lie in \[0, 1\], got 1.5"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"temperature": 0.0}, "sampling.temperature must be > 0, got 0.0"),
+        ({"temperature": float("nan")}, "sampling.temperature must be > 0, got nan"),
+        ({"top_k": -1}, "sampling.top_k must be ≥ 0, got -1"),
+        ({"top_p": 1.5}, r"sampling.top_p must lie in \[0, 1\], got 1.5"),
+    ],
+)
 def test_bad_sampling_is_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sampling(**bad)  # type: ignore[arg-type]
 
 
-@given(st.integers(0, 10**6), st.sampled_from([1024, 1500, 4096]), st.sampled_from([0.05, 0.5, 0.9, 0.96, 0.999]),
-       st.sampled_from([0.0, 0.3, 2.0, 6.0]), st.booleans(), st.sampled_from([0, 3, 300]), st.booleans())
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1024, 1500, 4096]),
+    st.sampled_from([0.05, 0.5, 0.9, 0.96, 0.999]),
+    st.sampled_from([0.0, 0.3, 2.0, 6.0]),
+    st.booleans(),
+    st.sampled_from([0, 3, 300]),
+    st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_top_p_from_the_largest_quarter_equals_the_full_sort(
     seed: int, codes: int, p: float, spread: float, tied: bool, top_k: int, wide: bool

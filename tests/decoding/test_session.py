@@ -16,8 +16,10 @@ from tests.support import golden_pair
 S = 5  # stages of the tiny pair
 LABELS = torch.tensor([1, 7])
 SCHEDULES = {
-    "linear": choose("cfg_schedule", "linear", cfg=1.5), "constant": choose("cfg_schedule", "constant", cfg=1.5),
-    "interval": choose("cfg_schedule", "interval", cfg=2.0, first=1, last=2), "off": choose("cfg_schedule", "off"),
+    "linear": choose("cfg_schedule", "linear", cfg=1.5),
+    "constant": choose("cfg_schedule", "constant", cfg=1.5),
+    "interval": choose("cfg_schedule", "interval", cfg=2.0, first=1, last=2),
+    "off": choose("cfg_schedule", "off"),
 }
 
 
@@ -61,11 +63,10 @@ passes = st.integers(0, S - 1).flatmap(lambda n: st.tuples(st.just(n), st.intege
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 99), span=passes, schedule=st.sampled_from(sorted(SCHEDULES)),
-       role=st.sampled_from(["draft", "target"]))
-def test_a_merged_pass_equals_step_by_step(
-    far: Pair, seed: int, span: tuple[int, int], schedule: str, role: str
-) -> None:
+@given(
+    seed=st.integers(0, 99), span=passes, schedule=st.sampled_from(sorted(SCHEDULES)), role=st.sampled_from(["draft", "target"])
+)
+def test_a_merged_pass_equals_step_by_step(far: Pair, seed: int, span: tuple[int, int], schedule: str, role: str) -> None:
     check_merged(far, seed, *span, schedule, role, 1e-10)
 
 
@@ -161,8 +162,12 @@ def test_a_rejected_pass_leaves_the_state_bit_identical(far: Pair, prefix: int) 
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 99), stale=st.integers(1, S - 1), stop=st.integers(1, S),
-       schedule=st.sampled_from(["linear", "interval", "off"]))
+@given(
+    seed=st.integers(0, 99),
+    stale=st.integers(1, S - 1),
+    stop=st.integers(1, S),
+    schedule=st.sampled_from(["linear", "interval", "off"]),
+)
 @torch.inference_mode()
 def test_recomputed_rows_equal_a_cache_from_scratch(far: Pair, seed: int, stale: int, stop: int, schedule: str) -> None:
     """A code of stage `stale`-1 was replaced: its later rows are dropped, then fed with the next pass."""
@@ -298,10 +303,16 @@ def poisoned(far: Pair, mask: str, prefix: int) -> float:
     return gap(*outs)
 
 
-@pytest.mark.parametrize(("mask", "sees"), [
-    ("block_causal", True), ("block_diagonal", False), ("block_diagonal_entry_full", True),
-    ("token_causal_blocks", True), ("token_causal_blocks_entry_full", True),
-])
+@pytest.mark.parametrize(
+    ("mask", "sees"),
+    [
+        ("block_causal", True),
+        ("block_diagonal", False),
+        ("block_diagonal_entry_full", True),
+        ("token_causal_blocks", True),
+        ("token_causal_blocks_entry_full", True),
+    ],
+)
 @torch.inference_mode()
 def test_a_mask_holds_for_a_pass_of_a_single_stage(far: Pair, mask: str, sees: bool) -> None:
     assert (poisoned(far, mask, 3) > 0.01) is sees

@@ -18,26 +18,22 @@ from sdvar_exp.decoding import Clock, decode, decode_images, make_noise
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import choose
-from tests.decoding.cells import (
-    INTERVAL,
-    RULES,
-    UNITS,
-    draft_only,
-    flat,
-    loop,
-    of_sequential,
-    run_watched,
-    sequential,
-)
+from tests.decoding.cells import INTERVAL, RULES, UNITS, draft_only, flat, loop, of_sequential, run_watched, sequential
 
 S = 5  # stages of the tiny pair
 LOOPS = {
-    "correct": loop("exact", 3), "γ = S": loop("exact", S), "lossy": loop(RULES["rate 0.9"], 3),
-    "bonus": loop("exact", 2, bonus=True), "skip_last": loop("exact", 3, skip_last=True), "zeros": loop("exact", (2, 0, 1)),
+    "correct": loop("exact", 3),
+    "γ = S": loop("exact", S),
+    "lossy": loop(RULES["rate 0.9"], 3),
+    "bonus": loop("exact", 2, bonus=True),
+    "skip_last": loop("exact", 3, skip_last=True),
+    "zeros": loop("exact", (2, 0, 1)),
     "continue": loop("exact", 3, on_reject="continue", target_stale="recompute"),
     "repair": loop(choose("acceptance", "match_rate", repair=True, tau=0.6), 3, target_stale="recompute"),
-    "hybrid": loop("exact", 2, until=3), "redraft": loop("exact", 3, on_reject="redraft"),
-    "interval": loop("exact", 3, schedule=INTERVAL), "unguided": loop("exact", 3, schedule=choose("cfg_schedule", "off")),
+    "hybrid": loop("exact", 2, until=3),
+    "redraft": loop("exact", 3, on_reject="redraft"),
+    "interval": loop("exact", 3, schedule=INTERVAL),
+    "unguided": loop("exact", 3, schedule=choose("cfg_schedule", "off")),
 }
 
 
@@ -135,9 +131,18 @@ def test_noise_and_recording_do_not_change_tokens(near: Pair) -> None:
 # --- counts --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", [loop("exact", 2), loop("exact", S), loop(RULES["rate 0.9"], 3), loop("never", 2),
-                                  loop("exact", choose("gamma", "aimd", start=2)), loop("exact", 3, until=3),
-                                  loop("exact", choose("gamma", "acceptance_ema"))])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        loop("exact", 2),
+        loop("exact", S),
+        loop(RULES["rate 0.9"], 3),
+        loop("never", 2),
+        loop("exact", choose("gamma", "aimd", start=2)),
+        loop("exact", 3, until=3),
+        loop("exact", choose("gamma", "acceptance_ema")),
+    ],
+)
 def test_calls_alone_are_those_of_decoding_each_alone(near: Pair, cell: Cell) -> None:
     units = [*UNITS, Unit(2, 9)]
     counted = decode(near, cell, units).counts.target_calls_alone
@@ -210,6 +215,7 @@ def test_unguided_proposals_feed_one_half(near: Pair) -> None:
 
 def test_the_strength_of_proposals_is_their_own(near: Pair) -> None:
     """draft_cfg equal to the cell's strength is `same`; another one changes the proposals, never the committed tokens."""
+
     def drafted(**options: Any) -> list[tuple[float, ...] | None]:
         out = decode(near, loop("exact", 1, **options), UNITS)
         assert torch.equal(flat(out), of_sequential(near, loop(), UNITS))

@@ -35,7 +35,7 @@ class Line(Pyramid):
 
 PYRAMID = Line((1, 2, 3))
 S, L = PYRAMID.stages, PYRAMID.total
-CONTEXTS = [V**PYRAMID.offsets[k] for k in range(S)]  # prefixes of each stage
+CONTEXTS = [V ** PYRAMID.offsets[k] for k in range(S)]  # prefixes of each stage
 
 
 def context(codes_BL: torch.Tensor, stage: int) -> torch.Tensor:
@@ -62,12 +62,15 @@ class Tables:
 
     def mixed(self, other: Tables, share: float) -> Tables:
         """These tables moved towards other ones."""
+
         def mix(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return (1 - share) * a + share * b
 
         own = [[mix(a, b) for a, b in zip(x, y, strict=True)] for x, y in zip(self.own, other.own, strict=True)]
-        cross = [[[mix(a, b) for a, b in zip(u, v, strict=True)] for u, v in zip(x, y, strict=True)]
-                 for x, y in zip(self.cross, other.cross, strict=True)]
+        cross = [
+            [[mix(a, b) for a, b in zip(u, v, strict=True)] for u, v in zip(x, y, strict=True)]
+            for x, y in zip(self.cross, other.cross, strict=True)
+        ]
         return Tables(own, cross)
 
     def at(self, half: int, stage: int, before: int) -> np.ndarray:
@@ -129,8 +132,15 @@ class ToyModel:
     def stage_rows(self, first: int, input_Bqc: torch.Tensor, stop: int) -> torch.Tensor:
         return input_Bqc
 
-    def __call__(self, x: torch.Tensor, condition: SimpleNamespace, cache: KVCache, mask: torch.Tensor | None,
-                 rows: slice, spans: object = None) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        condition: SimpleNamespace,
+        cache: KVCache,
+        mask: torch.Tensor | None,
+        rows: slice,
+        spans: object = None,
+    ) -> torch.Tensor:
         seen, _ = cache.write(0, rows, x[:, None], x[:, None])
         seen = seen[:, 0]
         null = condition.class_NC[:, 0] == self.num_classes
@@ -188,11 +198,17 @@ def exact(pair: ToyPair, cell: Cell) -> np.ndarray:
     out = np.ones(V**L)
     number = np.arange(V**L)
     for k in range(S):
-        per_context = np.stack([
-            distribution((1 + t[k]) * pair.target.tables.at(0, k, c) - t[k] * pair.target.tables.at(1, k, c),
-                         s.temperature, s.top_k, s.top_p)
-            for c in range(CONTEXTS[k])
-        ])
+        per_context = np.stack(
+            [
+                distribution(
+                    (1 + t[k]) * pair.target.tables.at(0, k, c) - t[k] * pair.target.tables.at(1, k, c),
+                    s.temperature,
+                    s.top_k,
+                    s.top_p,
+                )
+                for c in range(CONTEXTS[k])
+            ]
+        )
         for i in range(PYRAMID.lengths[k]):
             out *= per_context[number % CONTEXTS[k], i, number // V ** (PYRAMID.offsets[k] + i) % V]
     return out

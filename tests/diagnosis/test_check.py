@@ -77,6 +77,7 @@ def cache_write_off_by_one(wrap: Patch, pair: Pair) -> None:
 
 def cache_rows_turned(wrap: Patch, pair: Pair) -> None:
     """Keys are kept in the wrong order: turned by one row."""
+
     def advance(made: Any, self: KVCache, rows: int) -> None:
         new = self.kv[:, 0, :, :, self.length : self.length + rows]
         new.copy_(new.roll(1, dims=3))
@@ -124,12 +125,16 @@ def null_half_is_class_0(wrap: Patch, pair: Pair) -> None:
 
 
 def halves_swapped(wrap: Patch, pair: Pair) -> None:
-    wrap(ModelSession, "_with_null",
-         lambda made, self, labels: torch.cat((torch.full_like(labels, self.model.num_classes), labels)))
+    wrap(
+        ModelSession,
+        "_with_null",
+        lambda made, self, labels: torch.cat((torch.full_like(labels, self.model.num_classes), labels)),
+    )
 
 
 def logits_cut_one_row_late(wrap: Patch, pair: Pair) -> None:
     """The guide's `_split_logits_by_stage`: an offset of `first_l`."""
+
     def logits(made: Any, self: ModelSession, *args: Any, **kwargs: Any) -> Any:
         parts = made(self, *args, **kwargs)
         whole = torch.cat(parts, dim=1).roll(-1, dims=1)
@@ -188,29 +193,41 @@ def a_missing_class(wrap: Patch, pair: Pair) -> None:
 
 
 FAULTS: list[tuple[Callable[[Patch, Pair], None], str, str]] = [
-    (cache_write_off_by_one, "kv_cache: draft",
-     r"draft, KV cache, stage 0 \(rows 0-0\), keys of block 0, conditional half: 192 of 192 values are NaN or infinite"),
-    (cache_rows_turned, "kv_cache: draft",
-     r"stage 1 \(rows 1-4\), keys of block 0, .*; row 1 holds what belongs to row 4$"),
-    (one_t_for_a_merged_pass, "guidance: draft",
-     r"draft, stage 0, guided logits of the merged pass over stages 0-4: .*t=1\.5, that of stage 4, instead of t=0\.5"),
-    (rows_from_own_f_hat, "query_building: draft",
-     r"draft, stage 1, input rows \(conditional half\) in the pass of stage 1 alone: .*from f̂ after stage 1: its own codes"),
-    (rows_are_the_codes_themselves, "query_building: draft",
-     r"draft, stage 1, input rows .*embedded codes of stage 1"),
-    (positions_start_over_in_a_merged_pass, "query_building: draft",
-     r"stage \d, input rows \(conditional half\) in the merged pass .*level and position are those of row 0 instead of row \d"),
+    (
+        cache_write_off_by_one,
+        "kv_cache: draft",
+        r"draft, KV cache, stage 0 \(rows 0-0\), keys of block 0, conditional half: 192 of 192 values are NaN or infinite",
+    ),
+    (cache_rows_turned, "kv_cache: draft", r"stage 1 \(rows 1-4\), keys of block 0, .*; row 1 holds what belongs to row 4$"),
+    (
+        one_t_for_a_merged_pass,
+        "guidance: draft",
+        r"draft, stage 0, guided logits of the merged pass over stages 0-4: .*t=1\.5, that of stage 4, instead of t=0\.5",
+    ),
+    (
+        rows_from_own_f_hat,
+        "query_building: draft",
+        r"draft, stage 1, input rows \(conditional half\) in the pass of stage 1 alone: .*from f̂ after stage 1: its own codes",
+    ),
+    (rows_are_the_codes_themselves, "query_building: draft", r"draft, stage 1, input rows .*embedded codes of stage 1"),
+    (
+        positions_start_over_in_a_merged_pass,
+        "query_building: draft",
+        r"stage \d, input rows \(conditional half\) in the merged pass .*level and position are those of row 0 instead of row \d",
+    ),
     (null_half_is_class_0, "query_building: draft", r"stage 0, input rows \(unconditional half\).*they carry class 0$"),
     (halves_swapped, "query_building: draft", r"stage 0, input rows \(conditional half\).*those of the other guidance half"),
-    (logits_cut_one_row_late, "logit_splitting: draft",
-     r"draft, stage 0, logits cut out of the merged pass .*they begin at row 1 instead of row 0"),
+    (
+        logits_cut_one_row_late,
+        "logit_splitting: draft",
+        r"draft, stage 0, logits cut out of the merged pass .*they begin at row 1 instead of row 0",
+    ),
     (everything_is_open_in_a_merged_pass, "kv_cache: draft", r"draft.* stage 0.*mask"),
     (nothing_is_truncated, "kv_reset: draft", r"draft, KV cache after stage 1: 55 rows, stages 0-1 have 5"),
     (no_rollback_in_the_decoder, "rejection", r"draft, KV cache after round 0: 14 rows, the 1 committed stages have 1"),
     (f_hat_in_place, "state_update", r"f̂ after stage 0 changed in round 1, .* updated in place$"),
     (f_hat_twice, "state_update", r"f̂ after stage 1 against the sum of the committed codes: largest difference"),
-    (noise_of_the_call_not_of_the_stage, "rejection",
-     r"stage 1, tokens with every proposal failed: 7 of 8 are not"),
+    (noise_of_the_call_not_of_the_stage, "rejection", r"stage 1, tokens with every proposal failed: 7 of 8 are not"),
     (nan_in_the_target, "weights: target", r"target: 1 of \d+ values of blocks\.0\.ffn\.fc1\.weight are NaN or infinite"),
     (nan_in_the_codebook, "weights: vae", r"vae: \d+ of \d+ values of quantize\.embedding\.weight are NaN or infinite"),
     (a_missing_class, "weights: draft", r"draft: class_emb\.weight has 10 rows, 10 classes and the null class need 11"),
@@ -218,8 +235,9 @@ FAULTS: list[tuple[Callable[[Patch, Pair], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("fault", "test_name", "message"), FAULTS, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_fault_is_found_and_named(fault: Callable[[Patch, Pair], None], test_name: str, message: str, pair: Pair,
-                                    wrap: Patch) -> None:
+def test_a_fault_is_found_and_named(
+    fault: Callable[[Patch, Pair], None], test_name: str, message: str, pair: Pair, wrap: Patch
+) -> None:
     fault(wrap, pair)
     first = next(failures(pair))
     assert re.fullmatch(test_name, first.test_name), first
@@ -288,12 +306,15 @@ def test_exit_code_of_a_fault(capsys: pytest.CaptureFixture[str], wrap: Patch) -
     assert "FAIL  draft, stage 1, input rows (conditional half)" in text and "begin with query_building: draft" in text
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["embeded"], "did you mean 'embedded'"),
-    (["embedded", "gamma.value=2"], "check takes model.KEY=…"),
-    (["var_d16_d30"], "is not in checkpoints"),
-    (["files"], "model.vae has no value here: set it"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["embeded"], "did you mean 'embedded'"),
+        (["embedded", "gamma.value=2"], "check takes model.KEY=…"),
+        (["var_d16_d30"], "is not in checkpoints"),
+        (["files"], "model.vae has no value here: set it"),
+    ],
+)
 def test_what_cannot_be_checked(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *words]) == 2
     assert said in capsys.readouterr().err

@@ -54,12 +54,15 @@ def test_watching_changes_nothing(pair: Pair, name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.tokens, seen.tokens, strict=True))
     assert (plain.counts, plain.rounds) == (seen.counts, seen.rounds)
     calls = [r for r in records if r["event"] == "call"]
-    for role, count, rows in (("draft", plain.counts.draft_calls, plain.counts.draft_rows),
-                              ("target", plain.counts.target_calls, plain.counts.target_rows)):
+    for role, count, rows in (
+        ("draft", plain.counts.draft_calls, plain.counts.draft_rows),
+        ("target", plain.counts.target_calls, plain.counts.target_rows),
+    ):
         own = [c for c in calls if c["model"] == role]
         assert len(own) == count and sum(c["rows"] * c["halves"] for c in own) == rows
         assert [(c["first"], c["stop"], c["halves"]) for c in own] == [
-            (p.first, p.stop, p.halves) for p in plain.passes if p.role == role]
+            (p.first, p.stop, p.halves) for p in plain.passes if p.role == role
+        ]
     assert [r["round"] for r in records if r["event"] == "round"] == list(range(len(plain.rounds)))
     assert records[-1]["tokens"] == tokens_digest(plain)
     assert all(json.loads(json.dumps(r)) == r for r in records), "records are plain data"
@@ -82,8 +85,16 @@ def test_a_round_as_it_was(pair: Pair) -> None:
     assert (closed["gamma"], closed["reason"], closed["committed"]) == (2, "fixed", 2)
     assert closed["cache"] == {"draft": 5, "target": 5}
     assert closed["stages"] == [
-        {"stage": k, "passed": True, "passed_each": [True, True], "match": [1.0, 1.0], "acceptance": [1.0, 1.0],
-         "committed": True} for k in (0, 1)]
+        {
+            "stage": k,
+            "passed": True,
+            "passed_each": [True, True],
+            "match": [1.0, 1.0],
+            "acceptance": [1.0, 1.0],
+            "committed": True,
+        }
+        for k in (0, 1)
+    ]
     assert {"draft", "verify", "accept"} <= set(closed["ms"]) and closed["total_ms"] > 0
 
 
@@ -100,8 +111,10 @@ def test_a_rollback_shows(pair: Pair) -> None:
 def test_the_table_is_for_reading(pair: Pair) -> None:
     _, records = traced(pair, CELLS["exact"], UNITS[:1])
     table = lines.table(records)
-    assert table[0].endswith(f"label 1 seed 0: target calls {records[-1]['counts']['target_calls']}, "
-                             f"draft calls {records[-1]['counts']['draft_calls']}")
+    assert table[0].endswith(
+        f"label 1 seed 0: target calls {records[-1]['counts']['target_calls']}, "
+        f"draft calls {records[-1]['counts']['draft_calls']}"
+    )
     assert table[1].split("  ")[0] == "call"
     assert sum("round" in line for line in table) == sum(r["event"] == "round" for r in records)
     assert len({line.index("float64") for line in table if "float64" in line}) == 1, "columns are aligned"
@@ -148,8 +161,12 @@ def test_debug_trace_of_a_study(plan: Any, run: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_a_unit_that_is_done_is_traced_too_and_a_failure_counts(plan: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    small = {"cells": {"sequential": STUDIED["sequential"], "parallel_v1 exact γ=2": STUDIED["parallel_v1 exact γ=2"]},
-             "labels": (0,), "seeds": (0,), "debug": "trace"}
+    small = {
+        "cells": {"sequential": STUDIED["sequential"], "parallel_v1 exact γ=2": STUDIED["parallel_v1 exact γ=2"]},
+        "labels": (0,),
+        "seeds": (0,),
+        "debug": "trace",
+    }
     assert run(plan(**small))[0] == 0
     code, text = run(plan(**small))
     assert code == 0 and "1 label × 1 seed" in text and "target calls" in text

@@ -13,8 +13,12 @@ PACKAGE = ROOT / "sdvar_exp"
 
 def _kinds(trees: dict[Path, ast.Module]) -> set[str]:
     """`UserError` and every class derived from it."""
-    bases = {node.name: {ast.unparse(b).split(".")[-1] for b in node.bases}
-             for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    bases = {
+        node.name: {ast.unparse(b).split(".")[-1] for b in node.bases}
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
     kinds = {"UserError"}
     while more := {name for name, of in bases.items() if of & kinds} - kinds:
         kinds |= more

@@ -43,8 +43,16 @@ def run_page(found: list[Block], folder: Path) -> int:
             text = block.text.rstrip("\n")
             text += f" {block.says['run with']}" if "run with" in block.says else ""
             command = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-            done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, timeout=900)
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=900,
+            )
             said, ran = done.stdout, ran + 1
             assert done.returncode == int(block.says.get("exit", 0)), f"{block.place}: exit {done.returncode}\n{text}\n{said}"
         elif "output" in block.says:
@@ -87,12 +95,15 @@ def test_what_the_comments_say() -> None:
     assert failing.text == "false\n" and left.line == 11
 
 
-@pytest.mark.parametrize(("expected", "said", "same"), [
-    ("a b\n", "x\na   b\ny\n", True),
-    ("a … c\n…\nz\n", "a b c\nq\nr\nz\n", True),
-    ("a\nz\n", "a\nb\nz\n", False),
-    ("a.c\n", "abc\n", False),
-])
+@pytest.mark.parametrize(
+    ("expected", "said", "same"),
+    [
+        ("a b\n", "x\na   b\ny\n", True),
+        ("a … c\n…\nz\n", "a b c\nq\nr\nz\n", True),
+        ("a\nz\n", "a\nb\nz\n", False),
+        ("a.c\n", "abc\n", False),
+    ],
+)
 def test_outputs_are_compared_line_by_line(expected: str, said: str, same: bool) -> None:
     assert is_output(expected, said) == same
 

@@ -58,14 +58,28 @@ def plan(tmp_path: Path) -> MakePlan:
     """plan(engine="pool", workers=2, …): three cells, two labels, four seeds on the fake backend."""
 
     def make(
-        engine: str = "inprocess", folder: str = "results", labels: Any = (3, 8), seeds: Any = (0, 1, 2, 3), timing: int = 0,
-        cells: Any = None, images: str = "none", **options: Any,
+        engine: str = "inprocess",
+        folder: str = "results",
+        labels: Any = (3, 8),
+        seeds: Any = (0, 1, 2, 3),
+        timing: int = 0,
+        cells: Any = None,
+        images: str = "none",
+        **options: Any,
     ) -> Plan:
         chosen = {"workers": 2, **options}
-        settings = Settings(device="cpu", threads=1, tracking="none", images=images, timing=Timing(timing, 2), engine=engine,
-                            engine_options=EngineOptions(**chosen))
-        return Plan("study", tmp_path / folder, cells or make_cells(), tuple(labels), tuple(seeds), settings,
-                    argv=("study=study",))
+        settings = Settings(
+            device="cpu",
+            threads=1,
+            tracking="none",
+            images=images,
+            timing=Timing(timing, 2),
+            engine=engine,
+            engine_options=EngineOptions(**chosen),
+        )
+        return Plan(
+            "study", tmp_path / folder, cells or make_cells(), tuple(labels), tuple(seeds), settings, argv=("study=study",)
+        )
 
     return make
 

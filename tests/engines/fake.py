@@ -26,7 +26,11 @@ from sdvar_exp.store import Study
 from sdvar_exp.store.ledger import LedgerReader
 
 FINGERPRINT = {
-    "code": "c0de", "checkpoints": {"fake": {"vae": "a1"}}, "packages": {}, "device_kind": "cpu", "dtype": "float32",
+    "code": "c0de",
+    "checkpoints": {"fake": {"vae": "a1"}},
+    "packages": {},
+    "device_kind": "cpu",
+    "dtype": "float32",
     "threads": 1,
 }
 
@@ -108,9 +112,14 @@ class FakeBackend:
             equal, count = equal + same, count + len(mine)
             stages.append({"stage": k, "source": "verified", "passed": same == len(mine), "token_agreement": same / len(mine)})
         modules = "torch" in sys.modules
-        sample = {"token_agreement": equal / count, "pixel_mae": 1 - math.sqrt(equal / count), "target_calls": sum(
-            not s["passed"] for s in stages), "identical": equal == count, "worker": f"torch={modules}",
-            "attempt": self.attempts[cell, label, seed] + 1}
+        sample = {
+            "token_agreement": equal / count,
+            "pixel_mae": 1 - math.sqrt(equal / count),
+            "target_calls": sum(not s["passed"] for s in stages),
+            "identical": equal == count,
+            "worker": f"torch={modules}",
+            "attempt": self.attempts[cell, label, seed] + 1,
+        }
         return {"type": "unit", "cell": cell, "label": label, "seed": seed, "sample": sample, "stages": stages}
 
     def _trouble(self, key: tuple[Any, ...]) -> None:
@@ -145,10 +154,23 @@ class FakeBackend:
 
     def run_timing(self, console: Any, interrupt: Any) -> int:
         for cell, label, seed, repeat in self._missing():
-            self.study.append({
-                "type": "timing", "cell": cell, "label": label, "seed": seed, "repeat": repeat, "order": "AB",
-                "baseline_ms": 2.0, "cell_ms": 1.0, "baseline_decode_ms": 1.0, "cell_decode_ms": 1.0, "contended": False,
-                "breakdown": {}, "pid": os.getpid()})
+            self.study.append(
+                {
+                    "type": "timing",
+                    "cell": cell,
+                    "label": label,
+                    "seed": seed,
+                    "repeat": repeat,
+                    "order": "AB",
+                    "baseline_ms": 2.0,
+                    "cell_ms": 1.0,
+                    "baseline_decode_ms": 1.0,
+                    "cell_decode_ms": 1.0,
+                    "contended": False,
+                    "breakdown": {},
+                    "pid": os.getpid(),
+                }
+            )
         return 0
 
     def trace(self, console: Any) -> int:

@@ -28,8 +28,12 @@ sys.exit(run_study(plan, Console(width=200), backend=backend))
 def start(plan: Plan, fake: Factory) -> subprocess.Popen[bytes]:
     """A run in another process; its heading has been printed when this returns."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"})
+        [sys.executable, "-c", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+    )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(pickle.dumps((plan, fake)))
     process.stdin.close()

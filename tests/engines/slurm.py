@@ -82,8 +82,16 @@ def start(folder: Path) -> Path:
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     conf.write_text(CONFIG.format(folder=folder, host=socket.gethostname().split(".")[0], **ports))
     environment = {**os.environ, "SLURM_CONF": str(conf)}
-    munged = [find("munged"), "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
-              f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed"]
+    munged = [
+        find("munged"),
+        "--foreground",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--pid-file={folder}/munged.pid",
+        f"--log-file={folder}/munged.log",
+        f"--seed-file={folder}/munge.seed",
+    ]
     spawn(folder, "munged", munged, environment)
     wait_for(lambda: (folder / "munge.socket").exists(), "munge", folder)
     spawn(folder, "slurmctld", [find("slurmctld"), "-D", "-c", "-f", str(conf)], environment)
@@ -97,8 +105,9 @@ def start(folder: Path) -> Path:
 def spawn(folder: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
     """Start a daemon in the foreground, in a session of its own; its number is kept in a file."""
     with open(folder / f"{name}.out", "ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
     (folder / f"{name}.started").write_text(str(process.pid))
 
 

@@ -79,15 +79,15 @@ def test_code_that_changed_since_the_start_is_refused(engine: str, plan: MakePla
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
-def test_transient_failures_are_tried_again_and_mistakes_are_not(
-    engine: str, plan: MakePlan, run: Run, tmp_path: Path
-) -> None:
+def test_transient_failures_are_tried_again_and_mistakes_are_not(engine: str, plan: MakePlan, run: Run, tmp_path: Path) -> None:
     mine = plan(engine, retries=2)
     marks = tmp_path / "marks"
     marks.mkdir()
     cell = "sequential"
-    fake = Fake(marks=marks, troubles={(cell, 3, 0): Trouble("flaky", 2), (cell, 3, 1): Trouble("flaky"),
-                                       (cell, 3, 2): Trouble("bad_config")})
+    fake = Fake(
+        marks=marks,
+        troubles={(cell, 3, 0): Trouble("flaky", 2), (cell, 3, 1): Trouble("flaky"), (cell, 3, 2): Trouble("bad_config")},
+    )
     code, text = run(mine, fake)
     assert code == 1 and "2 failed" in text and len(records(mine, "unit")) == 22
     tries = [f["seed"] for f in records(mine, "failure")]
@@ -133,8 +133,13 @@ def test_a_batch_that_does_not_fit_is_cut_only_where_that_changes_nothing(
     from sdvar_exp.registry import choose
 
     rule = choose("acceptance", "exact") if lossless else choose("acceptance", "match_rate")
-    cell = Cell(choose("strategy", "parallel_v1"), mask=choose("mask", "block_causal"), acceptance=rule,
-                gamma=choose("gamma", "fixed", value=2), batch=4)
+    cell = Cell(
+        choose("strategy", "parallel_v1"),
+        mask=choose("mask", "block_causal"),
+        acceptance=rule,
+        gamma=choose("gamma", "fixed", value=2),
+        batch=4,
+    )
     mine = plan(engine, cells=(PlannedCell(cell, "batch"),), labels=(3,))
     code, _ = run(mine, Fake(largest=1))
     found = len(records(mine, "unit")), len(records(mine, "failure"))

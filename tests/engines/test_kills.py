@@ -28,8 +28,9 @@ KILLS = 10
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
 def test_ten_kills_at_random_points_leave_no_trace(engine: str, seed: int, plan: MakePlan, run: Run) -> None:
     """Five seeds × ten kills on each engine; in the pool half of them hit a worker."""
-    whole, mine = (plan(e, folder=f, seeds=range(100), images="all", retries=3)
-                   for e, f in (("inprocess", "whole"), (engine, "killed")))
+    whole, mine = (
+        plan(e, folder=f, seeds=range(100), images="all", retries=3) for e, f in (("inprocess", "whole"), (engine, "killed"))
+    )
     run(whole)
     fake, rng = Fake(delay_s=0.004), random.Random(f"{engine} {seed}")
     assert kill_at_random(mine, fake, rng, KILLS, workers_too=engine == "pool") == KILLS
@@ -83,8 +84,20 @@ def run_real(tmp_path: Path) -> Any:
         return run_study(plan, Console(file=io.StringIO()))
 
     def make(folder: str) -> Plan:
-        made = compose(["strategy=sequential,draft_only,parallel_v1", "labels=[0,3]", "seeds=6", "timing.units=0", "threads=1",
-                        "device=cpu", "tracking=none", "images=none", "study=kills", f"results_dir={tmp_path / folder}"])
+        made = compose(
+            [
+                "strategy=sequential,draft_only,parallel_v1",
+                "labels=[0,3]",
+                "seeds=6",
+                "timing.units=0",
+                "threads=1",
+                "device=cpu",
+                "tracking=none",
+                "images=none",
+                "study=kills",
+                f"results_dir={tmp_path / folder}",
+            ]
+        )
         return made
 
     go.plan = make  # type: ignore[attr-defined]
@@ -119,9 +132,7 @@ def test_a_torn_line_and_a_wrong_checksum_cost_their_units_alone(engine: str, pl
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
-def test_a_clock_that_jumps_changes_nothing(
-    engine: str, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_jumps_changes_nothing(engine: str, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour back, a year on: files are ordered by their number, durations taken from a clock that cannot be set."""
     whole, mine = plan(folder="whole", timing=1), plan(engine, timing=1, unit_timeout_s=5)
     run(whole)

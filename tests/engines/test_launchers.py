@@ -14,8 +14,17 @@ from sdvar_exp.store import load_tables, stable_csv
 from sdvar_exp.store.ledger import LedgerReader
 from tests.engines.conftest import keys
 
-WORDS = ["strategy=sequential,draft_only,parallel_v1", "labels=[0,3]", "seeds=2", "timing.units=0", "threads=1", "device=cpu",
-         "tracking=none", "images=none", "study=s"]
+WORDS = [
+    "strategy=sequential,draft_only,parallel_v1",
+    "labels=[0,3]",
+    "seeds=2",
+    "timing.units=0",
+    "threads=1",
+    "device=cpu",
+    "tracking=none",
+    "images=none",
+    "study=s",
+]
 Launch = Callable[..., Path]
 
 
@@ -26,8 +35,13 @@ def launch(tmp_path: Path, repository: Path) -> Launch:
     def go(name: str, *words: str) -> Path:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
         done = subprocess.run(
-            [sys.executable, str(repository / "scripts/run.py"), "-m", f"results_dir={name}", *words], capture_output=True,
-            text=True, cwd=tmp_path, env=environment, timeout=500)
+            [sys.executable, str(repository / "scripts/run.py"), "-m", f"results_dir={name}", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=500,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert not {p.name for p in tmp_path.iterdir()} & {"multirun", "outputs", "wandb"}
         return tmp_path / name / "s"

@@ -19,10 +19,14 @@ from tests.engines.conftest import MakePlan, Run, keys, records, stable
 from tests.engines.fake import Fake, Trouble, Unfindable
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    ("segfault", "killed by SIGSEGV, a segmentation fault"), ("kill", "killed by SIGKILL, as the kernel does"),
-    ("deaf", "UnitTimeout: took longer than engine.unit_timeout_s allows (0.3 s); its worker was killed"),
-])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("segfault", "killed by SIGSEGV, a segmentation fault"),
+        ("kill", "killed by SIGKILL, as the kernel does"),
+        ("deaf", "UnitTimeout: took longer than engine.unit_timeout_s allows (0.3 s); its worker was killed"),
+    ],
+)
 def test_a_lost_worker_costs_its_unit_alone(kind: str, said: str, plan: MakePlan, run: Run) -> None:
     mine = plan("pool", unit_timeout_s=0.3, retries=1)
     code, text = run(mine, Fake(troubles={("sequential", 3, 0): Trouble(kind)}))

@@ -100,8 +100,9 @@ def test_a_command_meets_jobs_at_work_and_waits_for_them(plan: MakePlan, run: Ru
     mine = plan("slurm", detach=True)
     run(mine, Fake(delay_s=0.1))
     jobs = {job.id.partition("_")[0] for job in jobs_at_work(mine.folder)}
-    attached = replace(mine, settings=replace(mine.settings, engine_options=replace(
-        mine.settings.engine_options, detach=False)))
+    attached = replace(
+        mine, settings=replace(mine.settings, engine_options=replace(mine.settings.engine_options, detach=False))
+    )
     code, text = run(attached, Fake(delay_s=0.1))
     assert code == 0 and "submitted" not in text and len(jobs) == 1
     assert len(records(mine, "unit")) == 24 == len(set(keys(records(mine, "unit"))))

@@ -17,8 +17,14 @@ from sdvar_exp.registry import choose
 from tests.support import CASES, golden_arrays, golden_keys, golden_pair, golden_settings, golden_vae, golden_var
 
 LOGITS, IMAGE = 2e-4, 1e-4
-MASKS = ("no_prefix", "token_causal_blocks", "token_causal_blocks_entry_full", "block_causal", "block_diagonal",
-         "block_diagonal_entry_full")
+MASKS = (
+    "no_prefix",
+    "token_causal_blocks",
+    "token_causal_blocks_entry_full",
+    "block_causal",
+    "block_diagonal",
+    "block_diagonal_entry_full",
+)
 
 
 def tensors(name: str) -> tuple[dict[str, np.ndarray], torch.Tensor, list[torch.Tensor]]:
@@ -127,8 +133,7 @@ def test_masks_equal_the_official_ones(name: str, entry: int, code: int) -> None
 def test_greedy_image_of_the_whole_loop(name: str, role: str) -> None:
     z, labels, _ = tensors(name)
     strategy = "sequential" if role == "target" else "draft_only"
-    cell = Cell(choose("strategy", strategy), choose("cfg_schedule", "linear", cfg=float(z["cfg"])),
-                sampling=Sampling(top_k=1))
+    cell = Cell(choose("strategy", strategy), choose("cfg_schedule", "linear", cfg=float(z["cfg"])), sampling=Sampling(top_k=1))
     pair = golden_pair(name)
     out = decode(pair, cell, [Unit(int(label), seed) for seed, label in enumerate(labels)])
     np.testing.assert_allclose(slim_image(name, decode_images(pair, out.f_hat)), z[f"{role}_greedy_image"], atol=IMAGE)

@@ -116,4 +116,5 @@ def test_twins_do_not_pull_the_kernel_distance_below_zero() -> None:
     assert np.mean(together) < -4 * np.std(together) / np.sqrt(60), "negative control"
     other = gaussian(100, mean=0.5, seed=9)
     assert paired_kernel_distance(gaussian(100, seed=1), other) == pytest.approx(
-        kernel_distance(gaussian(100, seed=1), other, 100, 1), rel=0.15), "strangers: both estimate the same"
+        kernel_distance(gaussian(100, seed=1), other, 100, 1), rel=0.15
+    ), "strangers: both estimate the same"

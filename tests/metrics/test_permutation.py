@@ -15,8 +15,9 @@ from sdvar_exp.metrics.proportion import proportion_interval
 
 
 def scipy_p(x: np.ndarray, resamples: float = np.inf) -> float:
-    result = stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=resamples,
-                                    rng=np.random.default_rng(3))
+    result = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", n_resamples=resamples, rng=np.random.default_rng(3)
+    )
     return float(result.pvalue)
 
 

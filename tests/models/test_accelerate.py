@@ -22,8 +22,12 @@ CUDA = pytest.mark.needs("cuda")
 
 
 def loop(strategy: str, rule: str, gamma: int, **params: object) -> Cell:
-    return Cell(choose("strategy", strategy, **params), mask=choose("mask", "block_causal"),
-                acceptance=choose("acceptance", rule), gamma=choose("gamma", "fixed", value=gamma))
+    return Cell(
+        choose("strategy", strategy, **params),
+        mask=choose("mask", "block_causal"),
+        acceptance=choose("acceptance", rule),
+        gamma=choose("gamma", "fixed", value=gamma),
+    )
 
 
 CELLS = {

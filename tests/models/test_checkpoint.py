@@ -179,13 +179,16 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, torch_format: b
     assert trap.read_text() == "ran"
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (3, "checkpoint FILE holds a int, not names and tensors"),
-    ([torch.zeros(2)], "checkpoint FILE holds a list, not names and tensors"),
-    ({"epoch": 3}, "checkpoint FILE holds no tensors under trainer, var_wo_ddp, model, state_dict"),
-    ({"model": {"epoch": 3}}, "checkpoint FILE holds no tensors under trainer, var_wo_ddp, model, state_dict"),
-    ({"x": torch.zeros(2)}, "checkpoint FILE: head.weight is missing, so this is no such checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (3, "checkpoint FILE holds a int, not names and tensors"),
+        ([torch.zeros(2)], "checkpoint FILE holds a list, not names and tensors"),
+        ({"epoch": 3}, "checkpoint FILE holds no tensors under trainer, var_wo_ddp, model, state_dict"),
+        ({"model": {"epoch": 3}}, "checkpoint FILE holds no tensors under trainer, var_wo_ddp, model, state_dict"),
+        ({"x": torch.zeros(2)}, "checkpoint FILE: head.weight is missing, so this is no such checkpoint"),
+    ],
+)
 def test_files_of_other_things(tmp_path: Path, content: Any, message: str) -> None:
     assert refused(write(tmp_path / "x.pth", content)) == message
 
@@ -209,29 +212,44 @@ def edited(state: State, **changes: torch.Tensor | None) -> State:
     return out
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"head__bias": None}, "checkpoint FILE does not fit: 1 missing (head.bias)"),
-    ({"head__bias": None, "blocks__1__attn__proj__bias": None, "pos_start": None, "pos_1LC": None},
-     "checkpoint FILE does not fit: 4 missing (blocks.1.attn.proj.bias, head.bias, pos_1LC, …)"),
-    ({"lora__a": torch.zeros(1)}, "checkpoint FILE does not fit: 1 unexpected (lora.a)"),
-    ({"head__bias": torch.zeros(63)}, "checkpoint FILE does not fit: head.bias is (63,) in the file, (64,) in the model"),
-    ({"head__bias": None, "lora__a": torch.zeros(1), "pos_start": torch.zeros(1, 2, 64)},
-     "checkpoint FILE does not fit: 1 missing (head.bias); 1 unexpected (lora.a); "
-     "pos_start is (1, 2, 64) in the file, (1, 1, 64) in the model"),
-    ({"blocks__7__attn__q_bias": torch.zeros(64)},
-     "checkpoint FILE does not fit: 12 missing (blocks.2.ada_lin.1.bias, blocks.2.ada_lin.1.weight, "
-     "blocks.2.attn.mat_qkv.weight, …); 1 unexpected (blocks.7.attn.q_bias)"),
-    ({"head__weight": torch.zeros(64)},
-     "checkpoint FILE: head.weight has shape (64,), it should have 2 dimensions"),
-    ({"lvl_1L": None}, "checkpoint FILE: lvl_1L is missing, so patch_nums cannot be inferred"),
-    ({"lvl_1L": torch.tensor([0, 1, 1])}, "checkpoint FILE: lvl_1L has stages of [1, 2] tokens, which are not squares"),
-    ({"lvl_1L": torch.tensor([0, 2, 2, 2, 2])},
-     "checkpoint FILE: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred"),
-    ({"lvl_1L": torch.tensor([-1, -1])},
-     "checkpoint FILE: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred"),
-    ({"blocks__0__attn__scale_mul_1H11": torch.zeros(1, 3, 1, 1)}, "checkpoint FILE: 3 heads do not divide a width of 64"),
-    ({"head__bias": torch.full((64,), torch.nan)}, "checkpoint FILE is damaged: head.bias holds values that are not finite"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head__bias": None}, "checkpoint FILE does not fit: 1 missing (head.bias)"),
+        (
+            {"head__bias": None, "blocks__1__attn__proj__bias": None, "pos_start": None, "pos_1LC": None},
+            "checkpoint FILE does not fit: 4 missing (blocks.1.attn.proj.bias, head.bias, pos_1LC, …)",
+        ),
+        ({"lora__a": torch.zeros(1)}, "checkpoint FILE does not fit: 1 unexpected (lora.a)"),
+        ({"head__bias": torch.zeros(63)}, "checkpoint FILE does not fit: head.bias is (63,) in the file, (64,) in the model"),
+        (
+            {"head__bias": None, "lora__a": torch.zeros(1), "pos_start": torch.zeros(1, 2, 64)},
+            "checkpoint FILE does not fit: 1 missing (head.bias); 1 unexpected (lora.a); "
+            "pos_start is (1, 2, 64) in the file, (1, 1, 64) in the model",
+        ),
+        (
+            {"blocks__7__attn__q_bias": torch.zeros(64)},
+            "checkpoint FILE does not fit: 12 missing (blocks.2.ada_lin.1.bias, blocks.2.ada_lin.1.weight, "
+            "blocks.2.attn.mat_qkv.weight, …); 1 unexpected (blocks.7.attn.q_bias)",
+        ),
+        ({"head__weight": torch.zeros(64)}, "checkpoint FILE: head.weight has shape (64,), it should have 2 dimensions"),
+        ({"lvl_1L": None}, "checkpoint FILE: lvl_1L is missing, so patch_nums cannot be inferred"),
+        ({"lvl_1L": torch.tensor([0, 1, 1])}, "checkpoint FILE: lvl_1L has stages of [1, 2] tokens, which are not squares"),
+        (
+            {"lvl_1L": torch.tensor([0, 2, 2, 2, 2])},
+            "checkpoint FILE: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred",
+        ),
+        (
+            {"lvl_1L": torch.tensor([-1, -1])},
+            "checkpoint FILE: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred",
+        ),
+        ({"blocks__0__attn__scale_mul_1H11": torch.zeros(1, 3, 1, 1)}, "checkpoint FILE: 3 heads do not divide a width of 64"),
+        (
+            {"head__bias": torch.full((64,), torch.nan)},
+            "checkpoint FILE is damaged: head.bias holds values that are not finite",
+        ),
+    ],
+)
 def test_what_differs_is_said(tmp_path: Path, var_state: State, changes: dict[str, Any], message: str) -> None:
     assert refused(write(tmp_path / "x.safetensors", edited(var_state, **changes))) == message
 
@@ -244,10 +262,12 @@ def test_a_vqvae_of_other_shapes(tmp_path: Path, vae_state: State) -> None:
     assert refused(write(tmp_path / "a.safetensors", narrow), build).startswith("checkpoint FILE fits no VQVAE: ")
     flat = edited(vae_state, encoder__conv_in__weight=vae_state["encoder.conv_in.weight"].flatten())
     assert refused(write(tmp_path / "b.safetensors", flat), build) == (
-        "checkpoint FILE: encoder.conv_in.weight has shape (864,), it should have 4 dimensions")
+        "checkpoint FILE: encoder.conv_in.weight has shape (864,), it should have 4 dimensions"
+    )
     lacking = edited(vae_state, decoder__conv_out__bias=None)
     assert refused(write(tmp_path / "c.safetensors", lacking), build) == (
-        "checkpoint FILE does not fit: 1 missing (decoder.conv_out.bias)")
+        "checkpoint FILE does not fit: 1 missing (decoder.conv_out.bias)"
+    )
 
 
 def test_any_entry_of_another_shape_is_refused(tmp_path: Path, var_state: State) -> None:
@@ -264,8 +284,12 @@ def test_any_entry_of_another_shape_is_refused(tmp_path: Path, var_state: State)
 
 
 def spec(folder: Path, **names: str) -> ModelSpec:
-    return ModelSpec("mine", **{"vae": "vae.pth", "draft": "draft.pth", "target": "target.pth", **names},
-                     folder=str(folder), published="the moon")
+    return ModelSpec(
+        "mine",
+        **{"vae": "vae.pth", "draft": "draft.pth", "target": "target.pth", **names},
+        folder=str(folder),
+        published="the moon",
+    )
 
 
 def test_a_pair_from_files(tmp_path: Path) -> None:
@@ -287,25 +311,36 @@ def test_a_pair_from_files(tmp_path: Path) -> None:
         load_pair(spec(tmp_path, vae=""))
 
 
-def test_the_folder_of_checkpoints_may_come_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_checkpoints_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDVAR_CHECKPOINTS", str(tmp_path / "here"))
     with pytest.raises(UserError, match=re.escape(f"vae.pth is not in {tmp_path / 'here'}")):
         load_pair(ModelSpec("mine", "vae.pth", "draft.pth", "target.pth"))
 
 
 def model(**changes: Any) -> VAR:
-    return VAR(**{"patch_nums": SIDES, "vocab_size": 64, "code_width": 8, "num_classes": 10, "depth": 1, "width": 64,
-                  "heads": 1, **changes})
+    return VAR(
+        **{
+            "patch_nums": SIDES,
+            "vocab_size": 64,
+            "code_width": 8,
+            "num_classes": 10,
+            "depth": 1,
+            "width": 64,
+            "heads": 1,
+            **changes,
+        }
+    )
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"patch_nums": (1, 2, 4)}, "draft and target have different patch_nums: (1, 2, 4) and (1, 2, 3, 4, 5)"),
-    ({"vocab_size": 32}, "draft and target have different codebook sizes: 32 and 64"),
-    ({"num_classes": 9}, "draft and target have different numbers of classes: 9 and 10"),
-    ({"code_width": 4}, "draft and target have different code widths: 4 and 8"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_nums": (1, 2, 4)}, "draft and target have different patch_nums: (1, 2, 4) and (1, 2, 3, 4, 5)"),
+        ({"vocab_size": 32}, "draft and target have different codebook sizes: 32 and 64"),
+        ({"num_classes": 9}, "draft and target have different numbers of classes: 9 and 10"),
+        ({"code_width": 4}, "draft and target have different code widths: 4 and 8"),
+    ],
+)
 def test_models_that_do_not_belong_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         Pair(golden_vae("tiny"), model(**changes), model(), "x", {})
@@ -323,9 +358,10 @@ def test_a_vqvae_that_does_not_belong_to_the_models() -> None:
         check_pair(vae, short, short)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("gpu", "device must be auto, cpu, cuda or cuda:N, got 'gpu'"), ("meta", "device must be auto, cpu, cuda or cuda:N"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gpu", "device must be auto, cpu, cuda or cuda:N, got 'gpu'"), ("meta", "device must be auto, cpu, cuda or cuda:N")],
+)
 def test_devices_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve_device(name)

@@ -106,20 +106,27 @@ def test_the_last_stage_is_not_resampled_and_codes_lie_row_by_row(vae: VQVAE) ->
     assert torch.equal(q.contribution(last, h), q.phi(last)(h))
 
 
-@pytest.mark.parametrize(("count", "stages", "expected"), [
-    (4, 10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),  # ties at stages 2 and 7 fall as rounding has it, in the official code too
-    (4, 5, [0, 1, 2, 2, 3]),
-    (5, 5, [0, 1, 2, 3, 4]),
-    (2, 3, [0, 0, 1]),
-])
+@pytest.mark.parametrize(
+    ("count", "stages", "expected"),
+    [
+        (4, 10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),  # ties at stages 2 and 7 fall as rounding has it, in the official code too
+        (4, 5, [0, 1, 2, 2, 3]),
+        (5, 5, [0, 1, 2, 3, 4]),
+        (2, 3, [0, 0, 1]),
+    ],
+)
 def test_which_phi_a_stage_takes(count: int, stages: int, expected: list[int]) -> None:
     assert [nearest_tick(k / (stages - 1), count) for k in range(stages)] == expected
 
 
-@pytest.mark.parametrize(("share", "names"), [
-    (0, {f"quant_resi.{i}.weight" for i in range(3)}), (1, {"quant_resi.qresi.weight"}),
-    (4, {f"quant_resi.qresi_ls.{i}.weight" for i in range(4)}),
-])
+@pytest.mark.parametrize(
+    ("share", "names"),
+    [
+        (0, {f"quant_resi.{i}.weight" for i in range(3)}),
+        (1, {"quant_resi.qresi.weight"}),
+        (4, {f"quant_resi.qresi_ls.{i}.weight" for i in range(4)}),
+    ],
+)
 def test_sharing_of_phi(share: int, names: set[str]) -> None:
     q = MultiScaleQuantizer(8, 4, (1, 2, 3), share_quant_resi=share)
     assert {k for k in q.state_dict() if k.startswith("quant_resi") and k.endswith("weight")} == names
@@ -145,11 +152,16 @@ def test_encoding_gives_the_feature_maps_of_its_codes(vae: VQVAE) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("sides", "message"), [
-    ((), "patch_nums must be positive integers"), ((0, 1), "patch_nums must be positive integers"),
-    ((1, 2, 2), "patch_nums must increase"), ((2, 1), "patch_nums must increase"),
-    ((1, 2.0), "patch_nums must be positive integers"),
-])
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ((), "patch_nums must be positive integers"),
+        ((0, 1), "patch_nums must be positive integers"),
+        ((1, 2, 2), "patch_nums must increase"),
+        ((2, 1), "patch_nums must increase"),
+        ((1, 2.0), "patch_nums must be positive integers"),
+    ],
+)
 def test_bad_pyramids(sides: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Pyramid(sides)

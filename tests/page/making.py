@@ -19,8 +19,11 @@ from tests.store.making import opened, timing_body, unit_body
 
 STAGES = 5
 HOSTILE = (
-    '</script><script>document.title="owned"</script>', '"><img src=x onerror=alert(1)>', "<!-- & ' \" \\ ${name} $title",
-    "γ=2 ∞ 図 \u2028 line", "a" * 180,
+    '</script><script>document.title="owned"</script>',
+    '"><img src=x onerror=alert(1)>',
+    "<!-- & ' \" \\ ${name} $title",
+    "γ=2 ∞ 図 \u2028 line",
+    "a" * 180,
 )
 
 
@@ -40,8 +43,17 @@ def planned(count: int, names: Sequence[str] = ()) -> tuple[PlannedCell, ...]:
 
 
 def make_study(
-    root: Path, cells: int = 4, labels: Sequence[int] = (0, 3), seeds: int = 4, images: bool = True, staged: int = 1,
-    side: int = 20, names: Sequence[str] = (), study: str = "made", timed: int = 4, figures: bool = True,
+    root: Path,
+    cells: int = 4,
+    labels: Sequence[int] = (0, 3),
+    seeds: int = 4,
+    images: bool = True,
+    staged: int = 1,
+    side: int = 20,
+    names: Sequence[str] = (),
+    study: str = "made",
+    timed: int = 4,
+    figures: bool = True,
 ) -> Path:
     """Write a study; its folder. figures: with two drawn already, which takes no time."""
     plan = Plan(study, root, planned(cells, names), tuple(labels), tuple(range(seeds)), Settings(timing=Timing(timed, 1)))
@@ -59,8 +71,20 @@ def make_study(
                     ms = 40 / (1 + 0.2 * order) * (1 + 0.01 * seed)
                     bodies.append(timing_body(cell.cell.id, label, seed, 0, 40.0, ms))
             open_study.append(*bodies)
-        open_study.append(*({"type": "noise", "cell": baseline, "label": label, "seed": 0, "other_seed": 1, "pixel_mae": 0.12,
-                             "correlation": 0.7} for label in labels))
+        open_study.append(
+            *(
+                {
+                    "type": "noise",
+                    "cell": baseline,
+                    "label": label,
+                    "seed": 0,
+                    "other_seed": 1,
+                    "pixel_mae": 0.12,
+                    "correlation": 0.7,
+                }
+                for label in labels
+            )
+        )
         git = {"commit": "0" * 40, "dirty": False}
         open_study.append({"type": "session", "argv": ["study=made", "note=</script>"], "git": git})
         open_study.write_tables()
@@ -84,16 +108,24 @@ def _unit(cell: str, order: int, label: int, seed: int) -> dict[str, Any]:
     same = order < 2
     mae = 0.0 if same else 0.01 * order + 0.001 * seed + 0.002 * label
     counts = {"target_rows": 100, "target_rows_alone": 100, "draft_rows": 50, "draft_rows_alone": 100, "committed_by_verify": 5}
-    body = unit_body(cell, label, seed, STAGES, pixel_mae=mae, correlation=1 - mae, ssim=1 - mae, token_agreement=1 - mae,
-                     identical=same, **counts)
+    body = unit_body(
+        cell,
+        label,
+        seed,
+        STAGES,
+        pixel_mae=mae,
+        correlation=1 - mae,
+        ssim=1 - mae,
+        token_agreement=1 - mae,
+        identical=same,
+        **counts,
+    )
     if order == 0:
         body["stages"] = [{"stage": k, "source": "target"} for k in range(STAGES)]
     return body
 
 
-def write_images(
-    study: Study, cell: str, baseline: str, order: int, label: int, seed: int, side: int, staged: bool
-) -> None:
+def write_images(study: Study, cell: str, baseline: str, order: int, label: int, seed: int, side: int, staged: bool) -> None:
     """Waves that shift with the cell: sample, difference and stages."""
     y, x = np.mgrid[:side, :side] / side
     base = 0.5 + 0.5 * np.sin(9 * x + 5 * y + label + 0.7 * seed)

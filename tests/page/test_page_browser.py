@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 HEADS = "[...document.querySelectorAll('#cells-table thead th')].map(h => h.innerText.replace(/\\s+/g, ' ').trim())"
 SHOWN = "[...document.querySelectorAll('#cells-table tbody tr:not([hidden])')]"
 COLUMN = f"return {SHOWN}.map(r => r.cells[arguments[0]].dataset.value ?? r.cells[arguments[0]].textContent)"
-SET = ("const s = document.getElementById(arguments[0]); s.value = arguments[1];"
-       "s.dispatchEvent(new Event('{}', {{bubbles: true}}))")
+SET = (
+    "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+    "s.dispatchEvent(new Event('{}', {{bubbles: true}}))"
+)
 ROWS = f"return {SHOWN}.map(r => Number(r.cells[0].textContent))"
 
 
@@ -251,5 +253,10 @@ def test_nine_thousand_images(browser: Browser, made: Made, record_property: Cal
     assert len(browser.run(ROWS)) == 10 and browser.complaints() == []
     for name, value in (("open_s", opened), ("filter_ms", filtering), ("choose_ms", choosing), ("bytes", page.stat().st_size)):
         record_property(name, value)
-    log.warning("30 cells × 300 images: open %.2f s, filter %.0f ms, choose a cell %.0f ms, %.1f MB",
-                opened, filtering, choosing, page.stat().st_size / 1e6)
+    log.warning(
+        "30 cells × 300 images: open %.2f s, filter %.0f ms, choose a cell %.0f ms, %.1f MB",
+        opened,
+        filtering,
+        choosing,
+        page.stat().st_size / 1e6,
+    )

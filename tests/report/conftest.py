@@ -133,8 +133,10 @@ def write_images(study: Study, folder: Path, side: int = 40) -> None:
     judged = study.stages[study.stages["source"] == "verified"] if len(study.stages) else study.runs.iloc[:0]
     for cell in judged["cell"].unique()[:2]:
         unit = judged[judged["cell"] == cell].iloc[0]
-        to_file(np.linspace(0, 1, 3 * side * STAGES * side).reshape(3 * side, STAGES * side)[..., None].repeat(3, -1),
-                folder / "images" / cell / f"{unit['label']}_{unit['seed']}_stages.png")
+        to_file(
+            np.linspace(0, 1, 3 * side * STAGES * side).reshape(3 * side, STAGES * side)[..., None].repeat(3, -1),
+            folder / "images" / cell / f"{unit['label']}_{unit['seed']}_stages.png",
+        )
 
 
 def to_file(image: np.ndarray, path: Path) -> None:

@@ -58,14 +58,23 @@ class Small:
 def small(configs: list[dict], values: list[float]) -> Small:
     cells = [f"c{i}" for i in range(len(configs))]
     runs = pd.DataFrame({"cell": cells, "baseline": "base", "order": range(len(cells)), "config": map(json.dumps, configs)})
-    samples = pd.DataFrame([{"cell": c, "label": y, "seed": s, "pixel_mae": v + 0.01 * y + 0.001 * s * i}
-                            for i, (c, v) in enumerate(zip(cells, values, strict=True)) for y in (0, 1) for s in range(3)])
+    samples = pd.DataFrame(
+        [
+            {"cell": c, "label": y, "seed": s, "pixel_mae": v + 0.01 * y + 0.001 * s * i}
+            for i, (c, v) in enumerate(zip(cells, values, strict=True))
+            for y in (0, 1)
+            for s in range(3)
+        ]
+    )
     return Small(samples, runs)
 
 
 def config(tau: float, gamma: int, strategy: str = "parallel_v1") -> dict:
-    return {"strategy": {"name": strategy}, "acceptance": {"name": "match_rate", "tau": tau},
-            "gamma": {"name": "fixed", "value": gamma}}
+    return {
+        "strategy": {"name": strategy},
+        "acceptance": {"name": "match_rate", "tau": tau},
+        "gamma": {"name": "fixed", "value": gamma},
+    }
 
 
 def test_pairs_of_one_change_are_averaged_by_unit():
@@ -141,8 +150,15 @@ def test_schedules_are_those_of_the_configurations(material):
 def test_frechet_needs_the_quality_table(material):
     with pytest.raises(Skipped, match="sdvar-exp quality"):
         next(tradeoff.frechet_figures(material))
-    refused = pd.DataFrame({"cell": material.summary["cell"], "fd_real": None, "fd_real_low": None, "fd_real_high": None,
-                            "note": "fd to real: needs at least 640 samples"})
+    refused = pd.DataFrame(
+        {
+            "cell": material.summary["cell"],
+            "fd_real": None,
+            "fd_real_low": None,
+            "fd_real_high": None,
+            "note": "fd to real: needs at least 640 samples",
+        }
+    )
     with pytest.raises(Skipped, match="needs at least 640 samples"):
         next(tradeoff.frechet_figures(replace(material, quality=refused)))
 
@@ -156,7 +172,10 @@ def test_power_of_a_study(study):
     speed = power_table(study, "speedup", 1.05).set_index("name")
     assert "sequential" not in speed.index
     assert speed.loc["draft_only", "spread"] == pytest.approx(0.03, abs=0.012)
-    for metric, effect, message in (("speedup", 1.0, "ratio other than 1"), ("pixel_mae", 0.0, "other than 0"),
-                                    ("speed", 2.0, "unknown metric")):
+    for metric, effect, message in (
+        ("speedup", 1.0, "ratio other than 1"),
+        ("pixel_mae", 0.0, "other than 0"),
+        ("speed", 2.0, "unknown metric"),
+    ):
         with pytest.raises(UserError, match=message):
             power_table(study, metric, effect)

@@ -61,6 +61,10 @@ def test_from_ledger_to_summary(folder):
 
 def test_from_folder_to_figures(folder):
     written = write_figures(folder, folder / "figures")
-    assert {p.stem for p in written} == {"speedup-vs-pixel-difference", "target-calls-and-token-forwards",
-                                         "guidance-schedules", "images"}
+    assert {p.stem for p in written} == {
+        "speedup-vs-pixel-difference",
+        "target-calls-and-token-forwards",
+        "guidance-schedules",
+        "images",
+    }
     assert b"figures small --only" in written[1].read_bytes()

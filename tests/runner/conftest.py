@@ -40,8 +40,11 @@ def load_tiny(spec: object, device: object, dtype: str) -> Pair:
 def loop(strategy: str = "parallel_v1", rule: str = "exact", gamma: int = 2, batch: int = 1, **options: Any) -> Cell:
     """A cell of the draft-verify loop."""
     return Cell(
-        choose("strategy", strategy, **options), mask=choose("mask", "block_causal"), batch=batch,
-        acceptance=choose("acceptance", rule), gamma=choose("gamma", "fixed", value=gamma),
+        choose("strategy", strategy, **options),
+        mask=choose("mask", "block_causal"),
+        batch=batch,
+        acceptance=choose("acceptance", rule),
+        gamma=choose("gamma", "fixed", value=gamma),
     )
 
 
@@ -65,13 +68,24 @@ def plan(tmp_path: Path) -> Callable[..., Plan]:
     """plan(cells=…, labels=…, seeds=…, **settings): a study in an empty folder."""
 
     def make(
-        cells: dict[str, Cell] = CELLS, labels: tuple[int, ...] = (0, 3), seeds: tuple[int, ...] = (0, 1),
-        timing: Timing | None = None, folder: str = "results", **settings: Any,
+        cells: dict[str, Cell] = CELLS,
+        labels: tuple[int, ...] = (0, 3),
+        seeds: tuple[int, ...] = (0, 1),
+        timing: Timing | None = None,
+        folder: str = "results",
+        **settings: Any,
     ) -> Plan:
         chosen = {"device": "cpu", "threads": 1, "tracking": "none", "images": "none", "stage_images": 0, **settings}
         planned = tuple(PlannedCell(cell, name) for name, cell in cells.items())
-        return Plan("study", tmp_path / folder, planned, labels, seeds,
-                    Settings(timing=timing or Timing(0, 1), **chosen), argv=("study=study", "labels=[0,3]"))
+        return Plan(
+            "study",
+            tmp_path / folder,
+            planned,
+            labels,
+            seeds,
+            Settings(timing=timing or Timing(0, 1), **chosen),
+            argv=("study=study", "labels=[0,3]"),
+        )
 
     return make
 

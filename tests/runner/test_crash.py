@@ -36,12 +36,27 @@ def deadly(_, view):
 def test_a_fault_is_recorded_with_its_stack_and_takes_no_other_unit_with_it(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "deadly_rule.py").write_text(PLUGIN)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{repository}"}
-    words = ["run", "plugins=[deadly_rule]", "strategy=sequential,parallel_v1", "acceptance=deadly", "labels=1", "seeds=1",
-             "timing.units=0", "tracking=none", "images=none"]
+    words = [
+        "run",
+        "plugins=[deadly_rule]",
+        "strategy=sequential,parallel_v1",
+        "acceptance=deadly",
+        "labels=1",
+        "seeds=1",
+        "timing.units=0",
+        "tracking=none",
+        "images=none",
+    ]
 
     def call(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "sdvar_exp", *argv], cwd=tmp_path, env=environment, capture_output=True,
-                              text=True, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", "sdvar_exp", *argv],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     assert call(*words).returncode == -signal.SIGSEGV
     assert json.loads(call("status", "--json").stdout)[0]["done"] == 1, "what was decoded before it stays"
@@ -66,13 +81,21 @@ def failures(call: Call) -> list[dict[str, Any]]:
 
 
 NOTE = json.dumps([["c0ffee", 3, 1], ["c0ffee", 3, 0]])  # a batch, of which the second unit was done before
-STACK = "Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  File \"x.py\", line 1 in f\n"
+STACK = 'Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  File "x.py", line 1 in f\n'
 
 
-@pytest.mark.parametrize(("content", "recorded"), [
-    (f"{NOTE}\n{STACK}", True), (f"{NOTE}\nstale rest of a longer note\n{STACK}", True),
-    (f"{NOTE}\n", False), ("", False), (STACK, False), (f"no note\n{STACK}", False), (f"{{}}\n{STACK}", False),
-])
+@pytest.mark.parametrize(
+    ("content", "recorded"),
+    [
+        (f"{NOTE}\n{STACK}", True),
+        (f"{NOTE}\nstale rest of a longer note\n{STACK}", True),
+        (f"{NOTE}\n", False),
+        ("", False),
+        (STACK, False),
+        (f"no note\n{STACK}", False),
+        (f"{{}}\n{STACK}", False),
+    ],
+)
 def test_only_a_fault_is_recorded(content: str, recorded: bool, tmp_path: Path) -> None:
     """A process that was killed leaves a note without a stack: its unit is simply not done."""
     study = Bare(tmp_path)

@@ -17,8 +17,17 @@ from sdvar_exp.store.features import read_features
 
 pytestmark = pytest.mark.needs("weights")
 
-COMMAND = ["run", "study=q", "tracking=none", "timing.units=0", "images=all", "labels=[1,8]", "seeds=2", "-m",
-           "strategy=sequential,draft_only"]
+COMMAND = [
+    "run",
+    "study=q",
+    "tracking=none",
+    "timing.units=0",
+    "images=all",
+    "labels=[1,8]",
+    "seeds=2",
+    "-m",
+    "strategy=sequential,draft_only",
+]
 
 
 class FeatureExtractorInceptionV3(torch.nn.Module):
@@ -97,8 +106,9 @@ def many_images(folder: Path) -> Path:
     (folder / "cells").mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     for order, (cell, shift) in enumerate((("a" * 12, 0), ("b" * 12, 40))):
-        (folder / "cells" / f"{cell}.json").write_text(json.dumps(
-            {"id": cell, "order": order, "name": cell[0], "baseline": "a" * 12, "config": {}, "planned": []}))
+        (folder / "cells" / f"{cell}.json").write_text(
+            json.dumps({"id": cell, "order": order, "name": cell[0], "baseline": "a" * 12, "config": {}, "planned": []})
+        )
         (folder / "images" / cell).mkdir(parents=True)
         for i in range(120):
             image = rng.integers(0, 200, (8, 8, 3)) + shift

@@ -46,7 +46,9 @@ def test_cells_wait_for_a_baseline_that_failed(plan: MakePlan, run: Run, monkeyp
         patch.setattr(baselines, "decode", decode)
         assert run(small)[0] == 1
     assert {(b["label"], b["error"].split(":")[0]) for b in records(small, "failure")} == {
-        (3, "ValueError"), (3, "BaselineError")}
+        (3, "ValueError"),
+        (3, "BaselineError"),
+    }
     assert {b["label"] for b in records(small, "unit")} == {0}
     assert run(small)[0] == 0 and len(records(small, "unit")) == 4
 
@@ -84,9 +86,7 @@ def test_secrets_are_not_printed(plan: MakePlan, run: Run, monkeypatch: pytest.M
     assert "hush" not in run(small)[1]
 
 
-def test_a_failure_in_drawing_does_not_hide_the_results(
-    plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_in_drawing_does_not_hide_the_results(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finish, "write_figures", lambda *_, **__: 1 / 0)
     code, text = run(plan(seeds=(0,)))
     assert code == 1 and "no figures: ZeroDivisionError" in text and "tables  " in text

@@ -18,8 +18,17 @@ from sdvar_exp.store.stable import stable_csv
 
 pytestmark = pytest.mark.needs("weights")
 
-COMMAND = ["run", "study=q", "tracking=none", "timing.units=0", "images=all", "labels=[1,8]", "seeds=2", "-m",
-           "strategy=sequential,draft_only"]
+COMMAND = [
+    "run",
+    "study=q",
+    "tracking=none",
+    "timing.units=0",
+    "images=all",
+    "labels=[1,8]",
+    "seeds=2",
+    "-m",
+    "strategy=sequential,draft_only",
+]
 
 
 def test_features_are_those_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +105,16 @@ def test_a_distribution_of_enough_images_has_distances() -> None:
 def test_a_run_warns_of_nothing(tmp_path: Path, repository: Path) -> None:
     """In a process of its own, as libraries warn once a process: read-only arrays that are shared were warned of."""
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-m", "sdvar_exp", "run", "strategy=draft_only", "labels=1", "seeds=1", "timing.units=0",
-               "tracking=none"]
+    command = [
+        sys.executable,
+        "-m",
+        "sdvar_exp",
+        "run",
+        "strategy=draft_only",
+        "labels=1",
+        "seeds=1",
+        "timing.units=0",
+        "tracking=none",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

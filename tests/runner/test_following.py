@@ -31,9 +31,7 @@ class Child:
         return self.outcome
 
 
-def test_the_child_is_told_the_mode_and_its_message_is_shown(
-    plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_child_is_told_the_mode_and_its_message_is_shown(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     child = Child(Outcome(False, "W&B (offline): refused"), takes_s=0.3)
     monkeypatch.setattr(runner, "start_follower", child.start)
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -72,7 +72,9 @@ BAD: dict[str, tuple[dict, str]] = {
     "entry": ({"cells": {"x": simple("test3", entry_num=6)}}, r"x: strategy.entry_num must lie in 0 … 5, got 6"),
     "gamma": ({"cells": {"x": loop(gamma=6)}}, r"x: gamma.value must lie in 1 … 5, got 6"),
     "redraft in batches": (
-        {"cells": {"x": loop(rule="match_rate", batch=2, on_reject=OnReject.redraft)}}, r"x: on_reject=redraft .* batch=1"),
+        {"cells": {"x": loop(rule="match_rate", batch=2, on_reject=OnReject.redraft)}},
+        r"x: on_reject=redraft .* batch=1",
+    ),
     "engine": ({"engine": "cloud"}, r"engine must be one of inprocess, pool, slurm, got 'cloud'"),
     "device": ({"device": "tpu"}, r"device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     "no cells": ({"cells": {}}, r"the plan has no cells"),

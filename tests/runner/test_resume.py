@@ -113,8 +113,11 @@ def test_after_sigkill_the_next_run_takes_over(plan: MakePlan, run: Run, reposit
     whole, killed = plan(folder="whole"), plan(folder="killed")
     run(whole)
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"})
+        [sys.executable, "-c", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+    )
     assert process.stdin is not None
     process.stdin.write(pickle.dumps(killed))
     process.stdin.close()

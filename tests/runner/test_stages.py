@@ -22,8 +22,12 @@ MakePlan = Callable[..., Plan]
 Run = Callable[..., tuple[int, str]]
 SIDE = 20
 CELLS = {
-    "sequential": simple("sequential"), "draft_only": simple("draft_only"), "test3": simple("test3", entry_num=2),
-    "exact": loop(), "continue": loop(on_reject="continue"), "batch": loop(batch=2),
+    "sequential": simple("sequential"),
+    "draft_only": simple("draft_only"),
+    "test3": simple("test3", entry_num=2),
+    "exact": loop(),
+    "continue": loop(on_reject="continue"),
+    "batch": loop(batch=2),
 }
 
 
@@ -101,13 +105,12 @@ def test_token_map_is_nearest_neighbour() -> None:
     kinds = np.array(["kept", "replaced", "target", "draft"])
     array = token_map(kinds, 2, 5)
     assert [tuple(array[y, x]) for y, x in ((0, 0), (2, 2), (0, 3), (3, 0), (4, 4))] == [
-        STAGE_COLOURS[kind] for kind in ("kept", "kept", "replaced", "target", "draft")]
+        STAGE_COLOURS[kind] for kind in ("kept", "kept", "replaced", "target", "draft")
+    ]
 
 
 @pytest.mark.parametrize(("asked", "images", "kept"), [(0, "all", 0), (1, "all", 1), (9, "all", 4), (3, 2, 2), (1, "none", 0)])
-def test_as_many_as_asked_for_among_the_images_kept(
-    asked: int, images: str | int, kept: int, plan: MakePlan, run: Run
-) -> None:
+def test_as_many_as_asked_for_among_the_images_kept(asked: int, images: str | int, kept: int, plan: MakePlan, run: Run) -> None:
     small = plan({"draft_only": CELLS["draft_only"]}, images=images, stage_images=asked)
     run(small)
     for cell in (CELLS["draft_only"], CELLS["sequential"]):

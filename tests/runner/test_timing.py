@@ -16,15 +16,14 @@ from tests.runner.conftest import load_tiny, loop, simple
 from tests.runner.watching import EXACT, SEQUENTIAL, Decodes, MakePlan, Run, break_at, records, throw
 
 
-def test_timing_is_paired_interleaved_and_has_the_baseline_against_itself(
-    plan: MakePlan, run: Run, decodes: Decodes
-) -> None:
+def test_timing_is_paired_interleaved_and_has_the_baseline_against_itself(plan: MakePlan, run: Run, decodes: Decodes) -> None:
     small = plan({"exact": EXACT}, timing=Timing(2, 2))
     code, text = run(small)
     assert code == 0 and "A/A" in text
     rows = records(small, "timing")
     assert Counter((r["cell"], r["label"], r["seed"]) for r in rows) == {
-        (c.id, label, 0): 2 for c in (SEQUENTIAL, EXACT) for label in (0, 3)}
+        (c.id, label, 0): 2 for c in (SEQUENTIAL, EXACT) for label in (0, 3)
+    }
     for cell in (SEQUENTIAL, EXACT):
         assert [r["order"] for r in rows if r["cell"] == cell.id] == ["AB", "BA", "BA", "AB"]
     for row in rows:

@@ -57,7 +57,10 @@ def test_timing_takes_the_first_units_of_each_cell_and_what_is_missing(plan: Mak
     small = plan({"sequential": cell}, timing=Timing(3, 2))
     work = timings(small, all_keys(small), {(cell.id, 3, 0): {0}})
     assert [(units, [t.repeats for t in tasks]) for units, tasks in work] == [
-        ((Unit(0, 0),), [(0, 1)]), ((Unit(3, 0),), [(1,)]), ((Unit(0, 1),), [(0, 1)])]
+        ((Unit(0, 0),), [(0, 1)]),
+        ((Unit(3, 0),), [(1,)]),
+        ((Unit(0, 1),), [(0, 1)]),
+    ]
     assert [tasks[0].index for _, tasks in work] == [0, 1, 2]
 
 

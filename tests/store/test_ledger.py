@@ -206,9 +206,7 @@ def test_disk_full_leaves_whole_lines_and_one_line_of_text(tmp_path: Path) -> No
     assert [b["n"] for b in read(tmp_path)] == list(range(int(failed) + 1))
 
 
-def test_a_failed_append_that_cannot_be_cut_off_begins_another_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_append_that_cannot_be_cut_off_begins_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = LedgerWriter(tmp_path)
     writer.append({"n": 1})
     real, calls = os.write, []
@@ -252,4 +250,3 @@ def test_killed_at_any_byte_only_the_last_record_is_lost(tmp_path: Path) -> None
         path.write_bytes(data[:cut])
         whole = data[:cut].count(b"\n")
         assert len(read(tmp_path)) in (whole, whole + (data[cut : cut + 1] == b"\n"))
-

@@ -53,11 +53,19 @@ def test_a_folder_that_cannot_be_written_stops_nothing(package: Path, tmp_path: 
     assert keep_diff(tmp_path / "study", package) is None
 
 
-@pytest.mark.parametrize(("line", "shown"), [
-    ("+password: hunter22", "+password: ***"), ("-TOKEN='abc'", "-TOKEN=***"), ('+  "api_key": "x y z",', '+  "api_key": ***,'),
-    ("+tokens = tokens_Bl.sum()", None), ("+    token = codes[0]", None), ("+top_k: 600", None),
-    ("+x = 'hf_abcdefghijklmnopqr'", "+x = '***'"), ("+https://me:pw@host/x", "+https://***@host/x"),
-])
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("+password: hunter22", "+password: ***"),
+        ("-TOKEN='abc'", "-TOKEN=***"),
+        ('+  "api_key": "x y z",', '+  "api_key": ***,'),
+        ("+tokens = tokens_Bl.sum()", None),
+        ("+    token = codes[0]", None),
+        ("+top_k: 600", None),
+        ("+x = 'hf_abcdefghijklmnopqr'", "+x = '***'"),
+        ("+https://me:pw@host/x", "+https://***@host/x"),
+    ],
+)
 def test_lines_of_code(line: str, shown: str | None) -> None:
     """Secrets go; code that merely speaks of tokens may lose a word, but no line."""
     seen = redact_line(line)
@@ -72,8 +80,10 @@ def test_switches_are_recorded_where_torch_is_loaded() -> None:
     flags = session_record(["run"])["arithmetic"]
     assert flags == arithmetic_flags() and flags["matmul_precision"] == torch.get_float32_matmul_precision()
     assert {"tf32_matmul", "tf32_cudnn", "cudnn_benchmark", "cudnn_deterministic", "threads"} <= set(flags)
-    code = ("import sys\nfrom sdvar_exp.store import session_record\n"
-            "assert session_record([])['arithmetic'] == {} and 'torch' not in sys.modules")
+    code = (
+        "import sys\nfrom sdvar_exp.store import session_record\n"
+        "assert session_record([])['arithmetic'] == {} and 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True, timeout=60)
 
 
@@ -93,8 +103,10 @@ def test_a_figure_names_the_code_of_its_data(tmp_path: Path) -> None:
     opened(plan).close()
     tables = load_tables(plan.folder)
     command = _command(tables) + _made(tables)
-    assert command == ("sdvar-exp figures made_up (code c0de; embedded: draft b2, target c3, vae a1; "
-                       "numpy 2.4.0, torch 2.13.0; cpu float32, threads 2)")
+    assert command == (
+        "sdvar-exp figures made_up (code c0de; embedded: draft b2, target c3, vae a1; "
+        "numpy 2.4.0, torch 2.13.0; cpu float32, threads 2)"
+    )
     figure = plt.figure(figsize=(1, 1))
     paths = save(Drawn("f", "a figure", figure, "d1e5"), tmp_path, command)
     plt.close(figure)

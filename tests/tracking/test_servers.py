@@ -116,9 +116,9 @@ def tables(plan: Plan) -> dict[str, str]:
     return {name: stable_csv(plan.folder, name) for name in ("samples", "stages", "runs")}
 
 
-@pytest.mark.parametrize("kind", [
-    "refuses", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dies", "hangs", "errs")),
-])
+@pytest.mark.parametrize(
+    "kind", ["refuses", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dies", "hangs", "errs"))]
+)
 def test_a_sweep_beside_a_bad_server(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     monkeypatch.setattr(runner, "start_follower", lambda *a, **k: started.append(start_follower(*a, **k)) or started[-1])

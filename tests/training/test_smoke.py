@@ -13,13 +13,40 @@ from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.training.jobs import PARTS, run
 
 TINY = [
-    "vqvae.patch_nums=[1,2,10]", "vqvae.vocab_size=16", "vqvae.z_channels=8", "vqvae.ch=32", "vqvae.steps=2", "vqvae.batch=4",
-    "target.depth=2", "target.width=32", "target.heads=2", "target.steps=2", "target.batch=4", "target.short_stages=2",
-    "draft.depth=1", "draft.width=32", "draft.heads=2", "draft.steps=2", "draft.batch=4", "draft.short_stages=2",
-    "distilled.student.depth=1", "distilled.student.width=32", "distilled.student.heads=2", "distilled.student.steps=2",
-    "distilled.student.batch=4", "distilled.student.short_stages=2", "distilled.samples=20", "distilled.chunk=10",
-    "distilled.held_out=10", "classifier.steps=2", "classifier.batch=8", "held_out=10", "evaluate.per_class=2",
-    "evaluate.cfgs=[1.5]", "evaluate.top_ks=[0]", "evaluate.top_ps=[0.9]",
+    "vqvae.patch_nums=[1,2,10]",
+    "vqvae.vocab_size=16",
+    "vqvae.z_channels=8",
+    "vqvae.ch=32",
+    "vqvae.steps=2",
+    "vqvae.batch=4",
+    "target.depth=2",
+    "target.width=32",
+    "target.heads=2",
+    "target.steps=2",
+    "target.batch=4",
+    "target.short_stages=2",
+    "draft.depth=1",
+    "draft.width=32",
+    "draft.heads=2",
+    "draft.steps=2",
+    "draft.batch=4",
+    "draft.short_stages=2",
+    "distilled.student.depth=1",
+    "distilled.student.width=32",
+    "distilled.student.heads=2",
+    "distilled.student.steps=2",
+    "distilled.student.batch=4",
+    "distilled.student.short_stages=2",
+    "distilled.samples=20",
+    "distilled.chunk=10",
+    "distilled.held_out=10",
+    "classifier.steps=2",
+    "classifier.batch=8",
+    "held_out=10",
+    "evaluate.per_class=2",
+    "evaluate.cfgs=[1.5]",
+    "evaluate.top_ks=[0]",
+    "evaluate.top_ps=[0.9]",
 ]
 
 
@@ -39,7 +66,11 @@ def test_every_part_runs_by_its_command(words: list[str], tmp_path: Path) -> Non
         assert card[role]["steps"] == 2 and card[role]["sha256"] == sha256(weights / f"{role}.safetensors")
     quality = card["quality"]
     assert [row["name"] for row in quality["rows"]] == [
-        "test images", "reconstructions", "target-cfg1.5-k0-p0.9", "draft-cfg1.5-k0-p0.9"]
+        "test images",
+        "reconstructions",
+        "target-cfg1.5-k0-p0.9",
+        "draft-cfg1.5-k0-p0.9",
+    ]
     assert all(0 <= row["class_accuracy"] <= 1 and row["fd"] is None and row["n"] == 20 for row in quality["rows"])
     assert quality["nearest"]["pixels"]["nearest"]["samples"] > 0
     page = (docs / "model_card.md").read_text()
@@ -52,7 +83,8 @@ def test_every_part_runs_by_its_command(words: list[str], tmp_path: Path) -> Non
     assert before == {f.name: sha256(f) for f in (*weights.glob("*.safetensors"), *(out / "evaluate").rglob("*.np*"))}
     again = json.loads((weights / "card.json").read_text())["quality"]
     assert {k: v for k, v in again.items() if k != "loading_seconds"} == {
-        k: v for k, v in quality.items() if k != "loading_seconds"}
+        k: v for k, v in quality.items() if k != "loading_seconds"
+    }
 
 
 def test_a_given_vqvae_is_used_as_it_is(words: list[str], tmp_path: Path) -> None:
@@ -68,8 +100,10 @@ def test_a_given_vqvae_is_used_as_it_is(words: list[str], tmp_path: Path) -> Non
 
 
 def test_wrong_settings_are_one_line(words: list[str], tmp_path: Path) -> None:
-    for word, message in (("part=evaluat", "part must be one of vqvae, .*evaluate, all"),
-                          ("evaluate.top_ps=[0.9,0.8]", "lists of one length")):
+    for word, message in (
+        ("part=evaluat", "part must be one of vqvae, .*evaluate, all"),
+        ("evaluate.top_ps=[0.9,0.8]", "lists of one length"),
+    ):
         with pytest.raises(UserError, match=message):
             compose_training([*words, word])
     with pytest.raises(UserError, match=r"card.json does not exist: run part=export first"):

@@ -53,8 +53,9 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
             logits = model.teacher_logits(labels[pick], vae.quantize.teacher_input(var.split_stages(vae, t)))
             return {"loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), t.flatten())}
 
-        loop.train(folder=folder, name="t", model=model, optimizer=optimizer, steps=4, peak=1e-3, warmup=2, step_fn=step,
-                   **short)
+        loop.train(
+            folder=folder, name="t", model=model, optimizer=optimizer, steps=4, peak=1e-3, warmup=2, step_fn=step, **short
+        )
 
     run(tmp_path / "a", stop=-1)
     with pytest.raises(KeyboardInterrupt):

@@ -27,8 +27,10 @@ class Aimd:
     decrease: Decrease = Decrease.minus_one
 
     def __post_init__(self) -> None:
-        require(1 <= self.smallest <= self.start <= self.largest,
-                f"gamma needs 1 ≤ smallest ≤ start ≤ largest, got {self.smallest}, {self.start}, {self.largest}")
+        require(
+            1 <= self.smallest <= self.start <= self.largest,
+            f"gamma needs 1 ≤ smallest ≤ start ≤ largest, got {self.smallest}, {self.start}, {self.largest}",
+        )
 
 
 @register("gamma", "aimd", Aimd)

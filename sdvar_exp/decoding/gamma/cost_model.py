@@ -35,8 +35,11 @@ class CostModel:
     def __post_init__(self) -> None:
         require(self.largest >= 1, f"gamma.largest must be ≥ 1, got {self.largest}")
         found = digest_of(locate(self.profile).read_bytes())
-        require(self.digest in ("", found), f"gamma.profile {self.profile} has changed since its digest {self.digest} was "
-                f"noted, now it is {found}: leave gamma.digest out for the new file")
+        require(
+            self.digest in ("", found),
+            f"gamma.profile {self.profile} has changed since its digest {self.digest} was "
+            f"noted, now it is {found}: leave gamma.digest out for the new file",
+        )
         object.__setattr__(self, "digest", found)
         read(self.profile, found)
 

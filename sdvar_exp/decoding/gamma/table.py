@@ -17,8 +17,10 @@ class Table:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
-        require(len(self.values) > 0 and all(isinstance(v, int) and v >= 0 for v in self.values),
-                f"gamma.values must be integers ≥ 0, got {list(self.values)}")
+        require(
+            len(self.values) > 0 and all(isinstance(v, int) and v >= 0 for v in self.values),
+            f"gamma.values must be integers ≥ 0, got {list(self.values)}",
+        )
 
 
 @register("gamma", "table", Table)

@@ -74,8 +74,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         _check_cfg(self.cfg)
-        require(0 <= self.first <= self.last,
-                f"cfg_schedule needs 0 ≤ first ≤ last, got first={self.first}, last={self.last}")
+        require(0 <= self.first <= self.last, f"cfg_schedule needs 0 ≤ first ≤ last, got first={self.first}, last={self.last}")
 
 
 @register("cfg_schedule", "interval", Interval)

@@ -20,8 +20,9 @@ def canonical(cell: Cell) -> Cell:
     return cell
 
 
-@register("strategy", "dynamic_gamma", Loop, reads=("mask", "acceptance", "gamma", "noise"), check=check_loop,
-          canonical=canonical)
+@register(
+    "strategy", "dynamic_gamma", Loop, reads=("mask", "acceptance", "gamma", "noise"), check=check_loop, canonical=canonical
+)
 def dynamic_gamma(s: Loop, d: Decoder) -> None:
     """The loop of parallel_v1; a γ controller picks γ each round."""
     speculate(d, s, until=d.stages)

@@ -43,17 +43,25 @@ COLUMNS = (
 def table(summary: pd.DataFrame) -> str:
     """The whole table; every body cell that sorts otherwise than its text carries `data-value`."""
     heads = ["#", "cell", "lossless", *(c.head for c in COLUMNS), "identical", "n"]
-    says = ["number in the figures", "", "whether the cell gives the baseline's tokens, their distribution, or neither by "
-            "construction", *(c.says for c in COLUMNS), "images whose tokens all equal the baseline's", "images"]
+    says = [
+        "number in the figures",
+        "",
+        "whether the cell gives the baseline's tokens, their distribution, or neither by construction",
+        *(c.says for c in COLUMNS),
+        "images whose tokens all equal the baseline's",
+        "images",
+    ]
     kinds = ["number", "text", "text", *("number" for _ in COLUMNS), "number", "number"]
     head = "".join(
         f'<th scope="col" data-kind="{kind}"{_titled(what)}><button type="button" class="sort">{escape(text)}</button></th>'
-        for text, what, kind in zip(heads, says, kinds, strict=True))
+        for text, what, kind in zip(heads, says, kinds, strict=True)
+    )
     scales = {c.key: Scale.of(summary, c) for c in COLUMNS if c.interval}
     rows = "\n".join(_row(row, scales) for row in summary.to_dict("records"))
     caption = "Means over images, in brackets 95 % intervals: labels fixed, seeds resampled within a label."
-    return (f'<table id="cells-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>\n{rows}\n</tbody></table>")
+    return (
+        f'<table id="cells-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>'
+    )
 
 
 def _row(row: dict[str, Any], scales: dict[str, Scale]) -> str:
@@ -128,13 +136,16 @@ def filters(summary: pd.DataFrame) -> str:
     """One checkbox per strategy."""
     return "".join(
         f'<label class="chip"><input type="checkbox" name="strategy" value="{escape(s)}" checked> {escape(s)}</label>'
-        for s in dict.fromkeys(summary["strategy"].astype(str)))
+        for s in dict.fromkeys(summary["strategy"].astype(str))
+    )
 
 
 def choices(summary: pd.DataFrame) -> str:
     """Options of a list of cells."""
-    return "".join(f'<option value="{escape(row["cell"])}">{row["number"]} · {escape(str(row["name"]))}</option>'
-                   for row in summary.to_dict("records"))
+    return "".join(
+        f'<option value="{escape(row["cell"])}">{row["number"]} · {escape(str(row["name"]))}</option>'
+        for row in summary.to_dict("records")
+    )
 
 
 def listed(words: Sequence[str]) -> str:

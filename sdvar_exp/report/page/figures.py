@@ -45,8 +45,11 @@ def collect(folder: Path, base: str) -> list[Shown]:
             continue
         left -= len(url)
         title = str(about.get(name, {}).get("title") or info.get("Title") or name)
-        links = {kind: f"{base}/figures/{quote(name)}.{kind}" for kind in ("pdf", "svg", "png")
-                 if (folder / f"{name}.{kind}").is_file()}
+        links = {
+            kind: f"{base}/figures/{quote(name)}.{kind}"
+            for kind in ("pdf", "svg", "png")
+            if (folder / f"{name}.{kind}").is_file()
+        }
         out.append(Shown(title, str(about.get(name, {}).get("caption") or ""), url, size, links))
     return out
 
@@ -62,9 +65,11 @@ def _figure(i: int, one: Shown) -> str:
     links = " · ".join(f'<a href="{escape(href)}">{kind.upper()}</a>' for kind, href in one.links.items())
     caption = f"<span>{escape(one.caption)}</span>" if one.caption else ""
     width, height = one.size
-    return (f'<figure><button type="button" class="zoom" aria-label="Figure {i}, {escape(one.title)}: show large">'
-            f'<img src="{one.url}" width="{width}" height="{height}" alt="{escape(one.title)}"></button>'
-            f"<figcaption><b>{i}. {escape(one.title)}</b> {caption} <small>{links}</small></figcaption></figure>")
+    return (
+        f'<figure><button type="button" class="zoom" aria-label="Figure {i}, {escape(one.title)}: show large">'
+        f'<img src="{one.url}" width="{width}" height="{height}" alt="{escape(one.title)}"></button>'
+        f"<figcaption><b>{i}. {escape(one.title)}</b> {caption} <small>{links}</small></figcaption></figure>"
+    )
 
 
 def _url(stem: Path, png: Path, image: Image.Image) -> str:

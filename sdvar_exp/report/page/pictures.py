@@ -58,8 +58,16 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Galleries:
     data = []
     for row in summary.to_dict("records"):
         frame, cell = chosen[row["cell"]], row["cell"]
-        entry = {"id": cell, "number": int(row["number"]), "name": str(row["name"]), "baseline": str(row["baseline"]),
-                 "tile": tile, "columns": COLUMNS, "all": len(units[cell]), "picks": picks[cell]}
+        entry = {
+            "id": cell,
+            "number": int(row["number"]),
+            "name": str(row["name"]),
+            "baseline": str(row["baseline"]),
+            "tile": tile,
+            "columns": COLUMNS,
+            "all": len(units[cell]),
+            "picks": picks[cell],
+        }
         facts = {name: _plain(frame[name]) for name in ("label", "seed", *FACTS) if name in frame}
         data.append({**entry, "units": facts})
     return Galleries(data, (sprites or {}) | full, sum(map(len, chosen.values())), there)
@@ -72,8 +80,10 @@ def note(galleries: Galleries, summary: pd.DataFrame) -> str:
     fewer = galleries.shown < galleries.there
     text = f"Thumbnails of {galleries.shown} of {galleries.there} images" if fewer else f"All {galleries.there} images"
     more = ", evenly spread over pixel differences" if fewer else ""
-    return (f"<p class='note'>{escape(text + more)}. The worst, the median and the best of each cell, by pixel difference, are "
-            "inside this file at full size; the others are read from the study's folder beside it.</p>")
+    return (
+        f"<p class='note'>{escape(text + more)}. The worst, the median and the best of each cell, by pixel difference, are "
+        "inside this file at full size; the others are read from the study's folder beside it.</p>"
+    )
 
 
 def data_url(content: bytes, kind: str) -> str:

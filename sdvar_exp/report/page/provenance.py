@@ -24,7 +24,8 @@ def cards(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]], base: s
 
 def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
     facts = {
-        "id": f"{row['cell']}", "images": f"{row['n']}, {row['failed']} failed",
+        "id": f"{row['cell']}",
+        "images": f"{row['n']}, {row['failed']} failed",
         "timed": f"{int(row['timed'] or 0)} images, {int(row['contended'] or 0)} left out beside other work",
         "speed-up with image decoder": number(row["speedup_with_vae"], 2),
         "milliseconds": f"{number(row['latency_ms'], 1)}, baseline {number(row['baseline_latency_ms'], 1)}",
@@ -36,17 +37,21 @@ def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
     config = "\n".join(_choices(about.get("config", {})))
     listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
     file = f"{base}/cells/{quote(row['cell'])}.json"
-    return (f'<article class="card" data-cell="{escape(row["cell"])}"><h3>{row["number"]} · {escape(str(row["name"]))}</h3>'
-            f'<dl class="facts-list">{listed}</dl>'
-            f"<h4>Made by</h4><pre>{escape(command)}</pre><h4>Configuration</h4><pre>{escape(config)}</pre>"
-            f'<p><a href="{escape(file)}">cells/{escape(row["cell"])}.json</a></p></article>')
+    return (
+        f'<article class="card" data-cell="{escape(row["cell"])}"><h3>{row["number"]} · {escape(str(row["name"]))}</h3>'
+        f'<dl class="facts-list">{listed}</dl>'
+        f"<h4>Made by</h4><pre>{escape(command)}</pre><h4>Configuration</h4><pre>{escape(config)}</pre>"
+        f'<p><a href="{escape(file)}">cells/{escape(row["cell"])}.json</a></p></article>'
+    )
 
 
 def study(folder: Path, manifest: Mapping[str, Any], base: str) -> str:
     """Fingerprint, commands and links of the whole study."""
     made = "\n".join(_yaml(manifest["fingerprint"]))
-    out = [f"<h3>Fingerprint</h3><p>What may not change within a study; id {escape(str(manifest['fingerprint_id']))}, "
-           f"made {escape(str(manifest.get('created', 'at an unknown time')))}.</p><pre>{escape(made)}</pre>"]
+    out = [
+        f"<h3>Fingerprint</h3><p>What may not change within a study; id {escape(str(manifest['fingerprint_id']))}, "
+        f"made {escape(str(manifest.get('created', 'at an unknown time')))}.</p><pre>{escape(made)}</pre>"
+    ]
     for tag, other in manifest.get("others", {}).items():
         out.append(f"<h4>Rows tagged {escape(str(tag))}</h4><pre>{escape(chr(10).join(_yaml(other)))}</pre>")
     commands = "".join(f"<li><code>{escape(line)}</code></li>" for line in dict.fromkeys(_commands(folder)))
@@ -54,8 +59,9 @@ def study(folder: Path, manifest: Mapping[str, Any], base: str) -> str:
         out.append(f"<h3>Commands</h3><ul>{commands}</ul>")
     links = [(f"tables/{name}.{kind}", folder / "tables" / f"{name}.{kind}") for name in TABLES for kind in ("csv", "parquet")]
     links += [(name, folder / name) for name in ("manifest.json", "ledger", "images", "figures")]
-    found = "".join(f'<li><a href="{escape(base)}/{quote(name)}">{escape(name)}</a></li>'
-                    for name, path in links if path.exists())
+    found = "".join(
+        f'<li><a href="{escape(base)}/{quote(name)}">{escape(name)}</a></li>' for name, path in links if path.exists()
+    )
     says = "<p>Links lead into the study's folder, where this page found it.</p>"
     out.append(f"<h3>Files</h3>{says}<ul class='files'>{found}</ul>")
     return "\n".join(out)

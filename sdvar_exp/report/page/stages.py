@@ -17,8 +17,12 @@ from sdvar_exp.store.images import STAGE_COLOURS
 BUDGET = 4_500_000
 NAME = re.compile(r"(\d+)_(\d+)_stages\.png")
 FACTS = ("source", "passed", "acceptance", "match_rate", "one_minus_tv", "token_agreement")
-MEANING = {"kept": "kept: the draft's token is committed", "replaced": "replaced: another token is committed",
-           "target": "the target sampled the stage alone", "draft": "the draft's, committed without a verdict"}
+MEANING = {
+    "kept": "kept: the draft's token is committed",
+    "replaced": "replaced: another token is committed",
+    "target": "the target sampled the stage alone",
+    "draft": "the draft's, committed without a verdict",
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Walks:
     """Every decode with a stage picture, in plan order; at first one of each cell, as long as the budget lasts."""
     found: list[tuple[int, str, int, int, Path]] = []
     for cell in summary["cell"]:
-        units = sorted((int(m[1]), int(m[2]), path) for path in (folder / cell).glob("*_stages.png")
-                       if (m := NAME.fullmatch(path.name)))
+        units = sorted(
+            (int(m[1]), int(m[2]), path) for path in (folder / cell).glob("*_stages.png") if (m := NAME.fullmatch(path.name))
+        )
         found += [(rank, cell, *unit) for rank, unit in enumerate(units)]
     found.sort(key=lambda one: one[0])
     pictures = fit([(_key(cell, label, seed), path) for _, cell, label, seed, path in found], BUDGET)
@@ -53,16 +58,21 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Walks:
 
 def legend() -> str:
     """Colours of the token maps."""
-    return "".join(f'<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" '
-                   f'fill="rgb{colour}"/></svg> {escape(MEANING[kind])}</li>' for kind, colour in STAGE_COLOURS.items())
+    return "".join(
+        f'<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" '
+        f'fill="rgb{colour}"/></svg> {escape(MEANING[kind])}</li>'
+        for kind, colour in STAGE_COLOURS.items()
+    )
 
 
 def note(walks: Walks) -> str:
     """What is missing, where something is."""
     if walks.data:
         return ""
-    return ("<p class='empty'>This study has no stage-by-stage pictures: it was run with <code>stage_images=0</code> or "
-            "<code>images=none</code>, or before they were made.</p>")
+    return (
+        "<p class='empty'>This study has no stage-by-stage pictures: it was run with <code>stage_images=0</code> or "
+        "<code>images=none</code>, or before they were made.</p>"
+    )
 
 
 def _key(cell: str, label: int, seed: int) -> str:

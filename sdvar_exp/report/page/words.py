@@ -43,8 +43,11 @@ def facts(summary: pd.DataFrame) -> str:
     floor = summary["noise_pixel_mae"].dropna()
     if len(floor):
         found.append((number(floor.mean(), 3), "noise floor: pixel difference of two seeds", ""))
-    return "".join(f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
-                   f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>" for value, what, which in found)
+    return "".join(
+        f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
+        f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>"
+        for value, what, which in found
+    )
 
 
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
@@ -61,8 +64,10 @@ def _speed(summary: pd.DataFrame) -> list[str]:
         return ["Nothing was timed alone on the device, so there are no speed-ups."]
     faster = timed[pd.to_numeric(timed["speedup_low"]) > 1]
     slower = timed[pd.to_numeric(timed["speedup_high"]) < 1]
-    out = [f"Of {_count(len(timed), 'timed cell')}, {len(faster)} are faster than the baseline and {len(slower)} slower, by "
-           f"95 % intervals; {len(timed) - len(faster) - len(slower)} cannot be told from it."]
+    out = [
+        f"Of {_count(len(timed), 'timed cell')}, {len(faster)} are faster than the baseline and {len(slower)} slower, by "
+        f"95 % intervals; {len(timed) - len(faster) - len(slower)} cannot be told from it."
+    ]
     front = [str(name) for name in summary.loc[summary["front"].astype(bool), "name"]]
     if front:
         out.append(f"No other cell is both faster and closer to the baseline than {listed(front)}.")
@@ -76,13 +81,17 @@ def _closeness(summary: pd.DataFrame) -> list[str]:
         return []
     mae = pd.to_numeric(lossy["pixel_mae"])
     best, worst = (lossy.loc[at].to_dict() for at in (mae.idxmin(), mae.idxmax()))
-    out = [f"Of the lossy cells, {best['name']} stays closest to the baseline's images, pixel difference "
-           f"{with_interval(best, 'pixel_mae', 3)}, n = {best['compared']}; {worst['name']} is farthest, "
-           f"{with_interval(worst, 'pixel_mae', 3)}, n = {worst['compared']}."]
+    out = [
+        f"Of the lossy cells, {best['name']} stays closest to the baseline's images, pixel difference "
+        f"{with_interval(best, 'pixel_mae', 3)}, n = {best['compared']}; {worst['name']} is farthest, "
+        f"{with_interval(worst, 'pixel_mae', 3)}, n = {worst['compared']}."
+    ]
     if floor.notna().any():
         pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())
-        out.append(f"Two baseline images of one label that differ in the seed alone differ by {number(floor.mean(), 3)}, "
-                   f"{_count(pairs, 'pair')}.")
+        out.append(
+            f"Two baseline images of one label that differ in the seed alone differ by {number(floor.mean(), 3)}, "
+            f"{_count(pairs, 'pair')}."
+        )
     return out
 
 

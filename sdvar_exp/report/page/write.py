@@ -44,9 +44,7 @@ class Parts:
     pictures: dict[str, str]
 
 
-def write_page(
-    folder: Path | str, out: Path | str | None = None, *, tables: Tables | None = None, draw: bool = True
-) -> Path:
+def write_page(folder: Path | str, out: Path | str | None = None, *, tables: Tables | None = None, draw: bool = True) -> Path:
     """Write the page of a study, by default `report.html` in its folder; the path.
 
     tables: of the study, if they have been read already. draw: draw the figures if the study has none. Raises `UserError`
@@ -66,8 +64,10 @@ def write_page(
         write_figures(tables, folder / "figures", images=folder / "images")
     content = render(parts(folder, manifest, tables, _relative(folder, path)))
     if len(content) > LARGEST:
-        raise UserError(f"the page would have {len(content) / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are allowed; "
-                        "report a study of fewer cells")
+        raise UserError(
+            f"the page would have {len(content) / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are allowed; "
+            "report a study of fewer cells"
+        )
     with storage_errors(path):
         atomic_write(path, content)
     return path
@@ -105,12 +105,16 @@ def render(made: Parts) -> bytes:
     """The HTML file."""
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    blocks = "\n".join(f'<script type="text/plain" data-picture="{escape(key)}">{url}</script>'
-                       for key, url in made.pictures.items())
-    policy = (f"default-src 'none'; img-src data: blob: file: 'self'; style-src '{_source(style)}'; "
-              f"script-src '{_source(script)}'; base-uri 'none'; form-action 'none'")
+    blocks = "\n".join(
+        f'<script type="text/plain" data-picture="{escape(key)}">{url}</script>' for key, url in made.pictures.items()
+    )
+    policy = (
+        f"default-src 'none'; img-src data: blob: file: 'self'; style-src '{_source(style)}'; "
+        f"script-src '{_source(script)}'; base-uri 'none'; form-action 'none'"
+    )
     page = Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
-        made.markup, policy=policy, style=style, script=script, data=data_block(made.data), pictures=blocks)
+        made.markup, policy=policy, style=style, script=script, data=data_block(made.data), pictures=blocks
+    )
     return page.encode("utf-8")
 
 

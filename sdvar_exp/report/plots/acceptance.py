@@ -63,8 +63,10 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         panel.axis.set_ylabel("share of tokens" if panel.first else "")
     marks = [Line2D([], [], color=c, marker=m, ls=ls, ms=3.5, lw=1, label=t) for t, c, m, ls in LINES.values()]
     fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
-    caption = (f"{TITLE}: means over the images whose commit judged the stage; bands are 95 % intervals; a stage that no round "
-               f"judged has no point. {images_of(data.loc[data['n'] > 0, 'n'], 'images a point')}.")
+    caption = (
+        f"{TITLE}: means over the images whose commit judged the stage; bands are 95 % intervals; a stage that no round "
+        f"judged has no point. {images_of(data.loc[data['n'] > 0, 'n'], 'images a point')}."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
 

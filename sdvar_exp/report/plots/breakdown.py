@@ -18,8 +18,10 @@ from sdvar_exp.report.style import INK, PALETTE, Drawn, data_hash, name_column, 
 
 NAME, TITLE = "time-breakdown", "Time of a decode by part"
 PARTS = (
-    ("draft_ms", "draft", PALETTE[1], ""), ("verify_ms", "target", PALETTE[0], ""),
-    ("accept_ms", "accept", PALETTE[3], ""), ("fhat_ms", r"$\hat{f}$ and codes", PALETTE[2], ""),
+    ("draft_ms", "draft", PALETTE[1], ""),
+    ("verify_ms", "target", PALETTE[0], ""),
+    ("accept_ms", "accept", PALETTE[3], ""),
+    ("fhat_ms", r"$\hat{f}$ and codes", PALETTE[2], ""),
     ("other_ms", "rest", "#bbbbbb", "////"),
 )
 PER_PAGE = 30
@@ -50,8 +52,18 @@ def frame(material: Material) -> pd.DataFrame:
         parts = {name: float(units[name].fillna(0).mean()) for name in names}
         rest = max(float(total.mean or 0) - sum(parts.values()), 0.0)
         low, high = (total.mean if v is None else max(v, 0.0) for v in (total.low, total.high))
-        rows.append({"number": cell.number, "name": cell.name, "n": total.n, "total_ms": total.mean, "low": low, "high": high,
-                     **parts, "other_ms": rest})
+        rows.append(
+            {
+                "number": cell.number,
+                "name": cell.name,
+                "n": total.n,
+                "total_ms": total.mean,
+                "low": low,
+                "high": high,
+                **parts,
+                "other_ms": rest,
+            }
+        )
     columns = ["number", "name", "n", "total_ms", "low", "high", *(name for name, *_ in PARTS)]
     return pd.DataFrame(rows, columns=columns)
 
@@ -67,11 +79,20 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
     names = [wrapped(name, int((room - 0.1) / 0.05), 2) for name in names]
     axis.set_yticks(range(len(data)), names, fontsize=6.5)
     marks = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", lw=0, label=label) for _, label, colour, hatch in PARTS]
-    fig.legend(handles=marks, loc="upper left", ncols=5, bbox_to_anchor=(left - 0.01, 1), fontsize=6.5, columnspacing=1.2,
-               handlelength=1.2)
-    caption = ("Milliseconds per image without the VAE decode: means over images of the mean over repeats. target: its "
-               "forwards; f̂ and codes: committing tokens; rest: total less the parts. Whiskers: 95 % intervals of the total. "
-               f"{images_of(data['n'], 'timed images a cell')}.")
+    fig.legend(
+        handles=marks,
+        loc="upper left",
+        ncols=5,
+        bbox_to_anchor=(left - 0.01, 1),
+        fontsize=6.5,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
+    caption = (
+        "Milliseconds per image without the VAE decode: means over images of the mean over repeats. target: its "
+        "forwards; f̂ and codes: committing tokens; rest: total less the parts. Whiskers: 95 % intervals of the total. "
+        f"{images_of(data['n'], 'timed images a cell')}."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
 

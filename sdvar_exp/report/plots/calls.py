@@ -13,10 +13,7 @@ from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, name_column, wrapped
 
 NAME, TITLE = "target-calls-and-token-forwards", "Target calls and token-forwards"
-PANELS = (
-    ("target_calls", "target calls per image", 1),
-    ("target_token_forwards", "target token-forwards (alone = 1)", 2),
-)
+PANELS = (("target_calls", "target calls per image", 1), ("target_token_forwards", "target token-forwards (alone = 1)", 2))
 MOST_CELLS = 30
 
 
@@ -46,8 +43,13 @@ def frame(summary: pd.DataFrame) -> pd.DataFrame:
 def _by_strategy(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for strategy, own in cells.groupby("strategy", sort=False):
-        row = {"number": "", "name": f"{strategy} ({len(own)} cell{'s' * (len(own) > 1)})", "strategy": strategy,
-               "is_baseline": bool(own["is_baseline"].all()), "n": int(own["n"].sum())}
+        row = {
+            "number": "",
+            "name": f"{strategy} ({len(own)} cell{'s' * (len(own) > 1)})",
+            "strategy": strategy,
+            "is_baseline": bool(own["is_baseline"].all()),
+            "n": int(own["n"].sum()),
+        }
         for c, _, _ in PANELS:
             row |= {c: own[c].mean(), f"{c}_low": own[c].min(), f"{c}_high": own[c].max()}
         rows.append({**row, "cells": len(own)})
@@ -69,9 +71,11 @@ def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
         axis.set_yticks(range(len(data)), names if i == 0 else [""] * len(data), fontsize=6.5)
     grouped = (data["cells"] > 1).any()
     whiskers = "range of the cells' means" if grouped else "95 % intervals"
-    caption = (f"Means per {'cell of a strategy' if grouped else 'image'}; whiskers: {whiskers}; dashed: the baseline. Token-"
-               "forwards: rows fed to the target × guidance halves, divided by what the target needs alone. "
-               f"{images_of(data['n'], 'images a row')}.")
+    caption = (
+        f"Means per {'cell of a strategy' if grouped else 'image'}; whiskers: {whiskers}; dashed: the baseline. Token-"
+        "forwards: rows fed to the target × guidance halves, divided by what the target needs alone. "
+        f"{images_of(data['n'], 'images a row')}."
+    )
     return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 

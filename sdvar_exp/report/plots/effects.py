@@ -48,14 +48,24 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         axis.set_xlabel(LABELS[metric], fontsize=7)
     characters = int(left * width / 0.058)
     for (factor, change), y in places.items():
-        fig.axes[0].text(-0.04, y, wrapped(change, characters, 1), transform=fig.axes[0].get_yaxis_transform(), ha="right",
-                         va="center", fontsize=6.3, color=INK)
+        fig.axes[0].text(
+            -0.04,
+            y,
+            wrapped(change, characters, 1),
+            transform=fig.axes[0].get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=6.3,
+            color=INK,
+        )
         if (factor, change) == next(c for c in changes if c[0] == factor):
             fig.text(0.012, 1, factor, transform=_beside(fig, y - 1), fontsize=6.5, va="center", weight="bold", color=INK)
-    caption = ("Paired differences between cells that differ in one factor alone, averaged over such pairs; 95 % intervals. "
-               f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips), "
-               "and the interval leaves it out. "
-               f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}.")
+    caption = (
+        "Paired differences between cells that differ in one factor alone, averaged over such pairs; 95 % intervals. "
+        f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips), "
+        "and the interval leaves it out. "
+        f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
 

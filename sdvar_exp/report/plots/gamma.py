@@ -53,13 +53,17 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         draw(data[data["number"] == cell.number], panel.axis, last, most)
         panel.axis.set_xlabel("round" if panel.bottom else "")
         panel.axis.set_ylabel("γ" if panel.first else "")
-    marks = [Line2D([], [], color=PALETTE[0], marker="o", ls="", ms=4.5, mew=0, label="γ of some decodes, area: their share"),
-             Line2D([], [], color=PALETTE[1], lw=1, label="mean of the decodes that have the round")]
+    marks = [
+        Line2D([], [], color=PALETTE[0], marker="o", ls="", ms=4.5, mew=0, label="γ of some decodes, area: their share"),
+        Line2D([], [], color=PALETTE[1], lw=1, label="mean of the decodes that have the round"),
+    ]
     fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
     counts = sorted(set(data["n"]))
     span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    caption = ("Stages proposed by each round (γ, cut to the room that is left). Area: share of the decodes with that γ among "
-               f"all decodes; a decode ends when all stages are committed. n = {span} decodes a cell.")
+    caption = (
+        "Stages proposed by each round (γ, cut to the room that is left). Area: share of the decodes with that γ among "
+        f"all decodes; a decode ends when all stages are committed. n = {span} decodes a cell."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
 

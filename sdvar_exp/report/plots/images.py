@@ -63,8 +63,10 @@ def figure(data: pd.DataFrame, images: Path, page: int, size: Size | None = None
     axis = fig.add_axes((margin / width, 0.03 / height, 1 - (margin + 0.05) / width, 1 - (title + 0.03) / height))
     draw(data, axis, images)
     shown = data.drop(columns="title")
-    caption = (f"The baseline's images (left) and those of cells from the same label, seed and noise; below each, |a−b| × 4. "
-               f"Numbers: mean |a−b| on [0, 1]. n = {rows // 2} images a cell, lowest seed of each label first, not chosen.")
+    caption = (
+        f"The baseline's images (left) and those of cells from the same label, seed and noise; below each, |a−b| × 4. "
+        f"Numbers: mean |a−b| on [0, 1]. n = {rows // 2} images a cell, lowest seed of each label first, not chosen."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(shown, *(images / file for file in data["file"])), caption)
 
 

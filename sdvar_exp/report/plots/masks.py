@@ -15,8 +15,10 @@ from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
 
 NAME, TITLE = "mask-by-strategy", "Mask × strategy"
-PANELS = (("pixel_mae", "pixel difference to the baseline", "{:.3f}", "cividis_r"),
-          ("speedup", "speed-up", "{:.2f}×", "cividis"))
+PANELS = (
+    ("pixel_mae", "pixel difference to the baseline", "{:.3f}", "cividis_r"),
+    ("speedup", "speed-up", "{:.2f}×", "cividis"),
+)
 
 
 def figures(material: Material) -> Iterator[Drawn]:
@@ -59,9 +61,11 @@ def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
         draw(data[data["quantity"] == quantity], axis, masks, strategies, digits, colours)
         axis.set_title(label, loc="left", fontsize=7.5)
         axis.set_yticks(range(len(masks)), [wrapped(m, 25, 2) for m in masks] if i == 0 else [""] * len(masks), fontsize=6.5)
-    caption = (f"{TITLE}: means over all cells with that mask and strategy (geometric for speed-ups), whatever their other "
-               f"factors; in brackets how many cells. {images_of(data['n'], 'images a field')}. All masks but "
-               "block_causal are out of distribution for the target.")
+    caption = (
+        f"{TITLE}: means over all cells with that mask and strategy (geometric for speed-ups), whatever their other "
+        f"factors; in brackets how many cells. {images_of(data['n'], 'images a field')}. All masks but "
+        "block_causal are out of distribution for the target."
+    )
     return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 

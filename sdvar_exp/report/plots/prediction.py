@@ -53,14 +53,27 @@ def figure(data: pd.DataFrame, profile: str | None = None, size: Size | None = N
     height = side + head + 0.45
     fig = Figure((width, height))
     draw(data, fig.add_axes((0.55 / width, 0.42 / height, side / width, side / height)))
-    fig.legend(handles=marks, loc="upper left", ncols=across, bbox_to_anchor=(0.1, 1), fontsize=6.5, columnspacing=1,
-               handletextpad=0.2, labelspacing=0.25)
+    fig.legend(
+        handles=marks,
+        loc="upper left",
+        ncols=across,
+        bbox_to_anchor=(0.1, 1),
+        fontsize=6.5,
+        columnspacing=1,
+        handletextpad=0.2,
+        labelspacing=0.25,
+    )
     ratio = (data["predicted"] / data["speedup"].astype(float)).map(lambda r: max(r, 1 / r))
-    how = (f"from the profile {profile}" if profile else
-           "by a cost per call and per row of each model, fitted for each cell to the times of the cells with other counts")
-    caption = (f"Speed-up predicted {how}, against the measured one with its 95 % interval; on the line they are equal. "
-               f"Largest ratio of the two: {ratio.max():.2f}, median {ratio.median():.2f}, over {len(data)} cells. "
-               f"{images_of(data['timed'], 'timed images a cell')}. Numbers: cells in the order of the table.")
+    how = (
+        f"from the profile {profile}"
+        if profile
+        else "by a cost per call and per row of each model, fitted for each cell to the times of the cells with other counts"
+    )
+    caption = (
+        f"Speed-up predicted {how}, against the measured one with its 95 % interval; on the line they are equal. "
+        f"Largest ratio of the two: {ratio.max():.2f}, median {ratio.median():.2f}, over {len(data)} cells. "
+        f"{images_of(data['timed'], 'timed images a cell')}. Numbers: cells in the order of the table."
+    )
     return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 

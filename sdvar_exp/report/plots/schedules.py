@@ -55,8 +55,9 @@ def _weights(schedule: Mapping[str, Any], stages: int) -> list[float] | None:
 
 
 def _text(schedule: Mapping[str, Any]) -> str:
-    values = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in schedule.items()
-                       if k not in ("name", "source"))
+    values = ", ".join(
+        f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in schedule.items() if k not in ("name", "source")
+    )
     return f"{schedule['name']} ({values})" if values else str(schedule["name"])
 
 
@@ -70,8 +71,10 @@ def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
     draw(shown, fig.add_axes((0.5 / width, 0.4 / height, (width - 0.6) / width, 1.55 / height)))
     fig.legend(loc="upper left", bbox_to_anchor=(0.08, 1), fontsize=6.5, labelspacing=0.25)
     left_out = f" {len(names) - MOST} more schedules are not shown." if len(names) > MOST else ""
-    caption = ("Weight t of each stage in (1+t)·conditional − t·unconditional logits, from the cells' configurations; nothing "
-               f"is measured here.{left_out}")
+    caption = (
+        "Weight t of each stage in (1+t)·conditional − t·unconditional logits, from the cells' configurations; nothing "
+        f"is measured here.{left_out}"
+    )
     return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 
@@ -79,8 +82,17 @@ def draw(data: pd.DataFrame, axis: Axes) -> None:
     """One line with markers per schedule."""
     for i, (name, own) in enumerate(data.groupby("schedule", sort=False)):
         cells = int(own["cells"].iloc[0])
-        axis.plot(own["stage"], own["weight"], MARKERS[i], ls="-", color=PALETTE[i], ms=3.2, lw=1, clip_on=False,
-                  label=f"{name}, {cells} cell{'s' * (cells > 1)}")
+        axis.plot(
+            own["stage"],
+            own["weight"],
+            MARKERS[i],
+            ls="-",
+            color=PALETTE[i],
+            ms=3.2,
+            lw=1,
+            clip_on=False,
+            label=f"{name}, {cells} cell{'s' * (cells > 1)}",
+        )
     axis.set_xticks(range(int(data["stage"].max()) + 1))
     axis.set_ylim(0, max(float(data["weight"].max()), 0.1) * 1.05)
     axis.set_xlabel("stage k")

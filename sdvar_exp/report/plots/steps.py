@@ -48,8 +48,14 @@ def frame(material: Material) -> pd.DataFrame:
             with Image.open(file) as picture:
                 tiles = round(picture.width / (picture.height / len(ROWS)))
             if len(own) == tiles:
-                key = {"cell": cell.cell, "name": cell.name, "number": cell.number, "label": label, "seed": seed,
-                       "file": f"{cell.cell}/{file.name}"}
+                key = {
+                    "cell": cell.cell,
+                    "name": cell.name,
+                    "number": cell.number,
+                    "label": label,
+                    "seed": seed,
+                    "file": f"{cell.cell}/{file.name}",
+                }
                 shown = own[["stage", "source", "passed", "acceptance"]].assign(**key)
                 rows.append((int((own["source"] == "verified").sum()), shown))
     ranked = sorted(rows, key=lambda pair: -pair[0])[:MOST_CELLS]
@@ -68,9 +74,11 @@ def figure(data: pd.DataFrame, images: Path, page: int = 1, size: Size | None = 
     fig.text(0.02, 1 - 0.06 / height, wrapped(title, int((width - 2.9) / 0.055), 1), fontsize=7, va="top", color=INK)
     marks = [Patch(color=_colour(kind), label=label) for kind, label in KINDS.items()]
     fig.legend(handles=marks, loc="upper right", ncols=4, fontsize=6, bbox_to_anchor=(1, 1.02), handlelength=1, columnspacing=1)
-    caption = ("Top: the draft's proposal of each stage, decoded; blank where it proposed none. Middle: tokens of the stage, "
-               "by where they come from. Bottom: the image of what is committed. Above: share of tokens "
-               "accepted and the verdict; n = 1 decode, the first of the cell.")
+    caption = (
+        "Top: the draft's proposal of each stage, decoded; blank where it proposed none. Middle: tokens of the stage, "
+        "by where they come from. Bottom: the image of what is committed. Above: share of tokens "
+        "accepted and the verdict; n = 1 decode, the first of the cell."
+    )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data, images / first["file"]), caption)
 
 

@@ -21,8 +21,22 @@ PLOT = 3.7
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_NUMBERED = 24
 """Cells with a number; of more, those on the front alone."""
-COLUMNS = ["number", "name", "strategy", "is_baseline", "n", "timed", "speedup", "speedup_low", "speedup_high",
-           "x", "x_low", "x_high", "guide", "pareto"]
+COLUMNS = [
+    "number",
+    "name",
+    "strategy",
+    "is_baseline",
+    "n",
+    "timed",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "x",
+    "x_low",
+    "x_high",
+    "guide",
+    "pareto",
+]
 
 
 @dataclass(frozen=True)
@@ -39,16 +53,23 @@ class Quantity:
 
 
 PIXELS = Quantity(
-    "speedup-vs-pixel-difference", "Speed-up against pixel difference", "pixel_mae",
-    "pixel difference to the baseline (mean |a−b|)", "noise floor",
+    "speedup-vs-pixel-difference",
+    "Speed-up against pixel difference",
+    "pixel_mae",
+    "pixel difference to the baseline (mean |a−b|)",
+    "noise floor",
     "mean absolute pixel difference to the baseline's image of the same label, seed and noise; noise floor: the difference "
     "between two seeds of the baseline",
 )
 FRECHET = Quantity(
-    "speedup-vs-frechet-distance", "Speed-up against Fréchet distance", "fd_real",
-    "Fréchet distance to real images", "baseline",
+    "speedup-vs-frechet-distance",
+    "Speed-up against Fréchet distance",
+    "fd_real",
+    "Fréchet distance to real images",
+    "baseline",
     "Fréchet distance to the real test images in the features of the shipped classifier (not comparable with Inception's); "
-    "line: the baseline's own distance", zero=False,
+    "line: the baseline's own distance",
+    zero=False,
 )
 
 
@@ -119,11 +140,20 @@ def figure(data: pd.DataFrame, quantity: Quantity = PIXELS, size: Size | None = 
     draw(data, axis, quantity)
     _key(fig.add_axes((0, 0, 1, key / height), xlim=(0, width), ylim=(0, key)), named, names, columns, step, key)
     if legend:
-        fig.legend(handles=strategy_legend(data["strategy"].tolist()), loc="upper left", fontsize=6.5, ncols=7,
-                   bbox_to_anchor=(0.1 / width, (below + 0.08) / height), columnspacing=1, handletextpad=0.1)
-    caption = (f"{quantity.title}. y: baseline time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
-               f"other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals. {images_of(data['n'])}, "
-               f"{images_of(data['timed'], 'timed').removeprefix('n = ')}.")
+        fig.legend(
+            handles=strategy_legend(data["strategy"].tolist()),
+            loc="upper left",
+            fontsize=6.5,
+            ncols=7,
+            bbox_to_anchor=(0.1 / width, (below + 0.08) / height),
+            columnspacing=1,
+            handletextpad=0.1,
+        )
+    caption = (
+        f"{quantity.title}. y: baseline time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
+        f"other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals. {images_of(data['n'])}, "
+        f"{images_of(data['timed'], 'timed').removeprefix('n = ')}."
+    )
     return Drawn(quantity.name, quantity.title, fig, data_hash(data), caption)
 
 
