@@ -20,6 +20,7 @@ demo: setup ## Run the main job on the embedded pair: table, figures, images and
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and all tests but the long ones
