@@ -206,7 +206,8 @@ def _kept(s: Subject, role: str, session: ModelSession, stop: int, mask: str = "
                         _what_kept(off, want, start)
                         if block == 0
                         else (
-                            f"; block {block - 1} holds the right keys and values, so its attention is wrong: the mask ({mask})?"
+                            f"; block {block - 1} holds the right keys and values, so its attention is wrong: "
+                            f"the mask ({mask})?"
                         )
                     )
                     raise Wrong(
