@@ -27,10 +27,13 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 FAILED = 1
 EPILOG = """\
 A and B are studies, or cells: STUDY:CELL, or CELL with --study. Cells of two studies are paired by id, else by name.
-Differences are B − A over the units that both have, with 95 % intervals (labels fixed, seeds resampled).
+Differences are B − A over the images (label, seed) that both have, with 95 % intervals (labels fixed, seeds resampled). Of
+two studies they are averaged over the cells of an image first, as cells share its noise; baselines are left out, as they
+differ from themselves by nothing. A speed-up is compared as the ratio B ÷ A.
 
---fail-on 'pixel_mae>0.01' exits with 1 if B − A is above 0.01; pixel_mae.low>0 asks that of the interval's lower end,
-|pixel_mae|>0.01 of the size of the difference; n<20 of the number of pairs. It may be given several times.
+--fail-on 'pixel_mae>0.01' exits with 1 if B − A is above 0.01 for the study or for any cell of it; pixel_mae.low>0 asks that
+of the interval's lower end, |pixel_mae|>0.01 of the size of the difference; speedup<0.95 of the ratio; n<20 of the number of
+images. It may be given several times.
 """
 
 
@@ -86,16 +89,39 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A cell of A and its counterpart in B: common units (label, seed), differences, metrics of which one side has a value."""
+
+    name: str
+    units: frozenset[tuple[int, int]]
+    metrics: pd.DataFrame
+    either: frozenset[str]
+
+    @classmethod
+    def of(cls, name: str, a: pd.DataFrame, b: pd.DataFrame) -> Pair:
+        from sdvar_exp.report.compare import METRICS, paired_differences, with_rates
+
+        units = [set(zip(rows["label"], rows["seed"], strict=True)) for rows in (a, b)]
+        sides = [with_rates(rows) for rows in (a, b)]
+        either = {metric for metric in METRICS for rows in sides if metric in rows and rows[metric].notna().any()}
+        return cls(name, frozenset(units[0] & units[1]), paired_differences(a, b), frozenset(either))
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """config: [where, value in A, value in B]. metrics: columns of `report.compare.paired_differences`."""
+    """config: [where, value in A, value in B]. metrics: columns of `report.compare.paired_differences`.
+
+    units: images that every pair of cells has on both sides. cells: the same by pair, with the metrics that one side has.
+    """
 
     a: str
     b: str
     config: list[tuple[str, Any, Any]]
     only_a: list[str]
     only_b: list[str]
-    pairs: int
+    units: int
     metrics: pd.DataFrame
+    cells: list[Pair]
 
     def as_dict(self) -> dict[str, Any]:
         rows = json.loads(self.metrics.to_json(orient="records"))
@@ -106,23 +132,28 @@ class Comparison:
             "config": config,
             "only_a": self.only_a,
             "only_b": self.only_b,
-            "pairs": self.pairs,
+            "units": self.units,
+            "cells": [pair.name for pair in self.cells],
             "metrics": rows,
         }
 
     def lines(self) -> list[str]:
+        from sdvar_exp.report.compare import RATIOS
+
         out = [f"A  {self.a}", f"B  {self.b}", ""]
         out += [f"{key}: {_short(x)} → {_short(y)}" for key, x, y in self.config] or ["the same configuration"]
         for side, names in (("A", self.only_a), ("B", self.only_b)):
             out += [f"only in {side}: {', '.join(names)}"] if names else []
-        out += ["", f"B − A over {count(self.pairs, 'common unit')}"]
+        averaged = f", averaged over {count(len(self.cells), 'cell')} first" if len(self.cells) > 1 else ""
+        out += ["", f"B − A over {count(self.units, 'common unit')} (label, seed){averaged}"]
         if self.metrics.empty:
             return [*out, "no metric that both have"]
         out.append(f"{'metric':22} {'A':>10} {'B':>10} {'B − A':>10}  95 % interval")
         for row in self.metrics.to_dict("records"):
             ends = "–" if _none(row["low"]) else f"[{row['low']:.4g}, {row['high']:.4g}]"
-            few = f"  (n = {row['n']})" if row["n"] != self.pairs else ""
-            out.append(f"{row['metric']:22} {row['a']:>10.4g} {row['b']:>10.4g} {row['difference']:>10.4g}  {ends}{few}")
+            few = f"  (n = {row['n']})" if row["n"] != self.units else ""
+            change = f"×{row['difference']:.4g}" if row["metric"] in RATIOS else f"{row['difference']:.4g}"
+            out.append(f"{row['metric']:22} {row['a']:>10.4g} {row['b']:>10.4g} {change:>10}  {ends}{few}")
         return out
 
 
@@ -145,10 +176,19 @@ def compare(a: Side, b: Side) -> Comparison:
         prefix = "" if a.cell is not None else f"{cells_a[left]['name']}: "
         found = _differences("", cells_a[left]["config"], cells_b[right]["config"])
         config += [(prefix + key, x, y) for key, x, y in found]
-    rows_a = rows_a.assign(pair=rows_a["cell"].map({left: i for i, (left, _) in enumerate(pairs)})).dropna(subset="pair")
-    rows_b = rows_b.assign(pair=rows_b["cell"].map({right: i for i, (_, right) in enumerate(pairs)})).dropna(subset="pair")
-    keys = ["pair", "label", "seed"]
-    common = len(rows_a[keys].merge(rows_b[keys], on=keys))
+    measured = [(x, y) for x, y in pairs if a.cell is not None or not (_own_baseline(cells_a, x) or _own_baseline(cells_b, y))]
+    if not measured:
+        raise UserError(f"{a.folder} and {b.folder} have only baselines in common; name two cells: STUDY:CELL")
+    rows_a, rows_b = (
+        rows.assign(pair=rows["cell"].map({pair[side]: i for i, pair in enumerate(measured)})).dropna(subset="pair")
+        for side, rows in enumerate((rows_a, rows_b))
+    )
+    each = [
+        Pair.of(cells_a[x]["name"], rows_a[rows_a["pair"] == i], rows_b[rows_b["pair"] == i])
+        for i, (x, y) in enumerate(measured)
+    ]
+    if not any(pair.units for pair in each):
+        raise UserError(f"{a.folder} and {b.folder} have no common unit (label, seed); run both with the same labels and seeds")
     names_a, names_b = ({c["name"] for c in cells.values()} for cells in (cells_a, cells_b))
     paired_a, paired_b = {cells_a[x]["name"] for x, _ in pairs}, {cells_b[y]["name"] for _, y in pairs}
     return Comparison(
@@ -157,9 +197,14 @@ def compare(a: Side, b: Side) -> Comparison:
         config,
         sorted(names_a - paired_a),
         sorted(names_b - paired_b),
-        common,
-        paired_differences(rows_a, rows_b, keys),
+        len(set.intersection(*(set(pair.units) for pair in each))),
+        paired_differences(rows_a, rows_b),
+        each,
     )
+
+
+def _own_baseline(cells: Mapping[str, Any], cell: str) -> bool:
+    return bool(cells[cell]["baseline"] == cell)
 
 
 def _pair(a: Side, b: Side, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -221,13 +266,34 @@ class Condition:
         return cls(text.strip(), found[2], found[3] or "difference", bool(found[1]), found[5], limit)
 
     def broken(self, found: Comparison) -> list[str]:
-        """One line if the condition holds, or if it cannot be told: a gate must not pass for want of data."""
+        """One line if the condition holds, or if it cannot be told: a gate must not pass for want of data.
+
+        It is asked of the mean over all cells, then of each of them: many that stay as they were hide none that does not.
+        """
         if self.metric == "n":
-            value: float | None = found.pairs
-        else:
-            rows = found.metrics[found.metrics["metric"] == self.metric]
-            value = None if rows.empty else rows.iloc[0][self.end]
-        if value is None or _none(value):
+            return self._holds(found.units)
+        from sdvar_exp.report.compare import RATIOS
+
+        value = self._value(found.metrics)
+        if value is None:
             return [f"{self.text}: {self.metric} has no value on both sides"]
-        value = abs(float(value)) if self.absolute else float(value)
+        if self.metric in RATIOS and (self.absolute or self.limit <= 0):
+            return [f"{self.text}: {self.metric} is the ratio B ÷ A, 1 for no change; write e.g. {self.metric}<0.95"]
+        out = self._holds(value)
+        for pair in found.cells if not out else ():
+            value = self._value(pair.metrics)
+            if value is not None:
+                out += [f"{line} for {pair.name}" for line in self._holds(value)]
+            elif self.metric in pair.either:
+                out.append(f"{self.text}: {self.metric} of {pair.name} has no value on both sides")
+        return out
+
+    def _value(self, metrics: pd.DataFrame) -> float | None:
+        rows = metrics[metrics["metric"] == self.metric]
+        value = None if rows.empty else rows.iloc[0][self.end]
+        return None if value is None or _none(value) else float(value)
+
+    def _holds(self, value: float) -> list[str]:
+        if self.absolute:
+            value = abs(value)
         return [f"{self.text}: it is {value:.6g}"] if OPERATORS[self.sign](value, self.limit) else []

@@ -2,6 +2,15 @@
 
 from sdvar_exp.metrics.fidelity import fidelity, token_agreement
 from sdvar_exp.metrics.noise_floor import noise_floor
-from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
+from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval, unit_means
 
-__all__ = ["Interval", "fidelity", "identical_bound", "mean_interval", "noise_floor", "ratio_interval", "token_agreement"]
+__all__ = [
+    "Interval",
+    "fidelity",
+    "identical_bound",
+    "mean_interval",
+    "noise_floor",
+    "ratio_interval",
+    "token_agreement",
+    "unit_means",
+]

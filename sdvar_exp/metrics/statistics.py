@@ -79,6 +79,29 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     return Interval(n, mean, min(bounds[0], mean - reach * error), max(bounds[1], mean + reach * error), "bca")
 
 
+def unit_means(
+    values: Sequence[float], cells: Sequence[object], labels: Sequence[int], seeds: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the cells of each unit (label, seed), for rows of several cells: values (m,) and labels (m,) of m units.
+
+    values, cells, labels, seeds: (n,), one row per cell and unit. Cells share the noise of a unit, so units are the draws and
+    rows are not: take intervals over these means. NaN and infinite values are missing. Units that some cell lacks are left
+    out, or the mean of a unit would depend on which cells it has; a cell without any value does not count.
+    Raises ValueError where a cell has a unit twice.
+    """
+    x = np.asarray(values, np.float64)
+    there = np.isfinite(x)
+    x = x[there]
+    names, cell = np.unique(np.asarray(cells, dtype=str)[there], return_inverse=True)
+    units, unit = np.unique(np.stack([np.asarray(labels)[there], np.asarray(seeds)[there]], 1), axis=0, return_inverse=True)
+    grid = np.full((len(units), len(names)), np.nan)
+    grid[unit.reshape(-1), cell] = x
+    if np.isfinite(grid).sum() != x.size:
+        raise ValueError("a cell has a unit twice")
+    whole = np.isfinite(grid).all(axis=1)
+    return np.array([_mean(row) for row in grid[whole]]), units[whole, 0]
+
+
 def ratio_interval(log_ratios: Sequence[float], labels: Sequence[int], level: float = 0.95) -> Interval:
     """Geometric mean of ratios, exp(mean of logs), with the interval of `mean_interval` on the logs.
 

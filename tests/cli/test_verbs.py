@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import pytest
 
 from sdvar_exp.cli import VERBS
 from sdvar_exp.cli.studies import match_cells
+from sdvar_exp.metrics import mean_interval
+from sdvar_exp.store import Study, load_results
 from sdvar_exp.store.lock import StudyLock
 from tests.cli.conftest import make_study
+from tests.store.making import timing_body, unit_body
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -139,10 +143,19 @@ class TestTable:
     def test_groups(self, call: Call) -> None:
         make_study()
         rows = json.loads(call("table", "--json", "--group", "label")[1])
-        assert [(row["label"], row["cells"], row["n"]) for row in rows] == [(3, 3, 9), (8, 3, 9)]
+        assert [(row["label"], row["cells"], row["units"]) for row in rows] == [(3, 3, 3), (8, 3, 3)]
         code, out, _ = call("table", "--group", "strategy,acceptance_tau")
         assert code == 0 and "parallel_v1" in out and "[" in out
-        assert call("table", "--group", "strategy", "--csv")[1].splitlines()[0].startswith("strategy,cells,n,pixel_mae,")
+        assert call("table", "--group", "strategy", "--csv")[1].splitlines()[0].startswith("strategy,cells,units,pixel_mae,")
+
+    def test_cells_of_a_group_are_no_more_draws(self, call: Call) -> None:
+        """The interval of a group is that of its units' means over the cells: six images, not eighteen rows."""
+        folder = make_study()
+        (row,) = json.loads(call("table", "--json", "--group", "study")[1])
+        units = load_results(folder).groupby(["label", "seed"])["pixel_mae"].mean().reset_index()
+        expected = mean_interval(units["pixel_mae"], units["label"])
+        assert (row["cells"], row["units"]) == (3, 6)
+        assert (row["pixel_mae"], row["pixel_mae_high"]) == pytest.approx((expected.mean, expected.high))
 
     @pytest.mark.parametrize(
         ("argv", "start"),
@@ -163,20 +176,71 @@ class TestDiff:
     def test_equal_studies(self, call: Call) -> None:
         make_study("a")
         make_study("b")
-        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>0", "--fail-on", "n<18")
-        assert code == 0 and "the same configuration" in out and "B − A over 18 common units" in out
+        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>0", "--fail-on", "n<6")
+        assert code == 0 and "the same configuration" in out
+        assert "B − A over 6 common units (label, seed), averaged over 2 cells first" in out
 
     def test_a_regression_fails(self, call: Call) -> None:
-        """Every image of two cells of three moved by 0.3: the mean difference is 0.2, and its interval excludes 0."""
+        """Every image of the two cells that are no baseline moved by 0.3, so by 0.3 on average over 6 images."""
         make_study("a")
         make_study("b", shift=0.3)
         code, out, _ = call("diff", "a", "b", "--json", "--fail-on", "pixel_mae>0.1", "--fail-on", "correlation>0")
         found = json.loads(out)
-        assert code == 1 and found["failed"] == ["pixel_mae>0.1: it is 0.2"]
+        assert code == 1 and found["failed"] == ["pixel_mae>0.1: it is 0.3"] and (found["units"], len(found["cells"])) == (6, 2)
         (row,) = [row for row in found["metrics"] if row["metric"] == "pixel_mae"]
-        assert row["difference"] == pytest.approx(0.2) and row["b"] - row["a"] == pytest.approx(0.2) and row["n"] == 18
-        assert call("diff", "a", "b", "--fail-on", "pixel_mae>0.21")[0] == 0
+        assert row["difference"] == pytest.approx(0.3) and row["b"] - row["a"] == pytest.approx(0.3) and row["n"] == 6
+        assert call("diff", "a", "b", "--fail-on", "pixel_mae>0.31")[0] == 0
         assert call("diff", "a", "b", "--fail-on", "pixel_mae.low>0")[0] == 1
+
+    def test_a_regression_of_one_cell_is_not_averaged_away(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", moved={2: 0.3, 1: -0.3})
+        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>0.1")
+        assert code == 1 and "FAILED: |pixel_mae|>0.1: it is 0.3 for parallel_v1 γ=3" in out
+        assert call("diff", "a", "b", "--fail-on", "|pixel_mae|>0.31")[0] == 0
+
+    def test_cells_that_share_noise_are_no_more_draws(self, call: Call) -> None:
+        """The interval of two studies is that of the mean difference by image, and the baseline's zeros are not in it."""
+        for name, shift in (("a", 0.0), ("b", 0.1)):
+            folder = make_study(name)
+            rng = random.Random(3)
+            with Study(folder).attach() as study:
+                study.append(
+                    *(unit_body(c, 3, s, pixel_mae=rng.random() + shift * s) for c in study.cells() for s in (7, 8, 9))
+                )
+        (row,) = [r for r in json.loads(call("diff", "a", "b", "--json")[1])["metrics"] if r["metric"] == "pixel_mae"]
+        differences = [0.0] * 6 + [0.7, 0.8, 0.9]
+        expected = mean_interval(differences, [3] * 3 + [8] * 3 + [3] * 3)
+        assert row["n"] == 9 and (row["difference"], row["low"]) == pytest.approx((expected.mean, expected.low))
+
+    def test_studies_without_a_common_unit(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", seeds=(7, 8))
+        code, out, err = call("diff", "a", "b", "--fail-on", "pixel_mae>9")
+        assert (code, out) == (2, "") and err.startswith("error: results/a and results/b have no common unit (label, seed)")
+
+    def test_a_cell_that_failed_altogether_does_not_pass_the_gate(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", skip=6)
+        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>9")
+        assert code == 1 and "pixel_mae of parallel_v1 γ=3 has no value on both sides" in out
+
+    def test_speedups_are_ratios(self, call: Call) -> None:
+        """1.2 and 1.6 against 0.9 and 1.2: the geometric means of the table, and B ÷ A 0.75 without a width."""
+        for name, faster in (("a", 1.0), ("b", 0.75)):
+            folder = make_study(name)
+            with Study(folder).attach() as study:
+                cell = list(study.cells())[2]
+                times = [(3, 0, 1.2), (3, 1, 1.2), (3, 2, 1.6), (8, 0, 1.6)]
+                study.append(*(timing_body(cell, label, seed, 0, 10 * s * faster, 10) for label, seed, s in times))
+        (row,) = [r for r in json.loads(call("diff", "a", "b", "--json")[1])["metrics"] if r["metric"] == "speedup"]
+        table = [r for r in json.loads(call("table", "a", "--json")[1]) if r["timed"]]
+        assert row["a"] == pytest.approx(table[0]["speedup"]) == pytest.approx((1.2 * 1.6) ** 0.5)
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.75, 0.75, 0.75))
+        assert call("diff", "a", "b", "--fail-on", "speedup<0.8")[0] == 1
+        assert call("diff", "a", "b", "--fail-on", "speedup<0.7")[0] == 0
+        for never in ("speedup<-0.05", "|speedup|>0.05"):
+            assert "is the ratio B ÷ A, 1 for no change" in call("diff", "a", "b", "--fail-on", never)[1]
 
     def test_other_code_is_a_difference(self, call: Call) -> None:
         make_study("a")

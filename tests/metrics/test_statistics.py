@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sdvar_exp.metrics import Interval, identical_bound, mean_interval, ratio_interval
+from sdvar_exp.metrics import Interval, identical_bound, mean_interval, ratio_interval, unit_means
 from sdvar_exp.metrics import statistics as ours
 
 
@@ -184,3 +184,29 @@ def test_the_correction_for_few_seeds_is_needed():
         error = math.sqrt(sum(w * w * s.var() / s.size for w, s in zip(weights, strata, strict=True)))
         covered += abs(np.mean(strata)) <= 1.96 * error
     assert covered / 200 < 0.88
+
+
+def test_cells_of_a_unit_are_averaged_before_units_are_counted():
+    """Two units of three cells are two draws; a unit that a cell lacks is left out, and a cell without values is no cell."""
+    rows = [("a", 0, 0, 1.0), ("b", 0, 0, 3.0), ("c", 0, 0, math.nan), ("a", 0, 1, 2.0), ("b", 0, 1, 6.0), ("b", 4, 0, 9.0)]
+    cells, labels, seeds, values = zip(*rows, strict=True)
+    means, strata = unit_means(values, cells, labels, seeds)
+    assert (means.tolist(), strata.tolist()) == ([2.0, 4.0], [0, 0])
+    assert unit_means([], [], [], [])[0].size == 0
+    with pytest.raises(ValueError, match="twice"):
+        unit_means([1, 2], ["a", "a"], [0, 0], [0, 0])
+
+
+def test_more_cells_make_no_narrower_interval():
+    """Thirty cells that share the noise of four images: coverage of the mean, and far too little if rows were counted."""
+    rng = np.random.default_rng(4)
+    covered = as_rows = 0
+    for _ in range(300):
+        values = rng.normal(0, 1, 5) + rng.normal(0, 0.1, (30, 5))
+        cells, seeds = np.repeat(np.arange(30), 5), np.tile(np.arange(5), 30)
+        found = mean_interval(*unit_means(values.ravel(), cells, np.zeros(150, int), seeds))
+        wrong = stats.ttest_1samp(values.ravel(), 0).confidence_interval(0.95)
+        covered += found.low <= 0 <= found.high
+        as_rows += wrong.low <= 0 <= wrong.high
+    assert covered / 300 >= 0.93 - 0.025
+    assert as_rows / 300 < 0.5

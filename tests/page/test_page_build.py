@@ -10,11 +10,13 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sdvar_exp.cli import main
 from sdvar_exp.errors import UserError
 from sdvar_exp.report.page import pictures, stages, write, write_page
+from sdvar_exp.report.page.words import noise_floors
 from sdvar_exp.store.manifest import read_cells
 from tests.page.making import HOSTILE, make_study
 
@@ -204,3 +206,10 @@ def test_mistakes_are_one_line(arguments: list[str], says: str, made: Made, caps
     assert main(["report", *words]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+def test_noise_floors_of_two_baselines_are_not_pooled() -> None:
+    summary = pd.DataFrame({"baseline": ["a", "a", "b"], "noise_pixel_mae": [0.118, 0.118, 0.3]})
+    assert noise_floors(summary) == "0.118 to 0.300"
+    assert noise_floors(summary.iloc[:2]) == "0.118"
+    assert noise_floors(summary.assign(noise_pixel_mae=None)) == ""

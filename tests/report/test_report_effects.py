@@ -179,3 +179,9 @@ def test_power_of_a_study(study):
     ):
         with pytest.raises(UserError, match=message):
             power_table(study, metric, effect)
+
+
+def test_masks_count_images_and_not_rows(material):
+    """Two cells of one strategy and mask on the same 24 images."""
+    data = masks.frame(material).set_index(["strategy", "mask", "quantity"])
+    assert data.loc[("parallel_v1", "block_causal", "pixel_mae"), ["cells", "n"]].tolist() == [2, 24]

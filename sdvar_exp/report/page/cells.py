@@ -91,20 +91,18 @@ class Scale:
     low: float
     high: float
     log: bool
-    reference: float | None
 
     @classmethod
     def of(cls, summary: pd.DataFrame, column: Column) -> Scale:
         ends = pd.concat([summary[f"{column.key}{end}"] for end in ("", "_low", "_high")]).astype(float)
         values = ends[np.isfinite(ends)].tolist()
-        reference = 1.0 if column.log else None
-        if column.key == "pixel_mae" and summary["noise_pixel_mae"].notna().any():
-            reference = float(summary["noise_pixel_mae"].mean())
-        values += [] if reference is None else [reference]
+        if column.key == "pixel_mae":
+            values += summary["noise_pixel_mae"].dropna().astype(float).tolist()
         if column.log:
+            values.append(1.0)
             values = [v for v in values if v > 0]
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        return cls(column.key, low, high if high > low else low + 1, column.log, reference)
+        return cls(column.key, low, high if high > low else low + 1, column.log)
 
     def at(self, value: float) -> float:
         """Pixels from the left."""
@@ -116,7 +114,10 @@ class Scale:
         mean, low, high = (row[f"{self.key}{end}"] for end in ("", "_low", "_high"))
         if not _there(mean) or (self.log and mean <= 0):
             return ""
-        lines = "" if self.reference is None else f'<path class="ref" d="M{self.at(self.reference)} 1V13"/>'
+        reference = 1.0 if self.log else row["noise_pixel_mae"] if self.key == "pixel_mae" else None
+        lines = (
+            f'<path class="ref" d="M{self.at(float(reference))} 1V13"/>' if reference is not None and _there(reference) else ""
+        )
         if _there(low) and _there(high) and (low > 0 or not self.log):
             lines += f'<path class="bar" d="M{self.at(low)} 7H{self.at(high)}"/>'
         dot = f'<circle cx="{self.at(mean)}" cy="7" r="2.6"/>'

@@ -40,14 +40,19 @@ def facts(summary: pd.DataFrame) -> str:
     if len(exact):
         same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
         found.append((f"{same}/{of}", "images identical, of cells that claim it", _count(len(exact), "cell")))
-    floor = summary["noise_pixel_mae"].dropna()
-    if len(floor):
-        found.append((number(floor.mean(), 3), "noise floor: pixel difference of two seeds", ""))
+    if floor := noise_floors(summary):
+        found.append((floor, "noise floor: pixel difference of two seeds", ""))
     return "".join(
         f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
         f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>"
         for value, what, which in found
     )
+
+
+def noise_floors(summary: pd.DataFrame) -> str:
+    """The noise floor of each baseline, from the least to the greatest; empty where none was measured."""
+    floors = sorted(summary.drop_duplicates("baseline")["noise_pixel_mae"].dropna().astype(float))
+    return " to ".join(dict.fromkeys(number(v, 3) for v in (floors[:1] + floors[1:][-1:])))
 
 
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
@@ -75,7 +80,6 @@ def _speed(summary: pd.DataFrame) -> list[str]:
 
 
 def _closeness(summary: pd.DataFrame) -> list[str]:
-    floor = pd.to_numeric(summary["noise_pixel_mae"])
     lossy = summary[(summary["lossless"] == "no") & summary["pixel_mae"].notna()]
     if lossy.empty:
         return []
@@ -86,11 +90,10 @@ def _closeness(summary: pd.DataFrame) -> list[str]:
         f"{with_interval(best, 'pixel_mae', 3)}, n = {best['compared']}; {worst['name']} is farthest, "
         f"{with_interval(worst, 'pixel_mae', 3)}, n = {worst['compared']}."
     ]
-    if floor.notna().any():
+    if floor := noise_floors(summary):
         pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())
         out.append(
-            f"Two baseline images of one label that differ in the seed alone differ by {number(floor.mean(), 3)}, "
-            f"{_count(pairs, 'pair')}."
+            f"Two images of one baseline and label that differ in the seed alone differ by {floor}, {_count(pairs, 'pair')}."
         )
     return out
 

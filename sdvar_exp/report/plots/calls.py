@@ -48,7 +48,7 @@ def _by_strategy(cells: pd.DataFrame) -> pd.DataFrame:
             "name": f"{strategy} ({len(own)} cell{'s' * (len(own) > 1)})",
             "strategy": strategy,
             "is_baseline": bool(own["is_baseline"].all()),
-            "n": int(own["n"].sum()),
+            "n": int(own["n"].max()),  # cells share their images
         }
         for c, _, _ in PANELS:
             row |= {c: own[c].mean(), f"{c}_low": own[c].min(), f"{c}_high": own[c].max()}

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdvar_exp.report.compare import pooled
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
@@ -30,20 +31,20 @@ def figures(material: Material) -> Iterator[Drawn]:
 
 
 def frame(material: Material) -> pd.DataFrame:
-    """strategy, mask, quantity, mean over the cells of that pair (geometric for speed-ups), cells, n (images)."""
+    """strategy, mask, quantity, mean of `compare.pooled` over the images of that pair's cells, cells, n (images)."""
     runs = material.tables.runs
     columns = ["strategy", "mask", "quantity", "mean", "cells", "n"]
     if "mask" not in runs:
         return pd.DataFrame(columns=columns)
     known = material.summary.merge(runs[["cell", "mask"]].dropna(), on="cell")
+    samples = material.tables.samples
     rows = []
     for (strategy, mask), own in known.groupby(["strategy", "mask"], sort=False):
         for quantity, *_ in PANELS:
-            values = pd.to_numeric(own[quantity]).dropna().astype(float)
-            if len(values):
-                mean = np.exp(np.log(values).mean()) if quantity == "speedup" else values.mean()
-                n = own.loc[values.index, "timed" if quantity == "speedup" else "compared"].sum()
-                rows.append((strategy, mask, quantity, float(mean), len(values), int(n)))
+            there = own.loc[own[quantity].notna(), "cell"]
+            found = pooled(samples[samples["cell"].isin(there)], quantity)
+            if found.mean is not None:
+                rows.append((strategy, mask, quantity, found.mean, len(there), found.n))
     return pd.DataFrame(rows, columns=columns)
 
 
