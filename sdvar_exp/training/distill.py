@@ -39,6 +39,7 @@ class DistillSettings:
     samples, chunk: how many, and how many in a file; drawn with `cfg` (linear schedule) and no truncation.
     held_out: the last so many are for measuring alone.
     strongest: each step draws its strength from [0, strongest].
+    first_stage: the loss reads the stages from here on, for a draft that takes over there (CoDe's refiner, arXiv 2411.17787).
     """
 
     student: VARSettings = field(default_factory=_student)
@@ -47,6 +48,7 @@ class DistillSettings:
     held_out: int = 250
     cfg: float = 1.5
     strongest: float = 3.0
+    first_stage: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -54,6 +56,11 @@ class DistillSettings:
             f"distilled.samples and distilled.held_out must be multiples of distilled.chunk={self.chunk}",
         )
         require(0 < self.held_out < self.samples, "distilled.held_out must lie between 0 and distilled.samples")
+        require(self.first_stage >= 0, f"distilled.first_stage must be ≥ 0, got {self.first_stage}")
+        require(
+            self.first_stage < self.student.short_stages or self.student.short_share == 0,
+            "distilled.first_stage must lie before distilled.student.short_stages; or set distilled.student.short_share=0",
+        )
 
 
 def linear_weights(vae: VQVAE, strength: float, stages: int | None = None) -> torch.Tensor:
@@ -170,7 +177,7 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
     optimizer = torch.optim.AdamW(
         loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True
     )
-    stages = vae.pyramid.stages
+    stages, first = vae.pyramid.stages, vae.pyramid.offsets[s.first_stage]
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         pick = torch.randint(cut, (s.student.batch,), generator=generator)
@@ -182,7 +189,7 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
         with torch.autocast("cpu", torch.bfloat16, enabled=s.student.bf16):
             both = student_logits(model, vae, samples["codes"][pick], samples["labels"][pick], until)
         q = guided(both, weights).log_softmax(-1)
-        return {"loss": F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean()}
+        return {"loss": F.kl_div(q, p, log_target=True, reduction="none").sum(-1)[:, first:].mean()}
 
     return loop.train(
         folder=out,

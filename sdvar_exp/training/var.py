@@ -142,7 +142,7 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
     vae.eval().requires_grad_(False)
     tokens, labels = encode_split(vae, data_folder, "train", out / "train_tokens.pt")
     test_tokens, test_labels = encode_split(vae, data_folder, "t10k", out / "test_tokens.pt")
-    model = build(s, vae)
+    model = build(s, vae, int(labels.max()) + 1)
     if s.init:
         start_from(model, Path(s.init))
     forward = torch.compile(model.teacher_logits, dynamic=False) if s.compile else model.teacher_logits

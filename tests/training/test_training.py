@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding import decode
@@ -14,7 +15,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
 from sdvar_exp.training import distill, export, loop, var, vqvae
-from sdvar_exp.training.data import load_split
+from sdvar_exp.training.data import load_split, prepare
 
 VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, steps=4, batch=8, warmup=2, max_minutes=5)
 TARGET = var.VARSettings(depth=2, width=32, heads=2, steps=4, batch=8, warmup=2, short_stages=2, max_minutes=5)
@@ -139,3 +140,24 @@ def test_dead_codes_are_revived() -> None:
     assert usage.revive(q, pool, torch.Generator().manual_seed(0)) == 15
     assert torch.equal(q.embedding.weight[1:], torch.full((15, 8), 7.0))
     assert usage.revive(q, pool, torch.Generator().manual_seed(0)) == 0
+
+
+def test_a_folder_of_pictures_is_read_in_colour_class_by_class(tmp_path: Path) -> None:
+    """Labels follow the names of the class folders; `prepare` keeps the three channels apart."""
+    for label, colour in (("0_red", (255, 0, 0)), ("1_blue", (0, 0, 255))):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        Image.new("RGB", (6, 6), colour).save(tmp_path / "train" / label / "a.png")
+    images, labels = load_split(tmp_path, "train")
+    assert labels.tolist() == [0, 1] and images.shape == (2, 6, 6, 3)
+    x = prepare(images, 12)
+    assert x.shape == (2, 3, 12, 12) and x.mean((2, 3)).tolist() == [[1, -1, -1], [-1, -1, 1]]
+    Image.new("RGB", (5, 6)).save(tmp_path / "train" / "1_blue" / "b.png")
+    with pytest.raises(UserError, match=r"b\.png is 5×6; all pictures of .* must have one size"):
+        load_split(tmp_path, "train")
+
+
+def test_a_loss_on_late_stages_needs_passes_that_reach_them() -> None:
+    """Passes cut before `first_stage` would have no row to learn from."""
+    with pytest.raises(UserError, match="first_stage must lie before"):
+        distill.DistillSettings(first_stage=8)
+    assert distill.DistillSettings(first_stage=5).first_stage == 5
