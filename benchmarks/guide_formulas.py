@@ -63,16 +63,16 @@ class GuideDecoder(Decoder):
 
     variant: dict[str, bool]
 
-    def _session(self, role: str, model: object, schedule: Sequence[float]) -> ModelSession:
+    def _session(self, role: str, schedule: Sequence[float]) -> ModelSession:
         if role == "draft":
-            return super()._session(role, model, schedule)  # type: ignore[arg-type]
+            return super()._session(role, schedule)
         session = GuideSession(self.pair.target, self.quantize.next_input, self.labels_B, schedule)
         session.embedding = self.quantize.embedding
         for name, value in self.variant.items():
             setattr(session, name, value)
         return session
 
-    def verify(self, proposal: Proposal, extra: bool) -> list[torch.Tensor]:
+    def verify(self, proposal: Proposal, extra: bool = False) -> list[torch.Tensor]:
         self.target.codes = [*self.tokens, *proposal.tokens]  # type: ignore[attr-defined]
         return super().verify(proposal, extra)
 

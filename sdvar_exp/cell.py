@@ -17,7 +17,7 @@ from sdvar_exp.registry import Choice, choose, plain
 
 
 class Noise(Enum):
-    """`shared`: draft and target read one Gumbel stream; `independent`: each its own (DESIGN 2.2)."""
+    """`shared`: draft and target read one Gumbel stream; `independent`: each its own."""
 
     shared = "shared"
     independent = "independent"
@@ -100,7 +100,7 @@ class Cell:
     @property
     def reads(self) -> tuple[str, ...]:
         """Factors that the strategy reads, of mask, acceptance, gamma, noise."""
-        return tuple(self.strategy.entry.meta["reads"])
+        return tuple(self.strategy.entry.meta.get("reads", ()))
 
     def normalised(self) -> Cell:
         """The same cell without the factors that its strategy does not read, and under its canonical name."""

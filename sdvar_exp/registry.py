@@ -138,6 +138,13 @@ def get(kind: str, name: str) -> Entry:
         raise UserError(f"unknown {kind} {name!r}; choose one of {', '.join(names(kind))}") from None
 
 
+def declared(kind: str, name: str, fact: str) -> Any:
+    """What the entry `kind`=`name` declares as `fact`; None where it declares nothing, or is not installed here."""
+    discover()
+    entry = _entries.get((kind, name))
+    return None if entry is None else entry.meta.get(fact)
+
+
 def names(kind: str) -> list[str]:
     """Names of all entries of a kind, sorted."""
     discover()

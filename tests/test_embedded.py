@@ -13,9 +13,9 @@ import torch
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode, decode_images, make_noise
+from sdvar_exp.decoding.options import CONTINUE
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.decoding.sampling import NEAR_TIE
-from sdvar_exp.decoding.speculate import CONTINUE
 from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.pair import WEIGHTS, Pair, load_pair
 from sdvar_exp.registry import Choice, choose

@@ -33,6 +33,7 @@ ALL = [
     "tracking=none",
     "results_dir=out",
 ]
+COMMON = ("labels", "seeds", "images", "timing.units", "tracking", "results_dir")
 Run = Callable[..., str]
 
 
@@ -88,6 +89,16 @@ def install(python: Path, path: Path) -> None:
     )
 
 
+def check_own_rounds(folder: Path) -> None:
+    """Rounds of a strategy with parameters of its own, under `exact`: the target's tokens, in fewer calls."""
+    samples, runs = (pd.read_csv(folder / f"out/lossless/tables/{name}.csv") for name in ("samples", "runs"))
+    assert dict(zip(runs["strategy"], runs["lossless"], strict=True)) == {"sequential": "tokens", "doubling": "tokens"}
+    row = samples[samples["cell"] == runs.set_index("strategy").loc["doubling", "cell"]].iloc[0]
+    assert row["token_agreement"] == 1 and row["target_calls"] < 10
+    trace = [int(g) for g in str(row["gamma_trace"]).split(",")]
+    assert trace[0] == 1 and max(trace) in (2, 4) and len(trace) == row["target_calls"]
+
+
 def check_rows(folder: Path) -> None:
     """What the five did: calls by turns; γ half of what is left; their names and parameters in the tables."""
     (study,) = folder.glob("out/*")
@@ -108,6 +119,9 @@ def test_with_plugins_from_a_folder(fresh: Path, mine: Path) -> None:
     assert "γ = ⌈stages left ÷ 2⌉" in run_at(mine, script, "ls", "gamma", "half", "--plugin", "my_entries", *config)
     run_at(mine, script, "run", "plugins=[my_entries]", *config, *ALL, "study=plugins")
     check_rows(mine)
+    own = ["strategy=doubling", "acceptance=exact", *[word for word in ALL if "=" in word and word.split("=")[0] in COMMON]]
+    run_at(mine, script, "run", "plugins=[my_entries]", *config, *own, "study=lossless")
+    check_own_rounds(mine)
     said = run_at(
         mine,
         script,

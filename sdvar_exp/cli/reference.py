@@ -37,7 +37,7 @@ def remarks(entry: registry.Entry) -> str:
     elif entry.kind == "acceptance":
         out.append("lossy")
     if entry.kind == "strategy":
-        out.append("reads " + (", ".join(meta["reads"]) or "guidance and sampling only"))
+        out.append("reads " + (", ".join(meta.get("reads", ())) or "guidance and sampling only"))
     return "; ".join(out) or "–"
 
 

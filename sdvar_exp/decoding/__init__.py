@@ -1,6 +1,7 @@
 """Draft-and-verify decoding of next-scale models.
 
-Read `speculate.py` for the algorithm, `decoder.py` for its verbs, `strategies/` for what uses them. Importing this package
+Read `speculate.py` for the algorithm, `decoder.py` for its verbs, `options.py` for what may be chosen about them, and
+`strategies/` for what uses them. Importing this package
 imports no torch; `decode` and the rest of `sdvar_exp.decoding.api` are loaded on first use.
 """
 

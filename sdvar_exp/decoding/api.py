@@ -11,9 +11,9 @@ from sdvar_exp.decoding.clock import Clock, now_ms
 from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.observe import Observer
+from sdvar_exp.decoding.options import OnReject
 from sdvar_exp.decoding.outcomes import counts, margins, outcomes, passes
 from sdvar_exp.decoding.records import Decoded
-from sdvar_exp.decoding.speculate import OnReject
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
 
@@ -83,6 +83,8 @@ def decode(
         raise ValueError(f"the noise was made for {noise.units}, not for {tuple(units)}")
     d = Decoder(pair, cell, units, noise, clock, observer)
     cell.strategy.entry.function(cell.strategy.params, d)
+    if not d.done:
+        raise UserError(f"strategy={cell.strategy.name} committed {d.committed} of {d.stages} stages")
     return Decoded(
         tuple(d.tokens),
         d.f_hats[-1],

@@ -1,7 +1,8 @@
-"""The state of one decode and its verbs: propose, verify, judge, commit (DESIGN 2.1).
+"""The state of one decode and its verbs: propose, verify, judge, commit.
 
-Knows the committed stages, both models' sessions and the noise. Strategies are written in these verbs. f̂ is never updated
-in place: `f_hats[k]` is f̂ after stage k, proposals carry their own continuation.
+Knows the committed stages, both models' sessions and the noise. Strategies are written in these verbs; what a verb needs of
+a strategy's options is an argument. f̂ is never updated in place: `f_hats[k]` is f̂ after stage k, proposals carry their own
+continuation.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 
@@ -20,14 +21,16 @@ from sdvar_exp.decoding.evidence import StageView, Verdict
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.observe import Observer
+from sdvar_exp.decoding.options import Loop, Policy, Stale
 from sdvar_exp.decoding.records import Round
 from sdvar_exp.decoding.sampling import gumbel_argmax, process
 from sdvar_exp.decoding.session import ModelSession
-from sdvar_exp.decoding.speculate import Loop, Stale, repairs
+from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.quant import MultiScaleQuantizer
-from sdvar_exp.models.var import VAR
-from sdvar_exp.registry import Choice, plain
+from sdvar_exp.registry import Choice
+
+POLICY = Policy()
 
 
 @dataclass
@@ -78,6 +81,8 @@ class Decoder:
         self.tokens: list[torch.Tensor] = []
         self.f_hats: list[torch.Tensor] = []
         self.rounds: list[Round] = []
+        self.loops: list[Loop] = []  # options of every run of `speculate`, whose rounds can be replayed
+        self.sessions: dict[str, ModelSession] = {}  # of the models used so far, by role
         self.judged: dict[int, Judged] = {}
         self.sampled: dict[int, torch.Tensor] = {}
         self.drafted: dict[int, torch.Tensor] = {}
@@ -98,25 +103,23 @@ class Decoder:
     def done(self) -> bool:
         return self.committed == self.stages
 
-    @cached_property
+    @property
     def target(self) -> ModelSession:
-        return self._session("target", self.pair.target, self.weights)
+        """The target's cache and counters."""
+        return self.sessions.get("target") or self.session("target")
 
-    @cached_property
+    @property
     def draft(self) -> ModelSession:
-        return self._session("draft", self.pair.draft, self.proposal_weights)
+        """The draft's cache and counters."""
+        return self.sessions.get("draft") or self.session("draft")
 
-    @cached_property
-    def proposal_weights(self) -> tuple[float, ...]:
-        """Guidance of proposals: the cell's schedule, none, or the same schedule at another strength (`draft_cfg`)."""
-        wanted = getattr(self.cell.strategy.params, "draft_cfg", "same")
-        if wanted == "same":
-            return self.weights
-        schedule = self.cell.cfg_schedule
-        if wanted == "off" or "cfg" not in plain(schedule.params):
-            return tuple(0.0 for _ in self.weights)
-        params = type(schedule.params)(**{**plain(schedule.params), "cfg": wanted})
-        return weights(Choice("cfg_schedule", schedule.name, params), self.stages)
+    def session(self, role: str, weights: Sequence[float] | None = None) -> ModelSession:
+        """A model's cache and counters, made on first use, guided from now on with `weights` (default: the cell's)."""
+        guidance = self.weights if weights is None else weights
+        if role not in self.sessions:
+            self.sessions[role] = self._session(role, guidance)
+        self.sessions[role].use(guidance)
+        return self.sessions[role]
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
@@ -124,9 +127,7 @@ class Decoder:
         """Commit the next stage as sampled by one model; stages that its cache lacks are fed in the same forward."""
         k = self.committed
         with self._time("draft" if role == "draft" else "verify"):
-            session = self.draft if role == "draft" else self.target
-            session.use(self.weights)
-            logits = session.logits(self.f_hats, k + 1, want=k, mask=mask)[0]
+            logits = self.session(role).logits(self.f_hats, k + 1, want=k, mask=mask)[0]
             tokens = self._sample(logits, role, k)
         if role == "target":
             self.sampled[k] = logits
@@ -134,37 +135,37 @@ class Decoder:
 
     def next_gamma(self, until: int, largest: int) -> tuple[int, str]:
         """γ of the next round and the controller's reason."""
-        assert self.cell.gamma is not None
         context = controllers.GammaContext(self.committed, until, self.pyramid, tuple(self.rounds))
-        gamma, reason = controllers.next_gamma(self.cell.gamma, context)
+        gamma, reason = controllers.next_gamma(self._declared("gamma", self.cell.gamma), context)
         return min(gamma, largest), reason
 
-    def propose(self, count: int) -> Proposal:
-        """Draft the next `count` stages one after another."""
+    def propose(self, count: int, weights: Sequence[float] | None = None) -> Proposal:
+        """Draft the next `count` stages one after another, guided with `weights` (default: the cell's)."""
+        room = self.stages - self.committed
+        if not 0 <= count <= room:
+            raise UserError(f"{self.cell.strategy.name} proposes {count} stages where {room} are left")
         proposal = Proposal(self.committed)
         for k in range(self.committed, self.committed + count):
             self._extend(proposal, k)
             with self._time("draft"):
-                self.draft.use(self.proposal_weights)
-                logits = self.draft.logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
+                logits = self.session("draft", weights).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
                 proposal.tokens.append(self._sample(logits, "draft", k))
                 proposal.logits.append(logits)
         return proposal
 
-    def verify(self, proposal: Proposal, extra: bool) -> list[torch.Tensor]:
+    def verify(self, proposal: Proposal, extra: bool = False) -> list[torch.Tensor]:
         """One target forward over the proposed stages (and the one behind them if `extra`): guided logits per stage."""
         stop = proposal.first + len(proposal) + int(extra)
         self._extend(proposal, stop - 1)
         self.verify_calls += 1
         with self._time("verify"):
-            f_hats = self.f_hats + proposal.f_hats
-            self._verified_rows = self.pyramid.count(self.target.stage, stop)
-            return self.target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
+            f_hats, target = self.f_hats + proposal.f_hats, self.session("target")
+            self._verified_rows = self.pyramid.count(target.stage, stop)
+            return target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
 
-    def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool) -> list[Judged]:
+    def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool = False) -> list[Judged]:
         """Verdicts of the acceptance rule, stage by stage, up to the first failure (or on all)."""
-        rule, out = self.cell.acceptance, list[Judged]()
-        assert rule is not None
+        rule, out = self._declared("acceptance", self.cell.acceptance), list[Judged]()
         with self._time("accept"):
             for i, tokens in enumerate(proposal.tokens):
                 k = proposal.first + i
@@ -191,12 +192,19 @@ class Decoder:
         """How many stages passed, in every image, before the first that did not."""
         return next((i for i, v in enumerate(verdicts) if not v.passed), len(verdicts))
 
-    def commit(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, extra_logits: torch.Tensor | None) -> None:
+    def commit(
+        self,
+        proposal: Proposal,
+        verdicts: Sequence[Judged],
+        count: int,
+        extra_logits: torch.Tensor | None = None,
+        policy: Policy = POLICY,
+    ) -> None:
         """Commit the first `count` proposed stages as judged, then the target's sample of a bonus stage; roll back the rest."""
         replaced: int | None = None
         for i in range(count):
             k, judged = proposal.first + i, verdicts[i]
-            tokens, kept = self._settled(judged)
+            tokens, kept = self._settled(judged, policy.repair)
             if not kept and replaced is None:
                 replaced = k
             if replaced is None:
@@ -210,7 +218,7 @@ class Decoder:
             with self._time("accept"):
                 tokens = self._sample(extra_logits, "target", k)
             self._append(tokens)
-        self._roll_back(replaced)
+        self._roll_back(replaced, policy)
 
     def commit_drafts(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, forced: bool) -> None:
         """Commit the first `count` proposed stages with the draft's own tokens (`redraft`); roll back the rest."""
@@ -221,10 +229,12 @@ class Decoder:
             self.judged[k] = verdicts[i]
             self.drafted[k] = proposal.tokens[i]
         self.forced_commits += int(forced)
-        self._roll_back(None)
+        self._roll_back(None, POLICY)
 
-    def close_round(self, proposal: Proposal, verdicts: Sequence[Judged], passed: int, gamma: int, reason: str) -> None:
-        """Log the round, with the γ that was decided, and what was wasted."""
+    def close_round(
+        self, proposal: Proposal, verdicts: Sequence[Judged], passed: int, gamma: int | None = None, reason: str = ""
+    ) -> None:
+        """Log the round, with the γ that was decided (default: the stages proposed), and what was wasted."""
         committed = self.committed - proposal.first
         dropped = range(self.committed, proposal.first + len(proposal))
         self.wasted_tokens += sum(self.pyramid.lengths[k] for k in dropped)
@@ -242,7 +252,7 @@ class Decoder:
                 tuple(v.passed for v in verdicts),
                 share,
                 reason,
-                gamma,
+                len(proposal) if gamma is None else gamma,
             )
         )
         if self._observer is not None:
@@ -250,7 +260,15 @@ class Decoder:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _session(self, role: str, model: VAR, schedule: Sequence[float]) -> ModelSession:
+    def _declared(self, factor: str, choice: Choice | None) -> Choice:
+        """The choice of a factor that a verb reads; `UserError` where the strategy does not declare that it does."""
+        if choice is None:
+            name = self.cell.strategy.name
+            raise UserError(f"strategy={name} reads {factor} without saying so: register it with reads=(…, {factor!r})")
+        return choice
+
+    def _session(self, role: str, schedule: Sequence[float]) -> ModelSession:
+        model = self.pair.draft if role == "draft" else self.pair.target
         session = ModelSession(model, self.quantize.next_input, self.labels_B, schedule)
         if self._observer is not None:
             session.observer = partial(self._observer.forward, role)
@@ -277,24 +295,20 @@ class Decoder:
         self.f_hats.append(self._accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
         self.tokens.append(tokens)
 
-    def _settled(self, judged: Judged) -> tuple[torch.Tensor, bool]:
+    @staticmethod
+    def _settled(judged: Judged, repair: bool) -> tuple[torch.Tensor, bool]:
         """Tokens to commit for a judged stage, and whether they are the draft's for certain."""
         draft, verdict = judged.view.draft_tokens_Bl, judged.verdict
-        repaired = repairs(self.cell) and not bool(verdict.accepted_Bl.all())
+        repaired = repair and not bool(verdict.accepted_Bl.all())
         if judged.passed and not repaired:
             return draft, True
         passing = torch.where(verdict.accepted_Bl, draft, judged.view.target_tokens_Bl) if repaired else draft
         return torch.where(verdict.passed_B[:, None], passing, verdict.corrected_Bl), False
 
-    def _roll_back(self, replaced: int | None) -> None:
+    def _roll_back(self, replaced: int | None, policy: Policy) -> None:
         """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed."""
-        options = self.cell.strategy.params
-        assert isinstance(options, Loop)
-        stale = None if replaced is None else replaced + 1
-        for role, policy in (("draft", options.draft_stale), ("target", options.target_stale)):
-            session: ModelSession | None = vars(self).get(role)
-            if session is None:  # not used so far
-                continue
+        for role, session in self.sessions.items():
+            stale = policy.draft_stale if role == "draft" else policy.target_stale
             session.truncate(self.committed)
-            if stale is not None and policy is Stale.recompute:
-                session.truncate(stale)
+            if replaced is not None and stale is Stale.recompute:
+                session.truncate(replaced + 1)

@@ -1,41 +1,62 @@
-"""What a cell promises about the tokens that it commits. No torch."""
+"""What a cell promises about the tokens that it commits, from what its entries declare. No torch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from sdvar_exp.cell import Cell
-from sdvar_exp.decoding.speculate import OnReject, repairs
+from sdvar_exp.decoding.options import OnReject, repairs
+from sdvar_exp.registry import Choice, plain
 
 
 def lossless(cell: Cell) -> str:
-    """`tokens`: those of the sequential target; `distribution`: drawn from it; `no`: nothing is promised (DESIGN 2.2).
+    """`tokens`: those of the sequential target; `distribution`: drawn from it; `no`: nothing is promised.
 
-    A fact of the configuration alone: the rule's own promise (`exact`, `never`: tokens; `rejection`: distribution) where
-    strategy is parallel_v1 or dynamic_gamma, on_reject is `correct` and the mask is block_causal. Bonus, skip_last, γ = 0
-    and draft_cfg change nothing: an unjudged stage is the target's own sample. `hybrid` keeps the promise for its stages <
-    verify_until only, so the cell as a whole is `no`, and so are the ends that happen to give the same tokens: hybrid with
-    verify_until = S, test3 with entry_num = 0, always(until=0), neighbourhood with δ = 0.
+    A fact of the configuration alone. A strategy declares what it promises itself (`lossless=`), or that every stage goes
+    through the loop (`loop=True`); then it is the promise of the rule (`lossless=`), provided that a failed stage takes its
+    corrected tokens (on_reject is `correct`, or no option) and that merged passes under the mask equal single ones (the mask
+    declares `lossless=True`). Bonus, skip_last, γ = 0 and draft_cfg change nothing: an unjudged stage is the target's own
+    sample. `hybrid` keeps the promise for its stages < verify_until only, so the cell as a whole is `no`, and so are the ends
+    that happen to give the same tokens: hybrid with verify_until = S, test3 with entry_num = 0, always(until=0),
+    neighbourhood with δ = 0.
     """
-    strategy = cell.strategy
-    if strategy.name == "sequential":
-        return "tokens"
-    if strategy.name not in ("parallel_v1", "dynamic_gamma") or cell.acceptance is None or cell.mask is None:
-        return "no"
-    if strategy.params.on_reject is not OnReject.correct or cell.mask.name != "block_causal":
+    meta = cell.strategy.entry.meta
+    if "lossless" in meta:
+        return str(meta["lossless"])
+    if not meta.get("loop") or cell.acceptance is None or not (_corrects(cell) and _exact_passes(cell.mask)):
         return "no"
     return str(cell.acceptance.entry.meta.get("lossless", "no"))
+
+
+def _corrects(cell: Cell) -> bool:
+    return _option(cell, "on_reject", OnReject.correct.value) == OnReject.correct.value
+
+
+def _exact_passes(mask: Choice | None) -> bool:
+    """Whether merged passes give the logits of single ones; without a mask they are block-causal."""
+    return mask is None or bool(mask.entry.meta.get("lossless"))
+
+
+def _option(cell: Cell, name: str, default: Any) -> Any:
+    return plain(getattr(cell.strategy.params, name, default))
+
+
+def _may_be_zero(gamma: Choice | None) -> bool:
+    """Whether a controller declares that it leaves stages to the target alone (`zero=`, a function of its parameters)."""
+    return gamma is not None and "zero" in gamma.entry.meta and bool(gamma.entry.meta["zero"](gamma.params))
 
 
 def batch_free(cell: Cell) -> bool:
     """Whether the tokens of an image are independent of controller and batch-mates.
 
-    Under a lossy rule they are not where the target samples some stages unjudged (bonus, γ = 0): which ones depends on
-    how the rounds of the batch fall.
+    They are where nothing is judged, and in the loop where failed stages are corrected and nothing else is changed. Under a
+    lossy rule they are not where the target samples some stages unjudged (bonus, γ = 0): which ones depends on how the
+    rounds of the batch fall. Of a strategy that judges without declaring `loop=True` nothing is known.
     """
     if "acceptance" not in cell.reads or cell.acceptance is None:
         return True
-    block_causal = cell.mask is not None and cell.mask.name == "block_causal"
-    loop = cell.strategy.params
-    if loop.on_reject is not OnReject.correct or not block_causal or repairs(cell):
+    meta = cell.strategy.entry.meta
+    if not (meta.get("loop") or meta.get("partly_loop")) or not (_corrects(cell) and _exact_passes(cell.mask)) or repairs(cell):
         return False
-    unjudged = loop.bonus or loop.skip_last or 0 in getattr(getattr(cell.gamma, "params", None), "values", ())
+    unjudged = _option(cell, "bonus", False) or _option(cell, "skip_last", False) or _may_be_zero(cell.gamma)
     return not unjudged or cell.acceptance.entry.meta.get("lossless") == "tokens"

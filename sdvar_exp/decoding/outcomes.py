@@ -14,8 +14,7 @@ from sdvar_exp.decoding.sampling import margin
 
 def counts(d: Decoder) -> Counts:
     """All integer counts of the batch."""
-    sessions = vars(d)  # the cached sessions that this decode made
-    target, draft = sessions.get("target"), sessions.get("draft")
+    target, draft = d.sessions.get("target"), d.sessions.get("draft")
     replaced = torch.zeros(len(d.labels_B), dtype=torch.int64, device=d.labels_B.device)
     for k, tokens in d.drafted.items():
         replaced += (tokens != d.tokens[k]).sum(dim=1)
@@ -40,22 +39,23 @@ def counts(d: Decoder) -> Counts:
 
 def passes(d: Decoder) -> tuple[Pass, ...]:
     """Every forward of the decode, the target's first, then the draft's, each in order."""
-    sessions = [(role, vars(d).get(role)) for role in ("target", "draft")]
+    sessions = [(role, d.sessions.get(role)) for role in ("target", "draft")]
     return tuple(Pass(role, *one) for role, session in sessions if session for one in session.passes)
 
 
 def calls_alone(d: Decoder, calls: int) -> tuple[int, ...] | None:
     """Target calls that each image would have needed alone, replayed from its verdicts.
 
-    None where an image's verdicts depend on its batch-mates, or where stages are committed without one.
+    None where an image's verdicts depend on its batch-mates, where stages are committed without one, and for rounds that
+    are not those of `speculate`.
     """
     batch = len(d.labels_B)
     if batch == 1 or not d.rounds:
         return (calls,) * batch
     until = d.rounds[-1].first + d.rounds[-1].committed
-    options = d.cell.strategy.params
-    unjudged = options.bonus or options.skip_last or any(k not in d.judged for k in range(until))
-    if unjudged or not batch_free(d.cell):
+    if len(d.loops) != 1 or d.loops[0].bonus or d.loops[0].skip_last or any(k not in d.judged for k in range(until)):
+        return None
+    if not batch_free(d.cell):
         return None
     return tuple(_replay(d, image, until) for image in range(batch)) if calls == len(d.rounds) else None
 

@@ -1,108 +1,25 @@
-"""The draft-verify-commit loop (DESIGN 2.1) and its options. Reads like the algorithm; the verbs are the decoder's."""
+"""The loop of draft, verify, accept, commit. Reads like the algorithm; the verbs are the decoder's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdvar_exp.errors import UserError, require
-from sdvar_exp.registry import plain
+from sdvar_exp.decoding.guidance import proposal_weights
+from sdvar_exp.decoding.options import CONTINUE, Loop, OnReject, Policy, repairs
 
 if TYPE_CHECKING:
-    from sdvar_exp.cell import Cell
     from sdvar_exp.decoding.decoder import Decoder
-
-
-OnReject = Enum("OnReject", {"correct": "correct", "continue": "continue", "redraft": "redraft"})
-OnReject.__doc__ = """What a failed stage does.
-
-correct: passed stages are committed, the first failed one with its corrected tokens, deeper ones are dropped.
-continue: every proposed stage is committed, failed ones with their corrected tokens (lossy).
-redraft: passed stages are committed; if none passed γ shrinks, and at γ = 1 the draft's stage is committed.
-"""
-CONTINUE = OnReject["continue"]  # the name is a keyword
-
-
-class Stale(Enum):
-    """Cached rows behind a replaced code: `recompute` them in one merged pass (counted), or `keep` them."""
-
-    recompute = "recompute"
-    keep = "keep"
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Options of the loop.
-
-    on_reject: correct | continue | redraft. bonus: verify also feeds the stage behind the proposal; a full accept commits
-    γ+1. skip_last: the last proposed stage is not drafted but sampled from the target (rules that commit the target's
-    tokens in any case). draft_stale, target_stale: recompute | keep. draft_cfg: guidance of proposals, `same`, `off` or a
-    strength for the cell's schedule.
-    """
-
-    on_reject: OnReject = OnReject.correct
-    bonus: bool = False
-    skip_last: bool = False
-    draft_stale: Stale = Stale.recompute
-    target_stale: Stale = Stale.keep
-    draft_cfg: Any = "same"
-
-    def __post_init__(self) -> None:
-        value = self.draft_cfg
-        if value is False:  # yaml reads a bare `off` as false
-            object.__setattr__(self, "draft_cfg", "off")
-        elif value not in ("same", "off"):
-            good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-            require(good, f"strategy.draft_cfg must be same, off or a number ≥ 0, got {value!r}")
-            object.__setattr__(self, "draft_cfg", float(value))
-        require(not (self.bonus and self.skip_last), "strategy.bonus and strategy.skip_last exclude each other")
-        if self.on_reject is OnReject.redraft:
-            require(not (self.bonus or self.skip_last), "on_reject=redraft takes neither bonus nor skip_last")
-            require(
-                self.draft_cfg == "same",
-                "on_reject=redraft commits the draft's own proposals, which take the cell's "
-                f"guidance: use strategy.draft_cfg=same, not {self.draft_cfg}",
-            )
-
-
-def check_loop(cell: Cell, stages: int) -> None:
-    """Raise `UserError` where the cell's factors do not go together."""
-    loop, rule, mask, gamma = cell.strategy.params, cell.acceptance, cell.mask, cell.gamma
-    if rule is None or mask is None or gamma is None:
-        raise UserError(f"{cell.strategy.name} needs a mask, an acceptance rule and a γ controller")
-    require(mask.entry.meta.get("feeds") != "entry", f"mask={mask.name} is for strategy=test3 only")
-    if isinstance(loop.draft_cfg, float):
-        require(
-            "cfg" in plain(cell.cfg_schedule.params),
-            f"strategy.draft_cfg={loop.draft_cfg:g} needs a schedule with a strength, not {cell.cfg_schedule.name}",
-        )
-    if gamma.name == "fixed":
-        require(gamma.params.value <= stages, f"gamma.value must lie in 1 … {stages}, got {gamma.params.value}")
-    if "check" in gamma.entry.meta:
-        gamma.entry.meta["check"](cell, stages)
-    if loop.on_reject is OnReject.redraft:
-        require(gamma.name == "fixed", f"on_reject=redraft shrinks γ itself: use gamma=fixed, not {gamma.name}")
-        require(not repairs(cell), "on_reject=redraft takes no acceptance.repair")
-        require(cell.batch == 1, f"on_reject=redraft decodes images one by one: use batch=1, got {cell.batch}")
-    if loop.skip_last:
-        require(
-            bool(rule.entry.meta.get("commits_target")),
-            f"skip_last needs a rule that commits the target's tokens in any case (exact), not {rule.name}",
-        )
-
-
-def repairs(cell: Cell) -> bool:
-    """Whether a passed stage has its mismatches replaced."""
-    return bool(getattr(cell.acceptance.params, "repair", False)) if cell.acceptance else False
 
 
 def speculate(d: Decoder, options: Loop, until: int) -> None:
     """Commit the stages < until by rounds of draft, verify, accept, commit (Leviathan et al., 2211.17192, per stage)."""
+    d.loops.append(options)
+    policy = Policy(options.draft_stale, options.target_stale, repairs(d.cell))
+    guidance = proposal_weights(d.cell.cfg_schedule, d.stages, options.draft_cfg)
     largest = d.stages
     while d.committed < until:
         gamma, reason = d.next_gamma(until, largest)
-        proposal = d.propose(gamma - 1 if options.skip_last and gamma else gamma)
+        proposal = d.propose(gamma - 1 if options.skip_last and gamma else gamma, guidance)
         room = d.committed + len(proposal) < until
         extra = room and (gamma == 0 or options.skip_last or options.bonus)
         logits = d.verify(proposal, extra)
@@ -117,5 +34,5 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             full = passed == len(proposal)
             count = len(proposal) if options.on_reject is CONTINUE else min(passed + 1, len(proposal))
             sampled = extra and (full or (options.skip_last and options.on_reject is CONTINUE))
-            d.commit(proposal, verdicts, count, logits[-1] if sampled else None)
+            d.commit(proposal, verdicts, count, logits[-1] if sampled else None, policy)
         d.close_round(proposal, verdicts, passed, gamma, reason)

@@ -12,9 +12,10 @@ from sdvar_exp.decoding.api import make_noise
 from sdvar_exp.decoding.decoder import Decoder, Judged, Proposal
 from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.observe import Forward
+from sdvar_exp.decoding.options import Loop
 from sdvar_exp.decoding.sampling import NEAR_TIE, margin
 from sdvar_exp.decoding.session import ModelSession
-from sdvar_exp.decoding.speculate import Loop, speculate
+from sdvar_exp.decoding.speculate import speculate
 from sdvar_exp.diagnosis.passes import compare_rows
 from sdvar_exp.diagnosis.reference import Subject, plain_f_hats
 from sdvar_exp.diagnosis.result import Off, Wrong, bound, first_off, largest
@@ -86,13 +87,13 @@ class Watch:
     def round(self, decoder: Decoder, proposal: Proposal, verdicts: Sequence[Judged]) -> None:
         offsets, n = decoder.pyramid.offsets, decoder.committed
         for role in ("draft", "target"):
-            session = vars(decoder).get(role)
+            session = decoder.sessions.get(role)
             if session is not None and session.cache.length > offsets[n]:
                 raise Wrong(
                     f"{role}, KV cache after round {len(decoder.rounds) - 1}: {session.cache.length} rows, the {n} "
                     f"committed stages have {offsets[n]}; a dropped stage was not rolled back"
                 )
-        if "target" in vars(decoder) and decoder.target.cache.length < offsets[n]:
+        if "target" in decoder.sessions and decoder.target.cache.length < offsets[n]:
             raise Wrong(
                 f"target, KV cache after round {len(decoder.rounds) - 1}: {decoder.target.cache.length} rows, the {n} "
                 f"committed stages have {offsets[n]}"
@@ -113,9 +114,7 @@ def run(s: Subject, cell: Cell, pair: Pair | None = None, watch: Watch | None = 
     pair = pair or s.pair
     units = [Unit(int(label), s.seed) for label in s.labels_B.tolist()]
     d = Decoder(pair, cell, units, make_noise(pair, units), observer=watch)
-    options = cell.strategy.params
-    assert isinstance(options, Loop)
-    speculate(d, options, until=s.stages)
+    speculate(d, Loop(), until=s.stages)
     if d.committed != s.stages:
         raise Wrong(f"{d.committed} stages were committed instead of {s.stages}")
     return d

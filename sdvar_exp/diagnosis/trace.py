@@ -88,7 +88,7 @@ class Trace:
         spent = self.clock.ms()
         sections = {name: round(ms - self._spent.get(name, 0.0), 3) for name, ms in spent.items()}
         self._spent = spent
-        closed, sessions = decoder.rounds[-1], vars(decoder)
+        closed, sessions = decoder.rounds[-1], decoder.sessions
         self.write(
             {
                 "event": "round",

@@ -18,11 +18,11 @@ import pandas as pd
 
 from sdvar_exp.metrics.permutation import holm, sign_flip
 from sdvar_exp.metrics.statistics import mean_interval
+from sdvar_exp.registry import declared
 from sdvar_exp.report.source import Tables
 
 METRICS = ("pixel_mae", "speedup", "target_calls")
 COLUMNS = ("factor", "change", "metric", "effect", "low", "high", "p", "p_holm", "pairs", "n")
-LOOP = ("parallel_v1", "dynamic_gamma")
 
 Config = dict[str, Any]
 Level = tuple[str, str, float | None]
@@ -81,9 +81,9 @@ def _varying(configs: Mapping[str, Config]) -> dict[tuple[str, str], set[str]]:
 def _single(one: Config, other: Config, varying: Mapping[tuple[str, str], set[str]]) -> tuple[Level, Level] | None:
     """The two levels of the one factor in which the configurations differ; None if they differ in more."""
     names = one["strategy"]["name"], other["strategy"]["name"]
-    if set(names) == set(LOOP):  # one loop: they differ in the controller
-        one, other = ({**c, "strategy": {**c["strategy"], "name": LOOP[0]}} for c in (one, other))
-        names = LOOP[0], LOOP[0]
+    if one.get("gamma") != other.get("gamma") and all(declared("strategy", name, "loop") for name in names):
+        one, other = ({**c, "strategy": {**c["strategy"], "name": names[0]}} for c in (one, other))
+        names = names[0], names[0]  # one loop under two names: they differ in the controller
     differing = [g for g in dict.fromkeys([*one, *other]) if one.get(g) != other.get(g)]
     if names[0] != names[1]:  # groups that one of them does not read cannot be equal
         if any(g in one and g in other for g in differing if g != "strategy"):

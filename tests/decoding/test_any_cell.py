@@ -84,7 +84,7 @@ def draw_cell(r: random.Random, rules: list[str]) -> Cell:
 def caches_are_in_step(d: Decoder) -> None:
     """No cache holds more than is committed, nor other rows than it says."""
     for role in ("draft", "target"):
-        session = vars(d).get(role)
+        session = d.sessions.get(role)
         if session is not None:
             assert session.cache.length == d.pyramid.offsets[session.stage] and session.stage <= d.committed
 

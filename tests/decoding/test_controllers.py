@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.gamma import GammaContext, next_gamma
 from sdvar_exp.decoding.gamma.cost_model import read
-from sdvar_exp.decoding.guidance import weights
+from sdvar_exp.decoding.guidance import proposal_weights, weights
+from sdvar_exp.decoding.options import check_loop
 from sdvar_exp.decoding.records import Round
-from sdvar_exp.decoding.speculate import check_loop
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose, names
@@ -251,9 +251,10 @@ def test_guidance_of_proposals(name: str, params: dict[str, Any], draft_cfg: Any
     schedule = choose("cfg_schedule", name, **params)
     for until in (None, 3):  # in the tail of `hybrid` the draft is guided as the cell says
         d = run_watched(pair, loop(gamma=2, schedule=schedule, draft_cfg=draft_cfg, until=until), [Unit(3, 0)], lambda d: None)
-        assert d.proposal_weights == pytest.approx(expected)
+        own = proposal_weights(schedule, 5, draft_cfg)
+        assert own == pytest.approx(expected)
         assert d.weights == d.target.weights == weights(schedule, 5)
-        assert d.draft.weights == (d.proposal_weights if until is None else d.weights)
+        assert d.draft.weights == (own if until is None else d.weights)
 
 
 def test_a_pyramid_of_one_stage_has_a_weight() -> None:
@@ -263,7 +264,7 @@ def test_a_pyramid_of_one_stage_has_a_weight() -> None:
 
 def test_a_cell_named_by_words_is_the_cell_named_by_members() -> None:
     """Plain words become enum members, so that they mean what they say and hash the same."""
-    from sdvar_exp.decoding.speculate import OnReject, Stale
+    from sdvar_exp.decoding.options import OnReject, Stale
 
     words = choose("strategy", "parallel_v1", on_reject="continue", draft_stale="keep")
     assert words.params.on_reject is OnReject["continue"]

@@ -154,8 +154,8 @@ def stages_kept(patch: pytest.MonkeyPatch) -> None:
     """After a reject, the deeper proposals, made for another prefix, are committed as they are."""
     right = Decoder.commit
 
-    def commit(d: Decoder, proposal: Any, verdicts: Any, count: int, extra_logits: Any) -> None:
-        right(d, proposal, verdicts, count, extra_logits)
+    def commit(d: Decoder, proposal: Any, verdicts: Any, count: int, *rest: Any) -> None:
+        right(d, proposal, verdicts, count, *rest)
         for tokens in proposal.tokens[count:]:
             d._append(tokens)
 
@@ -165,7 +165,7 @@ def stages_kept(patch: pytest.MonkeyPatch) -> None:
 def features_kept(patch: pytest.MonkeyPatch) -> None:
     """After a reject, f̂ stays the one of the rejected tokens."""
     right = Decoder._settled
-    patch.setattr(Decoder, "_settled", lambda d, judged: (right(d, judged)[0], True))
+    patch.setattr(Decoder, "_settled", staticmethod(lambda *judged: (right(*judged)[0], True)))
 
 
 def raw_q(patch: pytest.MonkeyPatch) -> None:

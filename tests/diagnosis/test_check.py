@@ -152,7 +152,7 @@ def nothing_is_truncated(wrap: Patch, pair: Pair) -> None:
 
 
 def no_rollback_in_the_decoder(wrap: Patch, pair: Pair) -> None:
-    wrap(Decoder, "_roll_back", lambda made, self, replaced: None)
+    wrap(Decoder, "_roll_back", lambda made, self, *_: None)
 
 
 def f_hat_in_place(wrap: Patch, pair: Pair) -> None:

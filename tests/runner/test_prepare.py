@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdvar_exp.cell import Cell, Noise, Sampling
-from sdvar_exp.decoding.speculate import OnReject
+from sdvar_exp.decoding.options import OnReject
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 from sdvar_exp.registry import choose

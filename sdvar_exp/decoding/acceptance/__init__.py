@@ -1,1 +1,1 @@
-"""Acceptance rules: a function (parameters, StageView) → Verdict each, one file per idea (DESIGN 2.5)."""
+"""Acceptance rules: a function (parameters, StageView) → Verdict each, one file per idea."""

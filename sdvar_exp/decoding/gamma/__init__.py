@@ -1,4 +1,4 @@
-"""γ controllers: how many stages to propose next (DESIGN 2.6). No torch.
+"""γ controllers: how many stages to propose next. No torch.
 
 A controller is a pure function of its parameters and of what happened so far in this decode, so it holds no state, learns
 nothing across units and can be replayed.

@@ -102,7 +102,7 @@ def check(cell: Cell, stages: int) -> None:
 
 @register("gamma", "cost_model", CostModel, check=check)
 def cost_model(g: CostModel, context: GammaContext) -> tuple[int, str]:
-    """argmax over γ of E / (γ draft stages + one merged verify), E = Σ_{i<γ} Π_{j<i} pass rate of stage n+j (DESIGN 7)."""
+    """argmax over γ of E / (γ draft stages + one merged verify), E = Σ_{i<γ} Π_{j<i} pass rate of stage n+j."""
     p = read(g.profile, g.digest)
     rates, best, best_rate = p["pass_rate"], 1, -1.0
     drafting, chance, expected = 0.0, 1.0, 0.0

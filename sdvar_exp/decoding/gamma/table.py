@@ -23,7 +23,7 @@ class Table:
         )
 
 
-@register("gamma", "table", Table)
+@register("gamma", "table", Table, zero=lambda g: 0 in g.values)
 def table(g: Table, context: GammaContext) -> tuple[int, str]:
     """γ = values[n], n the first stage of the round; 0 is the target alone for one stage."""
     return g.values[min(context.stage, len(g.values) - 1)], f"table[{context.stage}]"

@@ -1,4 +1,4 @@
-"""Attention masks of merged passes, as predicates on absolute positions (DESIGN 2.4). No torch.
+"""Attention masks of merged passes, as predicates on absolute positions. No torch.
 
 A pass over the stages n … e (e: the entry stage, its last) has rows o_n … o_{e+1}-1 and columns 0 … o_{e+1}-1:
 

@@ -29,7 +29,7 @@ def token_causal_blocks_entry_full(_: Empty, g: Grid) -> np.ndarray:
     return token_causal_blocks(_, g) | (g.row_stage == g.entry)
 
 
-@register("mask", "block_causal", code=3, trained=True)
+@register("mask", "block_causal", code=3, trained=True, lossless=True)
 def block_causal(_: Empty, g: Grid) -> np.ndarray:
     """s(j) ≤ s(i): what VAR is trained with (arXiv 2404.02905)."""
     return g.column_stage <= g.row_stage

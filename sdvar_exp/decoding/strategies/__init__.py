@@ -1,1 +1,1 @@
-"""Decoding strategies: a function (parameters, Decoder) each, one file per strategy (DESIGN 2.3)."""
+"""Decoding strategies: a function (parameters, Decoder) each, one file per strategy."""

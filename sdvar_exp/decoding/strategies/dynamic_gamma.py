@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sdvar_exp.decoding.speculate import Loop, check_loop, speculate
+from sdvar_exp.decoding.options import Loop, check_loop
+from sdvar_exp.decoding.speculate import speculate
 from sdvar_exp.registry import Choice, register
 
 if TYPE_CHECKING:
@@ -21,7 +22,13 @@ def canonical(cell: Cell) -> Cell:
 
 
 @register(
-    "strategy", "dynamic_gamma", Loop, reads=("mask", "acceptance", "gamma", "noise"), check=check_loop, canonical=canonical
+    "strategy",
+    "dynamic_gamma",
+    Loop,
+    reads=("mask", "acceptance", "gamma", "noise"),
+    loop=True,
+    check=check_loop,
+    canonical=canonical,
 )
 def dynamic_gamma(s: Loop, d: Decoder) -> None:
     """The loop of parallel_v1; a γ controller picks γ each round."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdvar_exp.decoding.speculate import Loop, check_loop, speculate
+from sdvar_exp.decoding.options import Loop, check_loop
+from sdvar_exp.decoding.speculate import speculate
 from sdvar_exp.errors import require
 from sdvar_exp.registry import register
 
@@ -31,7 +32,7 @@ def check(cell: Cell, stages: int) -> None:
     check_loop(cell, stages)
 
 
-@register("strategy", "hybrid", Hybrid, reads=("mask", "acceptance", "gamma", "noise"), check=check)
+@register("strategy", "hybrid", Hybrid, reads=("mask", "acceptance", "gamma", "noise"), partly_loop=True, check=check)
 def hybrid(s: Hybrid, d: Decoder) -> None:
     """The loop for the stages < verify_until, then the draft alone on its own KV cache."""
     speculate(d, s, until=s.verify_until)
