@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.config.cells import FACTORS, Job, Work, default_cell, jobs, reason
 from sdvar_exp.config.command import load_entries, read_command
-from sdvar_exp.config.composing import Composer, Tree, plain, started
+from sdvar_exp.config.composing import Composer, Tree, plain, shown, started
 from sdvar_exp.config.errors import ConfigErrors
+from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.names import count, short_name
 from sdvar_exp.config.overrides import Item, Known, expand_all
-from sdvar_exp.config.study import parse_labels, parse_seeds, results_dir, settings_of, study_name, union
+from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
+from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan, PlannedCell
 
 UNITED = ("labels", "seeds")
@@ -26,12 +29,12 @@ def compose(argv: Sequence[str]) -> Plan:
     """
     command = read_command(argv)
     load_entries(command)
-    with started():
+    with started(command.extra):
         work = Work(Known(command.extra), Composer(command.extra))
         axes = expand_all(command.overrides, work.known, work.errors)
-        if "hydra.searchpath" in axes:
-            work.composer.searchpath = tuple(axes.pop("hydra.searchpath")[0].value)
         _refuse_study_sweeps(axes, work.errors)
+        if "hydra.searchpath" in axes:
+            work.composer.searchpath = work.attempt((), _searchpath, axes.pop("hydra.searchpath")[0].value)
         return _plan(axes, work, tuple(argv))
 
 
@@ -56,6 +59,18 @@ def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> 
     return Plan(name, where, cells, labels, seeds, settings, argv, tuple(work.notices), work.design)
 
 
+def _searchpath(value: Any) -> tuple[str, ...]:
+    """The folders of `hydra.searchpath=[…]`, their ~ filled in."""
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) and text.strip() for text in listed):
+        raise UserError(f"hydra.searchpath must be a list of folders, got {shown(value)}")
+    split = [text.rpartition("://") for text in listed]
+    return tuple(
+        f"file://{user_path(path, 'hydra.searchpath')}" if scheme in ("", "file") else f"{scheme}://{path}"
+        for scheme, _, path in split
+    )
+
+
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:
     for key, items in axes.items():
         if len(items) > 1 and not items[0].of_cell and key not in UNITED:
@@ -74,12 +89,15 @@ def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[i
 
 
 def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
-    """Union over a sweep of `seeds`."""
-    values = [item.value for item in axes["seeds"]] if "seeds" in axes else [plain(master.cfg, "seeds")]
-    if len(values) > 1 and all(isinstance(v, int) for v in values):
-        listed = ",".join(str(v) for v in values)
-        work.notices.append(f"seeds={listed}: n means the seeds 0 … n-1; for just these write seeds=[{listed}]")
-    return union(work.attempt((), parse_seeds, value) for value in values)
+    """Union over a sweep of `seeds`, in which a number is a seed; alone, a number n means the seeds 0 … n-1."""
+    if "seeds" not in axes:
+        return work.attempt((), parse_seeds, plain(master.cfg, "seeds"))
+    items = axes["seeds"]
+    seeds = union(work.attempt((), parse_seeds, [i.value] if i.swept and is_int(i.value) else i.value) for i in items)
+    if any(item.swept and is_int(item.value) for item in items):
+        listed = ",".join(map(str, seeds[:6])) + (",…" if len(seeds) > 6 else "")
+        work.notices.append(f"a sweep of seeds means these seeds, seeds=[{listed}]; seeds=n are the seeds 0 … n-1")
+    return seeds
 
 
 def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple[PlannedCell, ...]:

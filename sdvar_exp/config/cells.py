@@ -13,7 +13,7 @@ from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec, Sampling
 from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
-from sdvar_exp.config.overrides import Item, Known, expand_all
+from sdvar_exp.config.overrides import MOST_COMBINATIONS, Item, Known, expand_all
 from sdvar_exp.config.schema import to_choice, values_of
 from sdvar_exp.errors import UserError
 
@@ -74,6 +74,9 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     arranged = [work.attempt(nothing, designs.DESIGNS[name], row) for row in rows]
     no_rules: list[designs.Rule] = []
     rules = work.attempt(no_rules, designs.read_rules, plain(master.cfg, "exclude"), work.known)
+    if (size := sum(map(len, arranged))) > MOST_COMBINATIONS:
+        work.errors.append(f"these are {size} combinations, more than {MOST_COMBINATIONS}: give several commands")
+        return []
     combinations = [c for row in arranged for c in row if not designs.excluded(rules, c, None)]
     work.composer.large = len(combinations) > LARGE
     made = [_job(combination, context, rules, work) for combination in combinations]
@@ -98,7 +101,10 @@ def _listed(master: Tree, work: Work) -> list[dict[str, list[Item]]]:
 def _cell_level(axes: Mapping[str, list[Item]], errors: list[str]) -> dict[str, list[Item]]:
     for key, items in axes.items():
         if not items[0].of_cell:
-            errors.append(f"{key} belongs to the whole study: it cannot stand in cells or hydra.sweeper.params")
+            errors.append(
+                f"{key} belongs to the whole study: it cannot stand in cells or hydra.sweeper.params; "
+                f"write it beside them ({key}: …)"
+            )
     return {key: items for key, items in axes.items() if items[0].of_cell}
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
 from sdvar_exp.config.errors import did_you_mean
+from sdvar_exp.config.folder import names
 from sdvar_exp.config.overrides import parse
+from sdvar_exp.config.reading import read_yaml
 from sdvar_exp.config.schema import store_schemas
 from sdvar_exp.errors import UserError
 
@@ -81,7 +83,7 @@ def _plugins_of(experiment: str, extra: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        content = OmegaConf.load(path)
+        content = read_yaml(path.read_text(encoding="utf-8"), lambda group: names(group, extra), str(path))
     except Exception:  # whatever is wrong with the file is reported when it is composed
         return []
     listed = content.get("plugins") if isinstance(content, DictConfig) else None

@@ -31,7 +31,7 @@ def candidates(words: Sequence[str], current: str, extra: Path | None = None) ->
     load_entries(Command((), extra))
     logging.disable(logging.CRITICAL)
     try:
-        with started(), contextlib.redirect_stderr(io.StringIO()):
+        with started(extra), contextlib.redirect_stderr(io.StringIO()):
             loader = GlobalHydra.instance().config_loader()
             line = " ".join([*(_first_value(word) for word in words), current])
             found = BashCompletion(loader)._query(CONFIG_NAME, line if current else f"{line} ")

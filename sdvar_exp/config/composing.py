@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sdvar_exp import registry
 from sdvar_exp.config.errors import did_you_mean, explain, one_line
-from sdvar_exp.config.folder import GROUPS, STUDY_GROUPS, conf_folder, find
-from sdvar_exp.config.overrides import Item
+from sdvar_exp.config.folder import GROUPS, STUDY_GROUPS, conf_folder, find, names
+from sdvar_exp.config.overrides import Item, choice_text, unquoted
+from sdvar_exp.config.reading import reading
 from sdvar_exp.config.schema import type_text
 from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError
@@ -44,12 +46,18 @@ def version_arguments() -> dict[str, str]:
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """Hydra set up on the conf folder, for the length of a `with`; inside a Hydra job, that job's set-up comes back after."""
+def started(extra: Path | None = None) -> Iterator[None]:
+    """Hydra set up on the conf folder, for the length of a `with`; inside a Hydra job, that job's set-up comes back after.
+
+    extra: the user's `--config-dir`, whose choices are names too.
+    """
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(conf_folder()), job_name="sdvar-exp", **version_arguments()):
+        with (
+            reading(partial(names, extra=extra)),
+            initialize_config_dir(config_dir=str(conf_folder()), job_name="sdvar-exp", **version_arguments()),
+        ):
             yield
     finally:
         GlobalHydra.instance().clear()
@@ -119,12 +127,12 @@ class Composer:
 
         The node of a group is merged from the file of its choice and from study-level files (experiment, debug) only.
         """
-        split = [choice.partition("=") for choice in choices]
-        leaves = [(group, name) for group, _, name in split if group in LEAVES]
-        if not all(self._self_contained(group, name) for group, _, name in split if group not in STUDY_GROUPS):
+        split = [(group, unquoted(name)) for group, _, name in (choice.partition("=") for choice in choices)]
+        leaves = [(group, name) for group, name in split if group in LEAVES]
+        if not all(self._self_contained(group, name) for group, name in split if group not in STUDY_GROUPS):
             return None
-        study = tuple(c for c, (group, _, _) in zip(choices, split, strict=True) if group in STUDY_GROUPS)
-        main = self._chosen(study, [(group, name) for group, _, name in split if group not in (*LEAVES, *STUDY_GROUPS)])
+        study = tuple(c for c, (group, _) in zip(choices, split, strict=True) if group in STUDY_GROUPS)
+        main = self._chosen(study, [(group, name) for group, name in split if group not in (*LEAVES, *STUDY_GROUPS)])
         parts = {group: self._chosen(study, [(group, name)]) for group, name in leaves}
         if isinstance(main, str) or any(isinstance(part, str) for part in parts.values()):
             return None
@@ -140,7 +148,7 @@ class Composer:
         given = self._composed(study)
         if isinstance(given, Tree) and all(given.choices.get(group) == name for group, name in pairs):
             return given
-        return self._composed((*study, *(f"{group}={name}" for group, name in pairs)))
+        return self._composed((*study, *(choice_text(group, name) for group, name in pairs)))
 
     def _self_contained(self, group: str, name: str) -> bool:
         """Whether a yaml sets nothing outside its group; a strategy may choose defaults for others."""

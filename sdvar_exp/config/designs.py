@@ -9,8 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdvar_exp.config.composing import Tree, shown
+from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.config.folder import CELL_GROUPS
 from sdvar_exp.config.overrides import Item, Known, product
+from sdvar_exp.config.reading import SPELLINGS
 from sdvar_exp.errors import UserError
 
 Axes = Mapping[str, Sequence[Item]]
@@ -88,11 +90,13 @@ class Rule:
 
     def _has(self, key: str, values: tuple[Any, ...], items: Mapping[str, Item], tree: Tree | None) -> bool:
         if key in items:
-            return plainly(items[key].value) in values
-        if tree is None:
+            found = items[key].value
+        elif tree is None:
             return False
-        found = tree.choices.get(key) if key in CELL_GROUPS else OmegaConf.select(tree.cfg, key)
-        return plainly(found) in values
+        else:
+            found = tree.choices.get(key) if key in CELL_GROUPS else OmegaConf.select(tree.cfg, key)
+        found = plainly(found)
+        return found in values or (isinstance(found, bool) and any(SPELLINGS.get(v) is found for v in values))
 
     @property
     def text(self) -> str:
@@ -114,11 +118,7 @@ def read_rules(value: Any, known: Known) -> list[Rule]:
     rules = []
     for rule in value:
         reason = rule.get("reason")
-        wanted = {
-            str(key): tuple(map(plainly, v)) if isinstance(v, list) else (plainly(v),)
-            for key, v in rule.items()
-            if key != "reason"
-        }
+        wanted = {str(key): _values(str(key), v, known) for key, v in rule.items() if key != "reason"}
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(f"{form}: {shown(rule)} says no reason")
         if not wanted:
@@ -128,6 +128,20 @@ def read_rules(value: Any, known: Known) -> list[Rule]:
                 raise UserError(f"exclude: unknown key {key!r} of a cell{known.suggest(key)}")
         rules.append(Rule(wanted, reason.strip()))
     return rules
+
+
+def _values(key: str, value: Any, known: Known) -> tuple[Any, ...]:
+    """The values that a rule names; of a group, the choices."""
+    listed = value if isinstance(value, list) else [value]
+    return tuple(_choice(key, v, known) if key in CELL_GROUPS else plainly(v) for v in listed)
+
+
+def _choice(group: str, value: Any, known: Known) -> str:
+    name = known.choice(group, value)
+    if name is None:
+        names, word = known.names(group), "null" if value is None else str(value)
+        raise UserError(f"exclude: unknown {group} {word!r}{did_you_mean(word, names) or '; ' + choices_text(names)}")
+    return name
 
 
 def excluded(rules: Sequence[Rule], items: Mapping[str, Item], tree: Tree | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from sdvar_exp.errors import UserError
 CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy")
 STUDY_GROUPS = ("tracking", "engine", "design", "experiment", "debug")
 GROUPS = CELL_GROUPS + STUDY_GROUPS
+LONGEST_NAME = 255  # bytes of a file's name, on every file system in use
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def header(path: Path) -> str:
 
 
 def options(group: str, extra: Path | None = None) -> list[Option]:
-    """All choices of a group: yaml files of both folders, then registered entries that have none."""
+    """All choices of a group: yaml files of both folders, then registered entries that have none; none of another word."""
     found: dict[str, Option] = {}
     for folder in (conf_folder(), extra):
-        if folder is None:
+        if folder is None or group not in GROUPS:
             continue
         for path in sorted((folder / group).glob("*.yaml")):
             found.setdefault(path.stem, Option(group, path.stem, header(path)))
@@ -100,7 +102,23 @@ def find(group: str, name: str, extra: Path | None = None) -> Path | None:
 
 def check_config_dir(path: str) -> Path:
     """The absolute folder of a `--config-dir`."""
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path, "--config-dir").absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir {path}: no such folder")
     return folder
+
+
+def user_path(text: str, what: str) -> Path:
+    """A path that a user gave, its ~ filled in; `UserError` for one that no file system can have."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what}: there is no home folder {text.split('/')[0]}, in {shorten(text)}") from None
+    if "\0" in text or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise UserError(f"{what}: {shorten(text)} is no path: a name may have {LONGEST_NAME} bytes, and no zero byte")
+    return path
+
+
+def shorten(text: str) -> str:
+    """A text as a message shows it: quoted, its middle left out where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:40]}…{text[-15:]}")

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import hydra
@@ -21,7 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import CONFIG_NAME, version_arguments
 from sdvar_exp.config.errors import explain
-from sdvar_exp.config.folder import conf_folder
+from sdvar_exp.config.folder import conf_folder, names
+from sdvar_exp.config.overrides import Known, for_hydra, parse
+from sdvar_exp.config.reading import reading
 from sdvar_exp.errors import UserError
 
 Job = Callable[[Sequence[str]], float | None]
@@ -46,14 +49,18 @@ def run(words: Sequence[str], job: Job) -> int:
     """
     command = read_command(words)
     load_entries(command)
+    overrides = for_hydra(command.overrides, Known(command.extra))
     place = [] if command.extra is None else ["--config-dir", str(command.extra)]
-    own = [*place, *(word for word in command.overrides if word.startswith("hydra.searchpath="))]
+    own = [*place, *(word for word in overrides if word.startswith("hydra.searchpath="))]
+    swept = {o.key_or_group for o in parse(overrides, []) if o.is_sweep_override()}
 
     def task(cfg: Any) -> float | None:
-        return job([*own, *HydraConfig.get().overrides.task])
+        settings = HydraConfig.get()
+        many = swept | set(settings.sweeper.get("params") or ())
+        return job([*own, *(_one_seed(word) if "seeds" in many else word for word in settings.overrides.task)])
 
     main = hydra.main(config_path=str(conf_folder()), config_name=CONFIG_NAME, **version_arguments())(task)
-    with _command_line([*place, "-m", *command.overrides]):
+    with _command_line([*place, "-m", *overrides]), reading(partial(names, extra=command.extra)):
         try:
             main()
         except UserError:
@@ -64,6 +71,12 @@ def run(words: Sequence[str], job: Job) -> int:
             hint = next((f"; {text}" for key, text in HINTS.items() if key in str(error)), "")
             raise UserError(f"{explain(error)}{hint}") from error
     return 0
+
+
+def _one_seed(word: str) -> str:
+    """`seeds=[3]` of a job for which a sweeper chose `seeds=3`: the seed 3, not the three seeds 0, 1, 2."""
+    key, _, value = word.partition("=")
+    return f"seeds=[{value}]" if key.lstrip("+") == "seeds" and value.isdecimal() else word
 
 
 @contextmanager

@@ -6,30 +6,41 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, QuotedString, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep, Sweep, ValueType
 from hydra.errors import HydraException
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
-from sdvar_exp.config.errors import choices_text, did_you_mean, nearest, one_line
+from sdvar_exp.config.errors import ConfigErrors, choices_text, did_you_mean, nearest, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
+from sdvar_exp.errors import UserError
 
 HYDRA_ALLOWED = ("hydra.sweeper.params", "hydra.searchpath", "hydra.verbose", "hydra.mode")
+MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12
+"""Of one word of the command line: Hydra's parser takes a time that grows with the square of the length of a list."""
+MOST_VALUES = 100_000  # of one sweep
+MOST_COMBINATIONS = 20_000  # of swept values in one command
+BARE = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
+RESERVED = ("null", "true", "false", "inf", "nan")
+PARSER = OverridesParser.create()
 
 
 @dataclass(frozen=True)
 class Item:
-    """One override after expansion of sweeps: a key and a single value."""
+    """One override after expansion of sweeps: a key and a single value. swept: whether it came of a sweep."""
 
     key: str
     text: str
     override: Override = field(compare=False)
+    swept: bool = False
 
     @property
     def value(self) -> Any:
@@ -53,23 +64,33 @@ class Known:
     extra: Path | None = None
     bad: set[str] = field(default_factory=set)
     _names: dict[str, list[str]] = field(default_factory=dict)
+    _root_keys: list[str] = field(default_factory=list)
 
     def names(self, group: str) -> list[str]:
         if group not in self._names:
             self._names[group] = folder.names(group, self.extra)
         return self._names[group]
 
+    def choice(self, group: str, value: Any) -> str | None:
+        """The choice of a group that a parsed value names, also where Hydra reads its name as a number or truth value."""
+        known = self.names(group)
+        if isinstance(value, str):
+            return value if value in known else None
+        if value is None and group == "experiment":
+            return None
+        return next((name for name in known if repr(_parsed(name)) == repr(value)), None)
+
     def root_keys(self) -> list[str]:
         """Root keys that are no groups, with nested ones in full."""
-        out = []
-        hints = typing.get_type_hints(Root)
-        for f in dataclasses.fields(Root):
-            if f.name in GROUPS:
-                continue
-            out.append(f.name)
-            if dataclasses.is_dataclass(hints[f.name]):
-                out += [f"{f.name}.{g.name}" for g in dataclasses.fields(hints[f.name])]
-        return out
+        if not self._root_keys:
+            hints = typing.get_type_hints(Root)
+            for f in dataclasses.fields(Root):
+                if f.name in GROUPS:
+                    continue
+                self._root_keys.append(f.name)
+                if dataclasses.is_dataclass(hints[f.name]):
+                    self._root_keys += [f"{f.name}.{g.name}" for g in dataclasses.fields(hints[f.name])]
+        return self._root_keys
 
     def parameters(self) -> list[str]:
         """`group.parameter` of every registered entry and of the other groups' schemas."""
@@ -91,45 +112,169 @@ class Known:
 
 def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
     """Overrides in Hydra's grammar; unreadable ones become errors."""
-    parser, out = OverridesParser.create(), []
+    out = []
     for text in texts:
         if not text.strip():
+            continue
+        if problem := check_size(text):
+            errors.append(problem)
             continue
         if "=" not in text and not text.startswith("~"):
             errors.append(f"cannot read {text!r}: write key=value")
             continue
         try:
-            out += parser.parse_overrides([text])
-        except HydraException as error:
-            reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
-            reason = re.sub(r"(mismatched|no viable alternative at) input '<EOF>'", "something is missing at its end", reason)
-            reason = re.sub(r"mismatched input ('.*?') expecting .*", r"\1 in a place where it cannot stand", reason)
-            reason = re.sub(r" expecting \{.*", "", reason)
-            detail = "" if reason == text or text in reason else f" ({reason})"
-            errors.append(f"cannot read {text!r}{detail}; quote values that hold special characters")
+            (override,) = PARSER.parse_overrides([_with_tildes(text)])
+        except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            errors.append(f"cannot read {text!r}{_reason(text, error)}; quote values that hold special characters")
+            continue
+        override.input_line = text
+        if problem := check_value(override):
+            errors.append(problem)
+        else:
+            out.append(override)
     return out
+
+
+def check_size(text: str) -> str | None:
+    """What is wrong with the size of a word, told before it is parsed."""
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in "]})")
+        deepest = max(deepest, depth)
+    if len(text) <= MOST_CHARACTERS and text.count(",") <= MOST_COMMAS and deepest <= MOST_DEPTH:
+        return None
+    return f"{text[:40]}…: too long or too deeply nested for the command line; write it into an experiment yaml"
+
+
+def check_value(override: Override) -> str | None:
+    """What is wrong with a parsed value whatever its key is: sweeps inside of it, `???`."""
+    value = override._value
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+        inner = any(_holds(v, (Sweep, Glob)) for v in value)
+    else:
+        inner = isinstance(value, list | dict) and _holds(value, (Sweep, Glob))
+    if inner:
+        return f"{override.input_line}: a sweep inside of a value cannot be expanded; list the values"
+    if _holds(value, (str, QuotedString), "???"):
+        return f"{override.input_line}: ??? stands for a value that is missing; give one"
+    return None
+
+
+def _holds(value: Any, kinds: tuple[type, ...], text: str | None = None) -> bool:
+    """Whether a value, or one inside of it, is of one of these classes and, if given, of this text."""
+    if isinstance(value, list | dict):
+        return any(_holds(v, kinds, text) for v in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, kinds) and text in (None, getattr(value, "text", value))
+
+
+def _with_tildes(text: str) -> str:
+    """Words with a ~ in quotes, as in `results_dir=~/x`: the code knows home folders, Hydra's grammar does not."""
+    key, equals, value = text.partition("=")
+    pieces = re.split(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", value)
+    bare = r"(?=\S)[^,\[\](){}:]*~[^,\[\](){}]*(?<!\s)"
+    pieces[::2] = [re.sub(bare, lambda m: QuotedString(m[0], Quote.single).with_quotes(), piece) for piece in pieces[::2]]
+    return key + equals + "".join(pieces)
+
+
+def _reason(text: str, error: Exception) -> str:
+    """What the parser says, in brackets."""
+    reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
+    if reason.startswith("Error parsing override"):
+        reason = one_line(str(error).split("\n")[1]).split("': ", 1)[-1]
+    reason = re.sub(r"(mismatched|no viable alternative at) input '<EOF>'", "something is missing at its end", reason)
+    reason = re.sub(r"mismatched input ('.*?') expecting .*", r"\1 in a place where it cannot stand", reason)
+    reason = re.sub(r" expecting \{.*", "", reason)
+    return "" if not reason or reason == text or text in reason else f" ({reason})"
+
+
+def _parsed(text: str) -> Any:
+    """What Hydra reads a bare value as; the text itself where it can read none."""
+    try:
+        return PARSER.parse_rule(text, "primitive")
+    except HydraException:
+        return text
+
+
+def choice_text(group: str, name: str) -> str:
+    """`group=name`, in quotes where Hydra would read the name as something else."""
+    bare = BARE.fullmatch(name) and name.lower() not in RESERVED
+    return f"{group}={name if bare else QuotedString(name, Quote.single).with_quotes()}"
+
+
+def unquoted(value: str) -> str:
+    """The name in a text of `choice_text`."""
+    return value[1:-1].replace("\\'", "'") if value.startswith("'") else value
 
 
 def expand(override: Override, known: Known, errors: list[str]) -> list[Item]:
     """One `Item` per value of a sweep, one in all for a plain override."""
-    key = override.key_or_group
+    key, value, line = override.key_or_group, override._value, str(override.input_line)
     if not override.is_sweep_override():
-        return [Item(key, str(override.input_line), override)]
+        typed = line.partition("=")[2].strip()
+        name = known.choice(key, typed if typed in known.names(key) else _plainly(value)) if key in GROUPS else None
+        if name is not None:
+            line = choice_text(override.get_key_element(), name)
+            override = replace(override, _value=name)
+        return [Item(key, line, override)]
     if override.value_type is ValueType.INTERVAL_SWEEP:
-        errors.append(
-            f"{override.input_line}: an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead"
-        )
+        errors.append(f"{line}: an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead")
         return []
-    value = override.value()
     if isinstance(value, Glob):
         if key not in GROUPS:
-            errors.append(f"{override.input_line}: glob is for groups: {', '.join(GROUPS)}")
+            errors.append(f"{line}: glob is for groups: {', '.join(GROUPS)}")
             return []
-        texts: Iterable[str] = value.filter(known.names(key))
+        values: list[Any] = value.filter(known.names(key))
+        if not values:
+            errors.append(f"{line}: no {key} is called like that; {choices_text(known.names(key))}")
     else:
-        texts = override.sweep_string_iterator()
-    prefix = override.get_key_element()
-    return [Item(key, f"{prefix}={v}", o) for v in texts for o in parse([f"{prefix}={v}"], errors)]
+        try:
+            ordered = value.range() if isinstance(value, RangeSweep) else iter(value.list)  # type: ignore[union-attr]
+            values = list(islice(ordered, MOST_VALUES + 1))
+        except (HydraException, ValueError, TypeError, ArithmeticError) as error:
+            errors.append(f"{line}: cannot be counted out ({one_line(error)}); list the values")
+            return []
+        if not values:
+            errors.append(f"{line}: has no value")
+    if len(values) > MOST_VALUES:
+        errors.append(f"{line}: has more than {MOST_VALUES} values; give fewer")
+        return []
+    bare = _all_bare(override, len(values))
+    prefix, out = override.get_key_element(), []
+    for i, one in enumerate(values):
+        text = f"{prefix}={Override._get_value_element_as_str(one)}"
+        if key in GROUPS and (name := known.choice(key, bare[i] if bare and bare[i] in known.names(key) else _plainly(one))):
+            text, one = choice_text(prefix, name), name
+        single = replace(override, _value=one, value_type=ValueType.ELEMENT, input_line=text)
+        out.append(Item(key, text, single, swept=True))
+    return out
+
+
+def for_hydra(texts: Iterable[str], known: Known) -> list[str]:
+    """The same words for a command line that Hydra itself reads: names of choices and words with a ~ in quotes.
+
+    Raises `ConfigErrors` for what cannot be read.
+    """
+    errors: list[str] = []
+    out = []
+    for override in parse(texts, errors):
+        listed = override.value_type in (ValueType.ELEMENT, ValueType.SIMPLE_CHOICE_SWEEP) and override.key_or_group in GROUPS
+        items = expand(override, known, errors) if listed else []
+        values = ",".join(item.text.partition("=")[2] for item in items)
+        out.append(f"{override.get_key_element()}={values}" if items else _with_tildes(str(override.input_line)))
+    if errors:
+        raise ConfigErrors(errors)
+    return out
+
+
+def _all_bare(override: Override, number: int) -> list[str]:
+    """The values of a comma-separated sweep as they are typed; none where they cannot be told apart by their commas."""
+    typed = [word.strip() for word in str(override.input_line).partition("=")[2].split(",")]
+    return typed if override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and len(typed) == number else []
+
+
+def _plainly(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def check(item: Item, known: Known) -> str | None:
@@ -173,8 +318,6 @@ def _check_choice(item: Item, known: Known) -> str | None:
     """The value of a group is the name of one of its options."""
     group, value = item.key, item.value
     names = known.names(group)
-    if isinstance(value, QuotedString):
-        value = value.text
     if value is None and group == "experiment":
         return None
     if isinstance(value, list):
@@ -220,6 +363,9 @@ def _hangs_on(key: str, axes: Mapping[str, Any], bad: set[str]) -> bool:
 
 def product(axes: Mapping[str, Sequence[Item]]) -> Iterator[dict[str, Item]]:
     """Cartesian product of the values of all keys; later keys vary fastest."""
+    size = prod(len(items) for items in axes.values())
+    if size > MOST_COMBINATIONS:
+        raise UserError(f"these are {size} combinations, more than {MOST_COMBINATIONS}: give several commands")
     jobs: list[dict[str, Item]] = [{}]
     for key, items in axes.items():
         jobs = [{**job, key: item} for job in jobs for item in items]

@@ -6,6 +6,8 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -13,8 +15,9 @@ import hydra
 from sdvar_exp.config.build import compose
 from sdvar_exp.config.command import Command, load_entries
 from sdvar_exp.config.composing import CONFIG_NAME, version_arguments
-from sdvar_exp.config.folder import conf_folder
-from sdvar_exp.config.overrides import parse
+from sdvar_exp.config.folder import check_config_dir, conf_folder, names
+from sdvar_exp.config.overrides import Known, for_hydra, parse
+from sdvar_exp.config.reading import reading
 from sdvar_exp.errors import UserError
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -51,18 +54,23 @@ def answer(argv: Sequence[str], program: str) -> int:
     asked = _parser().parse_intermixed_args(list(argv))
     if (asked.resolve or asked.package) and not asked.cfg:
         raise UserError("--resolve and --package go with --cfg")
-    folder = ["--config-dir", asked.config_dir] if asked.config_dir else []
+    extra = check_config_dir(asked.config_dir) if asked.config_dir else None
+    folder = ["--config-dir", str(extra)] if extra else []
+    words = list(asked.overrides)
     if asked.shell_completion or asked.hydra_help:
         load_entries(Command())
     else:
-        swept = [o.input_line for o in parse(asked.overrides, []) if o.is_sweep_override()]
+        swept = [o.input_line for o in parse(words, []) if o.is_sweep_override()]
         if swept:
             raise UserError(f"--cfg and --info show one job; give one value instead of {swept[0]}")
-        compose([*folder, *asked.overrides])
-    return _hydra([token for token in argv if token not in ("-m", "--multirun", "-r", "--run")], program)
+        compose([*folder, *words])
+        words = for_hydra(words, Known(extra))
+    flags = [f"--{name}" for name in ("resolve", "shell-completion", "hydra-help") if getattr(asked, name.replace("-", "_"))]
+    flags += [word for name in ("cfg", "package", "info") if (value := getattr(asked, name)) for word in (f"--{name}", value)]
+    return _hydra([*folder, *flags, *words], program, extra)
 
 
-def _hydra(argv: list[str], program: str) -> int:
+def _hydra(argv: list[str], program: str, extra: Path | None) -> int:
     def never(cfg: Any) -> None:
         raise AssertionError("the flags that lead here run nothing")
 
@@ -70,7 +78,8 @@ def _hydra(argv: list[str], program: str) -> int:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        hydra.main(config_path=str(conf_folder()), config_name=CONFIG_NAME, **version_arguments())(never)()
+        with reading(partial(names, extra=extra)):
+            hydra.main(config_path=str(conf_folder()), config_name=CONFIG_NAME, **version_arguments())(never)()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from sdvar_exp.config.composing import Tree, plain, shown
 from sdvar_exp.config.errors import choices_text, did_you_mean
+from sdvar_exp.config.folder import user_path
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import OBJECTIVES, EngineOptions, Settings, Timing
 
@@ -127,7 +128,7 @@ def results_dir(cfg: DictConfig) -> Path:
     """Where studies lie."""
     text = plain(cfg, "results_dir")
     require(bool(text.strip()), "results_dir must not be empty")
-    return Path(text).expanduser()
+    return user_path(text, "results_dir")
 
 
 def union(lists: Iterable[Sequence[int]]) -> tuple[int, ...]:

@@ -178,8 +178,8 @@ def test_seeds(given: str, seeds: tuple[int, ...]) -> None:
 
 def test_swept_seeds_are_united_and_explained() -> None:
     plan = compose(["seeds=1,3"])
-    assert plan.seeds == (0, 1, 2)
-    assert plan.notices == ("seeds=1,3: n means the seeds 0 … n-1; for just these write seeds=[1,3]",)
+    assert plan.seeds == (1, 3)
+    assert plan.notices == ("a sweep of seeds means these seeds, seeds=[1,3]; seeds=n are the seeds 0 … n-1",)
 
 
 def test_settings() -> None:

@@ -81,7 +81,7 @@ ONE_LINE = {
     "dtype=float32,float64": "dtype=float32,float64: dtype belongs to the whole study and cannot be swept; give one command per value",
     "cells=3": "cells must be a list of lists of overrides, "
     "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']], not 3",
-    'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params",
+    'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params; write it beside them (labels: …)",
     "hydra/launcher=joblib": "hydra/launcher: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line",
     "hydra.run.dir=x": "hydra.run.dir has no effect here: nothing is written outside results_dir; remove it",
     # what cannot be read
