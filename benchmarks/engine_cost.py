@@ -43,7 +43,7 @@ NAIVE = """
 import csv, pickle, sys
 import torch
 from sdvar_exp.decoding.api import decode, decode_images, make_noise
-from sdvar_exp.metrics import fidelity
+from sdvar_exp.metrics.quantities.fidelity import fidelity
 from sdvar_exp.models.pair import load_pair
 plan, index, threads = pickle.load(sys.stdin.buffer)
 torch.set_num_threads(threads)

@@ -8,19 +8,6 @@ from pathlib import Path
 
 from sdvar_exp.cell import Cell
 
-OBJECTIVES = (
-    "pixel_mae",
-    "correlation",
-    "token_agreement",
-    "target_calls",
-    "target_token_forwards",
-    "draft_token_forwards",
-    "committed_per_call",
-    "speedup",
-    "latency_ms",
-)
-"""Columns of the summary that a plan can be optimised for."""
-
 
 @dataclass(frozen=True)
 class Timing:

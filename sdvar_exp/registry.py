@@ -1,4 +1,5 @@
-"""What can be chosen by name: strategies, masks, acceptance rules, γ controllers, guidance schedules.
+"""What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, guidance
+schedules), and what every report reads: metrics.
 
 An entry is a frozen dataclass of parameters plus a function, registered by a decorator in a file of its own.
 Files are discovered, no list is edited. Importing an entry's file imports no torch, so that planning stays light.
@@ -13,9 +14,11 @@ import inspect
 import os
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,13 +26,16 @@ from typing import Any, get_type_hints
 from sdvar_exp.errors import UserError
 
 KINDS = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
+"""Kinds that a configuration chooses from."""
 PACKAGES = {
     "strategy": "sdvar_exp.decoding.strategies",
     "mask": "sdvar_exp.decoding.masks",
     "acceptance": "sdvar_exp.decoding.acceptance",
     "gamma": "sdvar_exp.decoding.gamma",
     "cfg_schedule": "sdvar_exp.decoding.guidance",
+    "metric": "sdvar_exp.metrics.quantities",
 }
+"""By kind, the package whose files, or the module that, registers the project's own entries."""
 ENTRY_POINT_GROUP = "sdvar_exp.plugins"
 
 
@@ -88,12 +94,13 @@ def source_of(function: Callable[..., Any]) -> str | None:
 
 _entries: dict[tuple[str, str], Entry] = {}
 _loaded: set[str] = set()
+_loading = threading.RLock()
 
 
 def register(kind: str, name: str, params: type = Empty, **meta: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: make `function` selectable as `kind`=`name`, with a frozen dataclass of parameters."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}, use one of {', '.join(KINDS)}")
+    if kind not in PACKAGES:
+        raise ValueError(f"unknown kind {kind!r}, use one of {', '.join(PACKAGES)}")
     if not dataclasses.is_dataclass(params):
         raise TypeError(f"parameters of {kind}={name} must be a dataclass, got {params!r}")
 
@@ -108,18 +115,11 @@ def register(kind: str, name: str, params: type = Empty, **meta: Any) -> Callabl
 
 
 def discover(plugins: Iterable[str] = ()) -> None:
-    """Import every file of the five packages, then installed entry points, then the named modules, also of this folder."""
-    for package in PACKAGES.values():
-        if package in _loaded:
-            continue
-        module = importlib.import_module(package)
-        for info in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{package}.{info.name}")
-        _loaded.add(package)
-    if ENTRY_POINT_GROUP not in _loaded:
-        for point in entry_points(group=ENTRY_POINT_GROUP):
-            point.load()
-        _loaded.add(ENTRY_POINT_GROUP)
+    """Import the files of every kind that a configuration chooses from, then installed entry points, then the named modules,
+    also of this folder."""
+    for kind in KINDS:
+        load(kind)
+    _load_entry_points()
     for name in plugins:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
@@ -129,9 +129,46 @@ def discover(plugins: Iterable[str] = ()) -> None:
             raise UserError(f"plugins: cannot import {name!r}: {error}") from error
 
 
+def load(kind: str) -> None:
+    """Import the files that register the project's own entries of a kind."""
+    _once(PACKAGES[kind], partial(_import_files, PACKAGES[kind]))
+
+
+def _import_files(package: str) -> None:
+    module = importlib.import_module(package)
+    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        importlib.import_module(f"{package}.{info.name}")
+
+
+def _load_entry_points() -> None:
+    _once(ENTRY_POINT_GROUP, lambda: [point.load() for point in entry_points(group=ENTRY_POINT_GROUP)])
+
+
+def _once(what: str, load: Callable[[], Any]) -> None:
+    """Load something at its first need; other threads wait, and a file that is being loaded may ask for its own kind."""
+    with _loading:
+        if what in _loaded:
+            return
+        _loaded.add(what)
+        try:
+            load()
+        except BaseException:
+            _loaded.discard(what)
+            raise
+
+
+def _find(kind: str) -> None:
+    """Load the entries of a kind, so that who asks for a metric need not load every strategy, nor a plan every figure."""
+    if kind in KINDS:
+        discover()
+    else:
+        load(kind)
+        _load_entry_points()
+
+
 def get(kind: str, name: str) -> Entry:
     """The entry `kind`=`name`; `UserError` naming the choices if there is none."""
-    discover()
+    _find(kind)
     try:
         return _entries[kind, name]
     except KeyError:
@@ -140,14 +177,20 @@ def get(kind: str, name: str) -> Entry:
 
 def declared(kind: str, name: str, fact: str) -> Any:
     """What the entry `kind`=`name` declares as `fact`; None where it declares nothing, or is not installed here."""
-    discover()
+    _find(kind)
     entry = _entries.get((kind, name))
     return None if entry is None else entry.meta.get(fact)
 
 
+def own(kind: str) -> list[Entry]:
+    """The project's own entries of a kind; no plugin is loaded for it."""
+    load(kind)
+    return [e for e in list(_entries.values()) if e.kind == kind and e.function.__module__.startswith("sdvar_exp.")]
+
+
 def names(kind: str) -> list[str]:
     """Names of all entries of a kind, sorted."""
-    discover()
+    _find(kind)
     return sorted(n for k, n in _entries if k == kind)
 
 

@@ -99,11 +99,12 @@ class Pair:
 
     @classmethod
     def of(cls, name: str, a: pd.DataFrame, b: pd.DataFrame) -> Pair:
-        from sdvar_exp.report.compare import METRICS, paired_differences, with_rates
+        from sdvar_exp.report.compare import compared, paired_differences
+        from sdvar_exp.report.source import with_rates
 
         units = [set(zip(rows["label"], rows["seed"], strict=True)) for rows in (a, b)]
         sides = [with_rates(rows) for rows in (a, b)]
-        either = {metric for metric in METRICS for rows in sides if metric in rows and rows[metric].notna().any()}
+        either = {metric for metric in compared() for rows in sides if metric in rows and rows[metric].notna().any()}
         return cls(name, frozenset(units[0] & units[1]), paired_differences(a, b), frozenset(either))
 
 
@@ -138,8 +139,9 @@ class Comparison:
         }
 
     def lines(self) -> list[str]:
-        from sdvar_exp.report.compare import RATIOS
+        from sdvar_exp.report.compare import compared
 
+        ratios = {name for name, m in compared().items() if m.ratio}
         out = [f"A  {self.a}", f"B  {self.b}", ""]
         out += [f"{key}: {_short(x)} → {_short(y)}" for key, x, y in self.config] or ["the same configuration"]
         for side, names in (("A", self.only_a), ("B", self.only_b)):
@@ -152,7 +154,7 @@ class Comparison:
         for row in self.metrics.to_dict("records"):
             ends = "–" if _none(row["low"]) else f"[{row['low']:.4g}, {row['high']:.4g}]"
             few = f"  (n = {row['n']})" if row["n"] != self.units else ""
-            change = f"×{row['difference']:.4g}" if row["metric"] in RATIOS else f"{row['difference']:.4g}"
+            change = f"×{row['difference']:.4g}" if row["metric"] in ratios else f"{row['difference']:.4g}"
             out.append(f"{row['metric']:22} {row['a']:>10.4g} {row['b']:>10.4g} {change:>10}  {ends}{few}")
         return out
 
@@ -252,7 +254,7 @@ class Condition:
 
     @classmethod
     def read(cls, text: str) -> Condition:
-        from sdvar_exp.report.compare import METRICS
+        from sdvar_exp.report.compare import compared
 
         found = re.fullmatch(r"\s*(\|?)(\w+)(?:\.(low|high))?(\|?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", text)
         try:
@@ -261,8 +263,8 @@ class Condition:
             limit = math.nan
         if found is None or found[1] != found[4] or math.isnan(limit):
             raise UserError(f"--fail-on {text!r} cannot be read; write e.g. 'pixel_mae>0.01' or '|correlation|>0.05'")
-        if found[2] not in (*METRICS, "n"):
-            raise UserError(f"--fail-on {text!r}: there is no metric {found[2]!r}; metrics are {', '.join(METRICS)}, n")
+        if found[2] not in (known := [*compared(), "n"]):
+            raise UserError(f"--fail-on {text!r}: there is no metric {found[2]!r}; metrics are {', '.join(known)}")
         return cls(text.strip(), found[2], found[3] or "difference", bool(found[1]), found[5], limit)
 
     def broken(self, found: Comparison) -> list[str]:
@@ -272,12 +274,12 @@ class Condition:
         """
         if self.metric == "n":
             return self._holds(found.units)
-        from sdvar_exp.report.compare import RATIOS
+        from sdvar_exp.report.compare import compared
 
         value = self._value(found.metrics)
         if value is None:
             return [f"{self.text}: {self.metric} has no value on both sides"]
-        if self.metric in RATIOS and (self.absolute or self.limit <= 0):
+        if compared()[self.metric].ratio and (self.absolute or self.limit <= 0):
             return [f"{self.text}: {self.metric} is the ratio B ÷ A, 1 for no change; write e.g. {self.metric}<0.95"]
         out = self._holds(value)
         for pair in found.cells if not out else ():

@@ -23,12 +23,10 @@ A pilot study of a few seeds says how many a claim needs. Effects: a ratio for s
 
 
 def main(argv: list[str]) -> int:
+    from sdvar_exp.metrics.quantities import metric, tabled
+
     parser = study_parser("power", "How many labels × seeds show a given effect.", EXAMPLES)
-    parser.add_argument(
-        "--metric",
-        default="speedup",
-        help="speedup (default), pixel_mae, correlation, token_agreement, target_calls or target_token_forwards",
-    )
+    parser.add_argument("--metric", default="speedup", help=f"{', '.join(m.name for m in tabled())} (default: speedup)")
     parser.add_argument("--effect", type=float, help="what is to be shown: 1.05 for a speed-up, else a difference")
     parser.add_argument("--against", metavar="CELL", help="differences to this cell, paired; default: to a fixed value")
     parser.add_argument("--power", type=float, default=0.8, help="chance of showing it (default: 0.8)")
@@ -61,9 +59,9 @@ def main(argv: list[str]) -> int:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1, ensure_ascii=False))
     else:
         print(_text(table))
-        what = f"{asked.effect:g}× speed-up"
-        if asked.metric != "speedup":
-            what = f"difference of {asked.effect:g} in {asked.metric}"
+        ratio = metric(asked.metric).ratio
+        heading = metric(asked.metric).plain_heading
+        what = f"{asked.effect:g}× {heading}" if ratio else f"difference of {asked.effect:g} in {asked.metric}"
         print(
             f"\nseeds per label that show a {what} with power {asked.power:g} at the {100 * asked.level:g} % level, with the "
             "spread within\na label as measured, and cautiously with its upper 80 % bound; images: labels × seeds"

@@ -13,7 +13,8 @@ from sdvar_exp.config.composing import Tree, plain, shown
 from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.config.folder import user_path
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.plan import OBJECTIVES, EngineOptions, Settings, Timing
+from sdvar_exp.metrics.quantities import objectives
+from sdvar_exp.plan import EngineOptions, Settings, Timing
 
 SEED_LIMIT = 2**32
 MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip
@@ -75,8 +76,8 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     if plain(cfg, "stage_images") < 0:
         errors.append(f"stage_images must be ≥ 0, got {plain(cfg, 'stage_images')}")
     objective = plain(cfg, "objective")
-    if objective is not None and objective not in OBJECTIVES:
-        hint = did_you_mean(objective, OBJECTIVES) or f"; {choices_text(OBJECTIVES)}"
+    if objective is not None and objective not in (known := objectives()):
+        hint = did_you_mean(objective, known) or f"; {choices_text(known)}"
         errors.append(f"unknown objective {objective!r}{hint}")
     images: str | int = "all"
     try:

@@ -1,16 +1,24 @@
-"""Numbers from arrays: how far an image moved, and how sure a mean is. numpy and SciPy only, no torch, no tables."""
+"""Numbers from arrays: how far an image moved, and how sure a mean is. numpy and SciPy only, no torch, no tables.
 
-from sdvar_exp.metrics.fidelity import fidelity, token_agreement
-from sdvar_exp.metrics.noise_floor import noise_floor
-from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval, unit_means
+Each name is imported on first use: who reads what a quantity is (`quantities`) needs no SciPy.
+"""
 
-__all__ = [
-    "Interval",
-    "fidelity",
-    "identical_bound",
-    "mean_interval",
-    "noise_floor",
-    "ratio_interval",
-    "token_agreement",
-    "unit_means",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Interval": "statistics",
+    "identical_bound": "statistics",
+    "mean_interval": "statistics",
+    "ratio_interval": "statistics",
+    "unit_means": "statistics",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"sdvar_exp.metrics.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

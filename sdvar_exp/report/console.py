@@ -11,21 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sdvar_exp.metrics.quantities import Metric, headline, metrics
+
 NARROW = 96
 WIDE = 130
-HEADERS = {
-    "cell": "cell",
-    "target calls": "target\ncalls",
-    "token-forwards": "token-\nforwards",
-    "commits per call": "commits\nper call",
-    "speed-up": "\nspeed-up",
-    "pixel difference": "pixel\ndifference",
-    "correlation": "corre-\nlation",
-    "token agreement": "tokens\nequal",
-    "identical": "\nidentical",
-    "lossless": "\nlossless",
-}
-ONLY_WIDE = ("commits per call", "lossless")
 DASH = "–"
 AA_MARK = "A/A"
 
@@ -66,6 +55,7 @@ def legend(summary: pd.DataFrame) -> list[str]:
     lines = [_count_line(summary), _timing_line(summary)]
     lines.append("target token-forwards: rows fed to the target ÷ rows fed when it decodes alone")
     lines.append("pixel difference: mean |a-b| to the baseline's image of the same label and seed, on [0, 1]")
+    lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
         lines.append(f"noise floor: two baseline images of one label that differ in the seed alone, {pairs:.0f} pairs")
@@ -102,18 +92,15 @@ def _timing_line(summary: pd.DataFrame) -> str:
 def _texts(row: dict[str, Any]) -> dict[str, str]:
     mark = f" ({AA_MARK})" if row["is_baseline"] and row["timed"] else ""
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
-    return {
-        "cell": f"{row['name']}{mark}",
-        "target calls": number(row["target_calls"], 1),
-        "token-forwards": number(row["target_token_forwards"], 2),
-        "commits per call": number(row["committed_per_call"], 2),
-        "speed-up": with_interval(row, "speedup", 2),
-        "pixel difference": with_interval(row, "pixel_mae", 3),
-        "correlation": number(row["correlation"], 3),
-        "token agreement": number(row["token_agreement"], 3),
-        "identical": identical,
-        "lossless": str(row["lossless"]),
+    shown = {
+        m.plain_heading: with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits) for m in _shown()
     }
+    return {"cell": f"{row['name']}{mark}", **shown, "identical": identical, "lossless": str(row["lossless"])}
+
+
+def _shown() -> list[Metric]:
+    """Metrics of the table, where there is room for all."""
+    return [m for m in metrics() if m.shown in ("everywhere", "wide")]
 
 
 def _noise_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
@@ -121,21 +108,23 @@ def _noise_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
-        if not _missing(row["noise_pixel_mae"]):
+        if not _missing(row[f"noise_{headline('difference').name}"]):
             texts = dict.fromkeys(_texts(row), DASH)
             texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the baseline')}"
-            texts["pixel difference"] = number(row["noise_pixel_mae"], 3)
-            out.append(texts | {"correlation": number(row["noise_correlation"], 3)})
+            out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
     return out
 
 
 def _table(rows: list[dict[str, str]], wide: bool) -> Table:
     """A table without frame. Intervals stand behind their mean where there is room, else below it."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    keys = [key for key in HEADERS if wide or key not in ONLY_WIDE]
+    headings = {m.plain_heading: "\n".join(m.lines()) for m in _shown()}
+    only_wide = {"lossless", *(m.plain_heading for m in _shown() if m.shown == "wide")}
+    keys = [key for key in rows[0] if wide or key not in only_wide]
     for key in keys:
         first = key == "cell"
-        table.add_column(HEADERS[key], justify="left" if first else "right", no_wrap=not first, overflow="fold")
+        heading = key if first else headings.get(key, f"\n{key}")
+        table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for row in rows:
         style = "italic" if row["lossless"] == DASH else ""
         table.add_row(*(_cell_text(key, row[key], wide) for key in keys), style=style)

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.metrics.permutation import holm, sign_flip
+from sdvar_exp.metrics.quantities import HEADLINES, Metric, headline, metrics
 from sdvar_exp.metrics.statistics import mean_interval
 from sdvar_exp.registry import declared
-from sdvar_exp.report.source import Tables
+from sdvar_exp.report.source import Tables, numbers, with_rates
 
-METRICS = ("pixel_mae", "speedup", "target_calls")
 COLUMNS = ("factor", "change", "metric", "effect", "low", "high", "p", "p_holm", "pairs", "n")
 
 Config = dict[str, Any]
@@ -29,8 +29,13 @@ Level = tuple[str, str, float | None]
 """Factor, its value as text, and as a number if it is one."""
 
 
+def drawn() -> list[Metric]:
+    """Metrics whose effects are computed: the three headlines, then those of users."""
+    return [*map(headline, HEADLINES), *(m for m in metrics() if m.drawn and not m.headline)]
+
+
 def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
-    """One row per change of a factor and metric, columns `COLUMNS`; effects of `speedup` are ratios, of the rest differences.
+    """One row per change of a factor and metric, columns `COLUMNS`; effects of ratios are ratios, of the rest differences.
 
     Each factor is changed from its reference: the value that most others can be compared with, of equals the first or the
     smallest. The baseline is in no pair: every cell is compared with it anyway.
@@ -45,11 +50,15 @@ def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
             place = [met.setdefault(one_of, len(met) if one_of[2] is None else one_of[2]) for one_of in found]
             key, cells = ((second, first), (b, a)) if place[1] < place[0] else ((first, second), (a, b))
             changes[first[0]][key].append(cells)
-    samples = {cell: own.set_index(["label", "seed"]) for cell, own in tables.samples.groupby("cell")} if len(configs) else {}
+    samples = (
+        {cell: own.set_index(["label", "seed"]) for cell, own in with_rates(tables.samples).groupby("cell")}
+        if len(configs)
+        else {}
+    )
     rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level)]
     out = pd.DataFrame(rows, columns=list(COLUMNS))
-    for metric in METRICS:
-        own = out["metric"] == metric
+    for m in drawn():
+        own = out["metric"] == m.name
         out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
     return out
 
@@ -127,31 +136,31 @@ def _rows(
         flipped = b == reference
         start, end = (b, a) if flipped else (a, b)
         pairs = [(y, x) if flipped else (x, y) for x, y in cells]
-        for metric in METRICS:
-            units = _differences(metric, pairs, samples)
+        for m in drawn():
+            units = _differences(m, pairs, samples)
             if units.empty:
                 continue
             mean = mean_interval(units.to_numpy(), units.index.get_level_values("label").to_numpy(), level)
             p = sign_flip(units.to_numpy())
             values = [mean.mean, mean.low, mean.high]
-            if metric == "speedup":
+            if m.ratio:
                 values = [None if v is None else float(np.exp(v)) for v in values]
             rows.append(
                 dict(
-                    zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", metric, *values, p, None, len(pairs), mean.n), strict=True)
+                    zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", m.name, *values, p, None, len(pairs), mean.n), strict=True)
                 )
             )
     return rows
 
 
-def _differences(metric: str, pairs: list[tuple[str, str]], samples: Mapping[str, pd.DataFrame]) -> pd.Series:
-    """Per unit the mean over pairs of second − first, of logarithms for `speedup`; units that every pair has."""
+def _differences(metric: Metric, pairs: list[tuple[str, str]], samples: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """Per unit the mean over pairs of second − first, of logarithms for ratios; units that every pair has."""
     found: list[pd.Series] = []
     for a, b in pairs:
-        if metric not in samples[a] or metric not in samples[b]:
+        if metric.name not in samples[a] or metric.name not in samples[b]:
             return pd.Series(dtype=float)
-        one, other = (pd.to_numeric(samples[c][metric]).astype(float) for c in (a, b))
-        if metric == "speedup":
+        one, other = (numbers(samples[c][metric.name]) for c in (a, b))
+        if metric.ratio:
             one, other = np.log(one), np.log(other)
         found.append((other - one).rename(str(len(found))))
     return pd.concat(found, axis=1).dropna().mean(axis=1)

@@ -36,7 +36,7 @@ from sdvar_exp.report.summary import summarise
 log = logging.getLogger(__name__)
 
 FIGURES: dict[str, Callable[[Material], Iterator[Drawn]]] = {
-    tradeoff.PIXELS.name: tradeoff.figures,
+    "speedup-vs-pixel-difference": tradeoff.figures,
     tradeoff.FRECHET.name: tradeoff.frechet_figures,
     calls.NAME: calls.figures,
     acceptance.NAME: acceptance.figures,

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pandas as pd
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.quantities import metric
 from sdvar_exp.plan import Plan
 from sdvar_exp.report.summary import summarise
 
@@ -29,6 +30,6 @@ def objective_of(plan: Plan) -> float | None:
             frames[field.name] = frame[frame["label"].isin(plan.labels) & frame["seed"].isin(plan.seeds)]
     values = pd.to_numeric(summarise(replace(tables, **frames))[name]).astype(float)
     if values.empty or values.isna().any():
-        hint = "; time some units: timing.units=8" if name in ("speedup", "latency_ms") else ""
+        hint = "; time some units: timing.units=8" if metric(name).timed else ""
         raise UserError(f"objective={name} has no value in {plan.folder}{hint}")
     return float(values.mean())

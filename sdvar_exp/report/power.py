@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.power import images_needed, power, seeds_needed, spread
-from sdvar_exp.report.compare import with_rates
-from sdvar_exp.report.source import Tables, cells, of_cell
+from sdvar_exp.metrics.quantities import Metric, tabled
+from sdvar_exp.report.source import Tables, by_unit, cells, of_cell
 
-__all__ = ["COLUMNS", "METRICS", "images_needed", "power_table"]
+__all__ = ["COLUMNS", "images_needed", "power_table"]
 
-METRICS = ("speedup", "pixel_mae", "correlation", "token_agreement", "target_calls", "target_token_forwards")
 COLUMNS = ("cell", "name", "n", "labels", "seeds", "spread", "power_now", "at_labels", "needed", "needed_cautious", "images")
 CAUTION = 0.8
 
@@ -39,7 +37,8 @@ def power_table(
     with the upper 80 % bound of the spread, which few units know badly; images: needed × at_labels. None: over a million.
     Raises `UserError` for an effect that is none, or a study in which no label has two values.
     """
-    shift = _shift(metric, effect)
+    what = _known(metric)
+    shift = _shift(what, effect)
     if not 0 < wanted < 1:
         raise UserError(f"power must lie in (0, 1), got {wanted}")
     if labels is not None and labels < 1:
@@ -48,7 +47,7 @@ def power_table(
     for cell in cells(tables).itertuples(index=False):
         if cell.cell == against or (against is None and cell.cell == cell.baseline):
             continue
-        units = _units(tables, metric, cell.cell, against)
+        units = _units(tables, what, cell.cell, against)
         found = spread(units.to_numpy(), units.index.get_level_values("label").to_numpy()) if len(units) else None
         if found is None:
             continue
@@ -73,32 +72,29 @@ def power_table(
             )
         )
     if not rows:
-        timed = "; speed-ups need timed units (timing.units)" if metric == "speedup" else ""
+        timed = "; speed-ups need timed units (timing.units)" if what.timed else ""
         raise UserError(f"no cell has two values of {metric} for one label, so that there is no spread to plan with{timed}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _shift(metric: str, effect: float) -> float:
-    if metric not in METRICS:
-        raise UserError(f"unknown metric {metric!r}; use {', '.join(METRICS)}")
-    if metric == "speedup":
+def _known(name: str) -> Metric:
+    known = {m.name: m for m in tabled()}
+    if name not in known:
+        raise UserError(f"unknown metric {name!r}; use {', '.join(known)}")
+    return known[name]
+
+
+def _shift(metric: Metric, effect: float) -> float:
+    if metric.ratio:
         if not (effect > 0 and math.isfinite(effect)) or effect == 1:
-            raise UserError(f"the effect on a speed-up is a ratio other than 1, e.g. 1.05; got {effect}")
+            raise UserError(f"the effect on a {metric.plain_heading} is a ratio other than 1, e.g. 1.05; got {effect}")
         return math.log(effect)
     if effect == 0 or not math.isfinite(effect):
         raise UserError(f"the effect must be a difference other than 0, got {effect}")
     return effect
 
 
-def _units(tables: Tables, metric: str, cell: str, against: str | None) -> pd.Series:
-    """Values by (label, seed), or differences to the other cell's; logarithms for `speedup`."""
-    values = [_values(of_cell(tables.samples, c), metric) for c in (cell, against) if c is not None]
+def _units(tables: Tables, metric: Metric, cell: str, against: str | None) -> pd.Series:
+    """Values by (label, seed), or differences to the other cell's; logarithms for a ratio."""
+    values = [by_unit(of_cell(tables.samples, c), metric) for c in (cell, against) if c is not None]
     return values[0].dropna() if len(values) == 1 else (values[0] - values[1]).dropna()
-
-
-def _values(samples: pd.DataFrame, metric: str) -> pd.Series:
-    own = with_rates(samples)
-    if own.empty or metric not in own:
-        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
-    numbers = pd.to_numeric(own.set_index(["label", "seed"])[metric]).astype(float)
-    return np.log(numbers) if metric == "speedup" else numbers

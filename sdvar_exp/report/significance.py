@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from sdvar_exp.metrics.permutation import holm, sign_flip
-from sdvar_exp.report.compare import with_rates
-from sdvar_exp.report.source import Tables
+from sdvar_exp.metrics.quantities import tabled
+from sdvar_exp.report.source import Tables, by_unit, numbers, with_rates
 
 ALPHA = 0.05
-BETTER = {
-    "target_calls": -1,
-    "target_token_forwards": -1,
-    "speedup": 1,
-    "pixel_mae": -1,
-    "correlation": 1,
-    "token_agreement": 1,
-}
-"""Columns of the summary that can have a best cell; 1 where larger is better."""
 COLUMNS = ("metric", "baseline", "best", "cell", "p", "p_holm", "n")
 
 
@@ -32,33 +22,28 @@ def comparisons(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
     """
     if summary.empty or "cell" not in tables.samples:
         return pd.DataFrame(columns=list(COLUMNS))
-    values = {cell: own.set_index(["label", "seed"]) for cell, own in with_rates(tables.samples).groupby("cell")}
+    own = with_rates(tables.samples)
     rows = []
-    for metric, sign in BETTER.items():
+    for m in tabled():
+        values = {str(cell): by_unit(rows_of, m) for cell, rows_of in own.groupby("cell")}
         for baseline, cells in summary[~summary["is_baseline"].astype(bool)].groupby("baseline", sort=False):
-            means = pd.to_numeric(cells.set_index("cell")[metric]).astype(float).dropna()
-            if len(means) < 2:
+            means = numbers(cells.set_index("cell")[m.name]).dropna()
+            if len(means) < 2 or not m.better:
                 continue
-            best = str((sign * means).idxmax())
-            found = [(cell, *_compare(values, best, str(cell), metric)) for cell in means.index if cell != best]
+            best = str((m.better * means).idxmax())
+            found = [(cell, *_compare(values, best, str(cell))) for cell in means.index if cell != best]
             adjusted = holm([p for _, p, _ in found])
-            rows += [(metric, baseline, best, cell, p, q, n) for (cell, p, n), q in zip(found, adjusted, strict=True)]
+            rows += [(m.name, baseline, best, cell, p, q, n) for (cell, p, n), q in zip(found, adjusted, strict=True)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _compare(values: Mapping[str, pd.DataFrame], best: str, cell: str, metric: str) -> tuple[float | None, int]:
-    one, other = (_series(values.get(c), metric) for c in (best, cell))
-    difference = (one - other).dropna()
+def _compare(values: Mapping[str, pd.Series], best: str, cell: str) -> tuple[float | None, int]:
+    if not {best, cell} <= set(values):
+        return 1.0, 0
+    difference = (values[best] - values[cell]).dropna()
     if not len(difference):
         return 1.0, 0  # nothing in common: nothing shown
     return (None if (difference == 0).all() else sign_flip(difference.to_numpy())), len(difference)
-
-
-def _series(frame: pd.DataFrame | None, metric: str) -> pd.Series:
-    if frame is None or metric not in frame:
-        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
-    numbers = pd.to_numeric(frame[metric]).astype(float)
-    return np.log(numbers) if metric == "speedup" else numbers
 
 
 def winners(found: pd.DataFrame, alpha: float = ALPHA) -> set[tuple[str, str]]:

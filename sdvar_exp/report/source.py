@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
+from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.quantities import Metric, metrics
+from sdvar_exp.store.columns import NOISE, SAMPLES
+
 RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline"]
-NOISE_COLUMNS = ["cell", "label", "seed", "other_seed", "pixel_mae", "correlation"]
+NOISE_COLUMNS = list(NOISE)[1:]
 
 
 class Tables(Protocol):
@@ -58,6 +63,42 @@ def noise_rows(tables: Tables) -> pd.DataFrame:
     """Pairs of baseline images, or an empty frame where the study has none."""
     noise = getattr(tables, "noise", None)
     return noise if noise is not None and "cell" in noise else pd.DataFrame(columns=NOISE_COLUMNS)
+
+
+def with_rates(samples: pd.DataFrame) -> pd.DataFrame:
+    """`samples` with a column for every metric that is derived from others, such as token-forwards: rows ÷ rows alone.
+
+    Raises `UserError` for a metric of a user's whose parameters are neither evidence nor columns.
+    """
+    rates: dict[str, pd.Series] = {}
+    for m in metrics():
+        if m.measured or m.average == "pooled" or m.name in samples:
+            continue
+        if unknown := set(m.needs) - set(samples) - set(SAMPLES):
+            raise UserError(f"metric={m.name} needs {', '.join(sorted(unknown))}, which samples lack")
+        if set(m.needs) <= set(samples):
+            rates[m.name] = derived(m, samples)
+    return samples.assign(**rates)
+
+
+def derived(metric: Metric, columns: pd.DataFrame) -> pd.Series:
+    """A metric of whole columns; NaN where it is not finite."""
+    values = metric.function(**{name: numbers(columns[name]) for name in metric.needs})
+    return numbers(values).replace([np.inf, -np.inf], np.nan)
+
+
+def numbers(values: pd.Series) -> pd.Series:
+    """Floats, NaN for null."""
+    return pd.to_numeric(values).astype(float)
+
+
+def by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Values of a metric by (label, seed), logarithms for a ratio; empty where there are none."""
+    own = with_rates(samples)
+    if own.empty or metric.name not in own:
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
+    values = numbers(own.set_index(["label", "seed"])[metric.name])
+    return np.log(values) if metric.ratio else values
 
 
 def true(values: pd.Series) -> pd.Series:

@@ -10,31 +10,39 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import Metric, headline, metric, metrics
 from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
-from sdvar_exp.report.source import Tables, cells, noise_rows, of_cell, true
+from sdvar_exp.report.source import Tables, cells, derived, noise_rows, numbers, of_cell, true, with_rates
 
 LEVEL = 0.95
-MEANS = {
-    "target_calls": (0, np.inf),
-    "target_token_forwards": (0, np.inf),
-    "draft_token_forwards": (0, np.inf),
-    "pixel_mae": (0, 1),
-    "correlation": (-1, 1),
-    "token_agreement": (0, 1),
-}
-"""Columns that get a mean and an interval, with the range that the interval is cut to."""
+ENDS = ("", "_low", "_high")
 
-COLUMNS = (
-    "cell", "name", "strategy", "lossless", "baseline", "is_baseline", "n", "labels", "compared", "failed",
-    *(f"{name}{end}" for name in MEANS for end in ("", "_low", "_high")),
-    "committed_per_call", "identical", "different_bound", "near_ties",
-    "speedup", "speedup_low", "speedup_high", "speedup_with_vae", "latency_ms", "baseline_latency_ms",
-    "timed", "contended", "noise_pixel_mae", "noise_correlation", "noise_pairs",
-)  # fmt: skip
+
+def columns() -> list[str]:
+    """Columns of the summary: what a cell is, means with intervals, counts, speed, noise floor."""
+    shown = [m for m in metrics() if m.summarised and not m.timed]
+    return [
+        *("cell", "name", "strategy", "lossless", "baseline", "is_baseline", "n", "labels", "compared", "failed"),
+        *(f"{m.name}{end}" for m in shown if m.average != "pooled" for end in ENDS),
+        *(m.name for m in shown if m.average == "pooled"),
+        *("identical", "different_bound", "near_ties"),
+        *(
+            "speedup",
+            "speedup_low",
+            "speedup_high",
+            "speedup_with_vae",
+            "latency_ms",
+            "baseline_latency_ms",
+            "timed",
+            "contended",
+        ),
+        *(f"noise_{m.name}" for m in metrics() if m.has_floor),
+        "noise_pairs",
+    ]
 
 
 def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = LEVEL) -> pd.DataFrame:
-    """One row per cell in plan order, columns `COLUMNS`; NaN or None where a number does not exist.
+    """One row per cell in plan order, see `columns`; NaN or None where a number does not exist.
 
     n: units (label, seed) with a row; labels: how many labels they have; compared: units that have a baseline image;
     failed: units without a row that failed. Means are over units, intervals at `level` as in `metrics.statistics`.
@@ -60,32 +68,38 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
         row |= _timing(of_cell(tables.timings, cell.cell), level)
         row |= _noise(of_cell(pairs, cell.baseline))
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=columns())
 
 
 def _units(samples: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[str, Any]:
-    if samples.empty:
-        columns = [c for c in MEANS if not c.endswith("token_forwards")]
-        columns += ["label", "seed", "identical", "near_tie", "committed_by_verify"]
-        columns += ["target_rows", "target_rows_alone", "draft_rows", "draft_rows_alone"]
-        samples = pd.DataFrame(columns=columns, dtype=float)
-    values = samples.assign(
-        target_token_forwards=_share(samples["target_rows"], samples["target_rows_alone"]),
-        draft_token_forwards=_share(samples["draft_rows"], samples["draft_rows_alone"]),
-    )
-    row: dict[str, Any] = {"n": len(samples), "labels": samples["label"].nunique()}
-    compared = int(_numbers(samples["pixel_mae"]).notna().sum())
-    done = set(zip(samples["label"], samples["seed"], strict=True))
+    known = ("label", "seed", "identical", "near_tie")
+    values = with_rates(samples).reindex(columns=list(dict.fromkeys([*known, *samples, *(m.name for m in metrics())])))
+    row: dict[str, Any] = {"n": len(values), "labels": values["label"].nunique()}
+    compared = int(numbers(values[headline("difference").name]).notna().sum())
+    done = set(zip(values["label"], values["seed"], strict=True))
     failed = set() if failures.empty else set(zip(failures["label"], failures["seed"], strict=True))
     row |= {"compared": compared, "failed": len(failed - done)}
-    for name, (least, most) in MEANS.items():
-        row |= _named(name, _interval(values[name], values["label"], level), least, most)
-    calls = _numbers(samples["target_calls"]).sum()
-    committed = _numbers(samples["committed_by_verify"]).sum()
-    identical = int(true(samples["identical"]).sum())
-    near_ties = int(true(samples["near_tie"]).sum()) if "near_tie" in samples else 0
-    row |= {"committed_per_call": committed / calls if calls else np.nan, "near_ties": near_ties}
-    return row | {"identical": identical, "different_bound": identical_bound(identical, compared, level)}
+    for m in metrics():
+        if m.summarised and not m.timed:
+            row |= _pooled(m, values) if m.average == "pooled" else _averaged(m, values, level)
+    identical, near_ties = (int(true(values[name]).sum()) for name in ("identical", "near_tie"))
+    row |= {"identical": identical, "near_ties": near_ties}
+    return row | {"different_bound": identical_bound(identical, compared, level)}
+
+
+def _averaged(metric: Metric, values: pd.DataFrame, level: float) -> dict[str, float | None]:
+    column = numbers(values[metric.name])
+    there = np.isfinite(column)
+    average = ratio_interval if metric.ratio else mean_interval
+    known = np.log(column[there]) if metric.ratio else column[there]
+    return _named(metric, average(known.to_numpy(), values.loc[there, "label"].to_numpy(), level))
+
+
+def _pooled(metric: Metric, values: pd.DataFrame) -> dict[str, float]:
+    """The metric of the sums of its columns."""
+    if not set(metric.needs) <= set(values):
+        return {metric.name: np.nan}
+    return {metric.name: float(derived(metric, values[list(metric.needs)].apply(numbers).sum().to_frame().T).iloc[0])}
 
 
 def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
@@ -95,40 +109,26 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
     alone = timings[~beside]
     with_vae = (alone["baseline_ms"] + alone["baseline_decode_ms"], alone["cell_ms"] + alone["cell_decode_ms"])
     measured = alone.assign(
-        log=_numbers(np.log(alone["baseline_ms"] / alone["cell_ms"])), log_with_vae=_numbers(np.log(with_vae[0] / with_vae[1]))
+        log=numbers(np.log(alone["baseline_ms"] / alone["cell_ms"])), log_with_vae=numbers(np.log(with_vae[0] / with_vae[1]))
     )
     repeats = measured.groupby(["label", "seed"])
     units = repeats[["log", "log_with_vae"]].mean().reset_index()
     times = repeats[["cell_ms", "baseline_ms"]].median().mean()
-    row = _named("speedup", ratio_interval(units["log"].to_numpy(), units["label"].to_numpy(), level), 0, np.inf)
+    row: dict[str, Any] = _named(metric("speedup"), ratio_interval(units["log"].to_numpy(), units["label"].to_numpy(), level))
     row |= {"speedup_with_vae": float(np.exp(units["log_with_vae"].mean()))}
     row |= {"latency_ms": times["cell_ms"], "baseline_latency_ms": times["baseline_ms"]}
     return row | {"timed": len(units), "contended": _unit_count(timings[beside])}
 
 
 def _noise(pairs: pd.DataFrame) -> dict[str, Any]:
-    means = {f"noise_{name}": _numbers(pairs[name]).mean() for name in ("pixel_mae", "correlation")}
+    floor = [m.name for m in metrics() if m.has_floor]
+    means = {f"noise_{name}": numbers(pairs[name]).mean() if name in pairs else np.nan for name in floor}
     return {**means, "noise_pairs": len(pairs)}
 
 
-def _interval(values: pd.Series, labels: pd.Series, level: float) -> Interval:
-    numbers = _numbers(values)
-    there = numbers.notna()
-    return mean_interval(numbers[there].to_numpy(), labels[there].to_numpy(), level)
-
-
-def _named(name: str, interval: Interval, least: float, most: float) -> dict[str, float | None]:
-    low, high = (None if v is None else float(np.clip(v, least, most)) for v in (interval.low, interval.high))
-    return {name: interval.mean, f"{name}_low": low, f"{name}_high": high}
-
-
-def _share(part: pd.Series, whole: pd.Series) -> pd.Series:
-    """part / whole; NaN where there is no whole."""
-    return _numbers(part) / _numbers(whole).replace(0, np.nan)
-
-
-def _numbers(values: pd.Series) -> pd.Series:
-    return pd.to_numeric(values).astype(float)
+def _named(metric: Metric, interval: Interval) -> dict[str, float | None]:
+    ends = (metric.clipped(interval.low), metric.clipped(interval.high))
+    return dict(zip((f"{metric.name}{end}" for end in ENDS), (interval.mean, *ends), strict=True))
 
 
 def _unit_count(timings: pd.DataFrame) -> int:

@@ -9,20 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import Metric, tabled
 from sdvar_exp.report.console import DASH, number
 from sdvar_exp.report.significance import ALPHA, comparisons, winners
 from sdvar_exp.report.source import Tables
 from sdvar_exp.store.files import atomic_write
-
-COLUMNS = (
-    ("target_calls", "target calls", 1, False),
-    ("target_token_forwards", "token-forwards", 2, False),
-    ("speedup", "speed-up", 2, True),
-    ("pixel_mae", "pixel difference", 3, True),
-    ("correlation", "correlation", 3, True),
-    ("token_agreement", "tokens equal", 3, False),
-)
-"""Column of the summary, heading, decimals, whether its interval is shown."""
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -76,6 +67,10 @@ def markdown_escaped(text: str) -> str:
     return "".join(MARKDOWN.get(c, c) for c in text)
 
 
+Heading = tuple[str, tuple[str, str]]
+"""On one line, and on two."""
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a format writes text, a bold number, an interval and ±."""
@@ -114,17 +109,15 @@ def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
-def _stacked(head: list[str]) -> str:
+def _stacked(head: list[Heading]) -> str:
     """Headings on two lines, so that the columns stay narrow."""
-    broken = [text.replace("token-", "token- ").replace("corre", "corre- ") for text in head]
-    parts = [text.rsplit(" ", 1) if " " in text else ["", text] for text in broken]
-    return " & ".join(p[0] for p in parts) + r" \\" + "\n" + " & ".join(p[1] for p in parts) + r" \\"
+    return "\n".join(" & ".join(latex_escaped(lines[i]).replace("{-}", "-") for _, lines in head) + r" \\" for i in (0, 1))
 
 
 def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False) -> str:
     """A table of pipes and a line below that says what the numbers are."""
     head, rows = _cells(tables, summary, MD, plus_minus)
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    lines = [f"| {' | '.join(text for text, _ in head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus))]) + "\n"
 
@@ -156,28 +149,29 @@ def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[P
     return paths
 
 
-def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[str], list[list[str]]]:
+def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[Heading], list[list[str]]]:
     """Headings and rows as escaped text; columns without any number are left out."""
     best = winners(comparisons(tables, summary))
-    columns = [c for c in COLUMNS if pd.to_numeric(summary[c[0]]).notna().any()]
+    columns = [m for m in tabled() if pd.to_numeric(summary[m.name]).notna().any()]
     several = summary["n"].nunique() > 1  # else the note says it
-    head = ["cell", *(title for _, title, *_ in columns), "identical", *(["n"] if several else [])]
+    plain = ["identical", *(["n"] if several else [])]
+    head = [("cell", ("", "cell")), *((m.plain_heading, m.lines()) for m in columns), *((text, ("", text)) for text in plain)]
     rows = []
     for row in summary.to_dict("records"):
         mark = " (A/A)" if row["is_baseline"] and row["timed"] else ""
         texts = [way.escape(f"{row['name']}{mark}")]
-        for column, _, digits, interval in columns:
-            texts.append(_number(row, column, digits, interval, way, (column, row["cell"]) in best, plus_minus))
+        texts += [_number(row, m, way, (m.name, row["cell"]) in best, plus_minus) for m in columns]
         identical = f"{row['identical']}/{row['compared']}" if row["compared"] else way.escape(DASH)
         rows.append([*texts, identical, *([str(int(row["n"]))] if several else [])])
     return head, rows
 
 
-def _number(row: dict[str, Any], column: str, digits: int, interval: bool, way: Dialect, bold: bool, plus_minus: bool) -> str:
-    mean, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+def _number(row: dict[str, Any], metric: Metric, way: Dialect, bold: bool, plus_minus: bool) -> str:
+    mean, low, high = (row[f"{metric.name}{end}"] for end in ("", "_low", "_high"))
+    digits = metric.digits
     text = way.escape(number(None if pd.isna(mean) else mean, digits)).replace("{-}", "-")
     text = way.bold(text) if bold else text
-    if not interval or pd.isna(mean) or pd.isna(low) or low == high:
+    if not metric.interval or pd.isna(mean) or pd.isna(low) or low == high:
         return text
     if plus_minus:
         return text + way.plus_minus + number(max(high - mean, mean - low), digits)

@@ -25,6 +25,11 @@ class Seen:
     features: str
     predicted: int
 
+    @property
+    def values(self) -> np.ndarray:
+        """The features (64,) as float32."""
+        return np.frombuffer(base64.b64decode(self.features), "<f2").astype(np.float32)
+
 
 @dataclass
 class Extractor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from sdvar_exp.cell import Cell, Unit
-from sdvar_exp.metrics import noise_floor
+from sdvar_exp.metrics.quantities.fidelity import noise_floor
 from sdvar_exp.runner.rows import Body
 from sdvar_exp.runner.units import Job
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from sdvar_exp.cell import Unit
 from sdvar_exp.decoding.sampling import NEAR_TIE
-from sdvar_exp.metrics import fidelity, token_agreement
+from sdvar_exp.metrics.quantities.fidelity import agreement_by_stage, fidelity
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.runner.result import Result
 
@@ -16,12 +17,27 @@ Body = dict[str, Any]
 
 
 def unit_body(
-    cell_id: str, unit: Unit, result: Result, baseline: Result, pyramid: Pyramid, exact: bool, **circumstances: Any
+    cell_id: str,
+    unit: Unit,
+    result: Result,
+    baseline: Result,
+    pyramid: Pyramid,
+    exact: bool,
+    seen: Mapping[str, Any],
+    **circumstances: Any,
 ) -> Body:
-    """The commit marker of a unit. exact: the arithmetic is float64, where no difference is a near-tie."""
-    sample = fidelity(result.tokens, result.image, result.f_hat, baseline.tokens, baseline.image, baseline.f_hat, pyramid)
-    sample["near_tie"] = not exact and near_tie(result.tokens, baseline, pyramid)
-    agreement = token_agreement(result.tokens, baseline.tokens, pyramid)[1]
+    """The commit marker of a unit.
+
+    exact: the arithmetic is float64, where no difference is a near-tie. seen: evidence for metrics of what a classifier sees.
+    """
+    close = np.zeros(len(baseline.tokens), bool) if exact else baseline.margins < NEAR_TIE
+    sample = fidelity(
+        *(result.tokens, result.image, result.f_hat, baseline.tokens, baseline.image, baseline.f_hat, pyramid),
+        close_b=close,
+        label=unit.label,
+        **seen,
+    )
+    agreement = agreement_by_stage(result.tokens, baseline.tokens, pyramid)
     stages = [{**row, "token_agreement": share} for row, share in zip(result.stages, agreement, strict=True)]
     return {
         "type": "unit",
@@ -31,20 +47,6 @@ def unit_body(
         "sample": {**sample, **result.algorithm, **circumstances},
         "stages": stages,
     }
-
-
-def near_tie(tokens: np.ndarray, baseline: Result, pyramid: Pyramid) -> bool:
-    """Whether rounding alone explains the difference between `tokens` (L,) and the baseline's (DESIGN 2.2).
-
-    Every divergent token of the first divergent stage was closer than `NEAR_TIE` to being another one; what follows from
-    them, in later stages, needs no excuse of its own. False for equal tokens.
-    """
-    different = tokens != baseline.tokens
-    if not different.any():
-        return False
-    first = pyramid.stage_of[int(different.argmax())]
-    here = pyramid.rows(first, first + 1)
-    return bool((baseline.margins[here][different[here]] < NEAR_TIE).all())
 
 
 def amplified_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

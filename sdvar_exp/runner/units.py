@@ -73,27 +73,32 @@ def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Bo
         if unit in job.staged:
             write_stages(job, task, unit, result, proposed_of(decoded, i))
         attempt = job.attempts[task.planned.id, unit.label, unit.seed] + 1
-        body = unit_body(task.planned.id, unit, result, baseline, pair.pyramid, exact, attempt=attempt, **circumstances)
-        bodies.append(add_seen(body, job, task, unit, result, baseline))
+        record, seen = look(job, task, result, baseline)
+        body = unit_body(task.planned.id, unit, result, baseline, pair.pyramid, exact, seen, attempt=attempt, **circumstances)
+        bodies.append({**body, **record})
     return bodies
 
 
-def add_seen(body: Body, job: Job, task: Task, unit: Unit, result: Result, baseline: Result) -> Body:
-    """The record with what the model's classifier, if it has one, sees in the image and in the baseline's."""
+def look(job: Job, task: Task, result: Result, baseline: Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the model's classifier, if it has one, sees in the image and in the baseline's: for the record, for metrics."""
     extractor = job.extractors.get(task.cell.model)
     if extractor is None:
-        return body
-    base = extractor.see(baseline.image)
-    own = extractor.see(result.image)
-    body["sample"] |= {"predicted_class": own.predicted, "class_correct": own.predicted == unit.label}
-    body["seen"] = {
+        return {}, {}
+    own, base = extractor.see(result.image), extractor.see(baseline.image)
+    record = {
         "classifier": extractor.digest,
         "features": own.features,
         "predicted": own.predicted,
         "baseline_features": base.features,
         "baseline_predicted": base.predicted,
     }
-    return body
+    evidence = {
+        "features_a": own.values,
+        "features_b": base.values,
+        "predicted_a": own.predicted,
+        "predicted_b": base.predicted,
+    }
+    return {"seen": record}, evidence
 
 
 def check_finite(result: Result) -> None:

@@ -5,6 +5,8 @@ Kinds: str, int, float, bool; each may be null. Columns that a record has and th
 
 from __future__ import annotations
 
+from sdvar_exp.metrics.quantities import own
+
 IDENTITY = {
     "study": "str",
     "cell": "str",
@@ -18,24 +20,7 @@ IDENTITY = {
     "seed": "int",
 }
 
-FIDELITY = {
-    "pixel_mae": "float",
-    "pixel_l2": "float",
-    "psnr_db": "float",
-    "ssim": "float",
-    "correlation": "float",
-    "token_agreement": "float",
-    "first_divergent_stage": "int",
-    "fhat_cosine": "float",
-    "identical": "bool",
-    "near_tie": "bool",
-    "value_min": "float",
-    "value_max": "float",
-    "baseline_min": "float",
-    "baseline_max": "float",
-    "predicted_class": "int",
-    "class_correct": "bool",
-}
+FIDELITY = {m.name: m.values for m in own() if m.measured}
 
 ALGORITHM = {
     "target_calls": "int",
@@ -164,8 +149,7 @@ NOISE = {
     "label": "int",
     "seed": "int",
     "other_seed": "int",
-    "pixel_mae": "float",
-    "correlation": "float",
+    **{m.name: m.values for m in own() if m.has_floor},
 }
 
 TABLES = {"samples": SAMPLES, "stages": STAGES, "runs": RUNS, "timings": TIMINGS, "failures": FAILURES, "noise": NOISE}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import tabled
 from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, TIMED
 from sdvar_exp.store.images import image_name
 from sdvar_exp.store.ledger import canonical
@@ -19,7 +20,6 @@ from sdvar_exp.store.tables import Tables
 
 # Circumstances that are measurements; the rest (host, pid, time stamps) is about the process.
 LOGGED_CIRCUMSTANCES = ("noise_ms", "peak_memory_bytes")
-PICTURE_METRICS = ("pixel_mae", "correlation", "token_agreement", "target_calls", "speedup")
 
 Unit = tuple[int, int]
 
@@ -55,6 +55,11 @@ class Content:
         pictures = [[p.label, p.seed, p.baseline is not None, p.diff is not None] for p in self.pictures]
         everything = [self.name, self.config, self.rows, self.summary, pictures]
         return hashlib.sha256(canonical(everything).encode()).hexdigest()[:16]
+
+
+def picture_metrics() -> list[str]:
+    """Metrics beside each image: those of tables that `samples` has a column for."""
+    return [m.name for m in tabled() if m.measured or m.needs == (m.name,)]
 
 
 def run_id(study: str, cell: str) -> str:
@@ -163,5 +168,5 @@ def _picture(folder: Path, run: Mapping[str, Any], unit: Unit, row: Mapping[str,
     sample = kept(run["cell"])
     if sample is None:
         return None
-    metrics = {name: row.get(name) for name in PICTURE_METRICS}
+    metrics = {name: row.get(name) for name in picture_metrics()}
     return Picture(*unit, sample, kept(run["baseline"]), kept(run["cell"], "_diff"), metrics)

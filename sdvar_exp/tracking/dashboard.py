@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.store.tables import Tables, load_tables
-from sdvar_exp.tracking.content import stage_key
+from sdvar_exp.tracking.content import picture_metrics, stage_key
 from sdvar_exp.tracking.options import Options
 from sdvar_exp.tracking.sink import PushError
 
-COLUMNS = ("target_calls", "pixel_mae", "correlation", "token_agreement", "speedup", "identical_units", "units")
 WIDE, HALF, HEIGHT = 24, 12, 8
 
 
@@ -61,12 +61,13 @@ def facts_of(folder: Path, tables: Tables | None = None) -> Facts:
 def panels(facts: Facts) -> dict[str, list[Any]]:
     """Panels by section; a section without data is left out."""
     wr = _module("wandb_workspaces.reports.v2")
+    difference, calls = headline("difference"), headline("calls")
     of, left, right = wr.SummaryMetric, wr.Layout(0, 0, HALF, HEIGHT), wr.Layout(HALF, 0, HALF, HEIGHT)
     out: dict[str, list[Any]] = {}
     quality = wr.ScatterPlot(
-        title="target calls against pixel difference",
-        x=of("target_calls"),
-        y=of("pixel_mae"),
+        title=f"{calls.plain_heading} against {difference.plain_heading}",
+        x=of(calls.name),
+        y=of(difference.name),
         running_ymin=True,
         legend_template="${run:displayName}",
         layout=right if facts.timed else left,
@@ -76,9 +77,9 @@ def panels(facts: Facts) -> dict[str, list[Any]]:
         pareto.insert(
             0,
             wr.ScatterPlot(
-                title="speed-up against pixel difference",
+                title=f"speed-up against {difference.plain_heading}",
                 x=of("speedup"),
-                y=of("pixel_mae"),
+                y=of(difference.name),
                 legend_template="${run:displayName}",
                 layout=left,
             ),
@@ -119,8 +120,9 @@ def build(facts: Facts, options: Options) -> Dashboards:
     ws, wr = _module("wandb_workspaces.workspaces"), _module("wandb_workspaces.reports.v2")
     where = {"entity": options.entity or "", "project": options.project}
     sections = [ws.Section(name=name, panels=found, is_open=True) for name, found in panels(facts).items()]
+    pinned = (*picture_metrics(), "identical_units", "units")
     runs = ws.RunsetSettings(
-        filters=ws.And(ws.Metric("Group") == facts.study), pinned_columns=[f"summary:{name}" for name in COLUMNS]
+        filters=ws.And(ws.Metric("Group") == facts.study), pinned_columns=[f"summary:{name}" for name in pinned]
     )
     workspace = ws.Workspace(name=f"sdvar_exp {facts.study}", sections=sections, runset_settings=runs, **where)
     blocks: list[Any] = [wr.H1(text=f"Study {facts.study}"), wr.P(text=about(facts))]

@@ -27,7 +27,7 @@ from typing import Any
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.tables import load_tables
-from sdvar_exp.tracking.content import PICTURE_METRICS, Content, Picture, contents
+from sdvar_exp.tracking.content import Content, Picture, contents, picture_metrics
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed, Rows, Steps, only_one, plan_steps
 
@@ -159,10 +159,10 @@ def _settings(wandb: Any, options: Options) -> Any:
 def _tables(wandb: Any, pictures: Sequence[Picture]) -> Iterator[tuple[str, Any]]:
     """`images`, `images_2`, …: W&B keeps at most 200,000 rows of a table."""
     for start in range(0, len(pictures), TABLE_ROWS):
-        table = wandb.Table(columns=["label", "seed", "sample", "baseline", "diff", *PICTURE_METRICS])
+        table = wandb.Table(columns=["label", "seed", "sample", "baseline", "diff", *picture_metrics()])
         for picture in pictures[start : start + TABLE_ROWS]:
             files = [p and wandb.Image(str(p)) for p in (picture.sample, picture.baseline, picture.diff)]
-            table.add_data(picture.label, picture.seed, *files, *(picture.metrics[name] for name in PICTURE_METRICS))
+            table.add_data(picture.label, picture.seed, *files, *(picture.metrics[name] for name in picture_metrics()))
         yield f"images_{start // TABLE_ROWS + 1}" if start else "images", table
 
 

@@ -15,9 +15,10 @@ from hydra.plugins.sweeper import Sweeper
 
 from sdvar_exp.cli import main
 from sdvar_exp.config import compose, multirun
-from sdvar_exp.plan import OBJECTIVES, Plan
+from sdvar_exp.metrics.quantities import objectives
+from sdvar_exp.plan import Plan
 from sdvar_exp.report.objective import objective_of
-from sdvar_exp.report.summary import COLUMNS
+from sdvar_exp.report.summary import columns
 from sdvar_exp.store import Study
 from tests.store.making import FINGERPRINT, unit_body
 
@@ -157,6 +158,6 @@ def test_when_hydra_sweeps(words: list[str], asked: bool) -> None:
 
 
 def test_objectives_are_columns_of_the_summary(lines: Callable[..., list[str]]) -> None:
-    assert set(OBJECTIVES) <= set(COLUMNS)
+    assert set(objectives()) <= set(columns())
     assert lines("objective=pixel_mea") == ["unknown objective 'pixel_mea'; did you mean 'pixel_mae'?"]
     assert objective_of(compose([])) is None

@@ -10,8 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sdvar_exp.metrics import fidelity, noise_floor, token_agreement
-from sdvar_exp.metrics.fidelity import correlation, cosine, pixel_l2, pixel_mae, psnr_db, ssim
+from sdvar_exp.metrics.quantities.fidelity import (
+    agreement_by_stage,
+    correlation,
+    cosine,
+    fidelity,
+    noise_floor,
+    pixel_l2,
+    pixel_mae,
+    psnr_db,
+    ssim,
+    token_agreement,
+)
 from sdvar_exp.pyramid import Pyramid
 
 PYRAMID = Pyramid((1, 2, 3))
@@ -87,10 +97,11 @@ def test_token_agreement_by_stage():
     a = np.arange(14)
     b = a.copy()
     b[[1, 9, 10, 11]] += 1
-    overall, by_stage = token_agreement(a, b, PYRAMID)
+    overall, by_stage = token_agreement(a, b, PYRAMID), agreement_by_stage(a, b, PYRAMID)
     assert overall == pytest.approx(10 / 14)
     assert by_stage == pytest.approx((1, 0.75, 6 / 9))
-    assert token_agreement([a[:1], a[1:5], a[5:]], [b[:1], b[1:5], b[5:]], PYRAMID) == (overall, by_stage)
+    staged = [a[:1], a[1:5], a[5:]], [b[:1], b[1:5], b[5:]]
+    assert (token_agreement(*staged, PYRAMID), agreement_by_stage(*staged, PYRAMID)) == (overall, by_stage)
 
 
 def unit(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdvar_exp.cell import Cell
-from sdvar_exp.metrics import fidelity
+from sdvar_exp.metrics.quantities.fidelity import fidelity
 from sdvar_exp.plan import Plan, PlannedCell
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import choose

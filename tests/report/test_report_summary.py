@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sdvar_exp.report import summarise
-from sdvar_exp.report.summary import COLUMNS
+from sdvar_exp.report.summary import columns
 
 
 def row(summary: pd.DataFrame, name: str) -> pd.Series:
@@ -18,7 +18,7 @@ def row(summary: pd.DataFrame, name: str) -> pd.Series:
 
 def test_columns_and_plan_order(study):
     summary = summarise(study)
-    assert list(summary.columns) == list(COLUMNS)
+    assert list(summary.columns) == columns()
     assert list(summary["name"]) == list(study.runs["name"])
     study_in_disorder = type(study)(**{**vars(study), "runs": study.runs.iloc[::-1]})
     assert list(summarise(study_in_disorder)["name"]) == list(study.runs["name"])
@@ -129,7 +129,7 @@ def test_a_study_without_cells(new_study):
     study.runs = study.runs.iloc[:0]
     summary = summarise(study)
     assert summary.empty
-    assert list(summary.columns) == list(COLUMNS)
+    assert list(summary.columns) == columns()
 
 
 def test_one_unit_has_means_without_intervals(new_study):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import Metric, headline, tabled
 from sdvar_exp.report.console import DASH, number, with_interval
 
 PLOT = 84
@@ -18,45 +19,24 @@ PLOT = 84
 MOST_LISTED = 6
 
 
-@dataclass(frozen=True)
-class Column:
-    """Key of the summary, heading, what it means, decimals; whether it has an interval, drawn on a logarithmic scale."""
-
-    key: str
-    head: str
-    says: str
-    digits: int = 0
-    interval: bool = False
-    log: bool = False
-
-
-COLUMNS = (
-    Column("target_calls", "target calls", "forwards of the target per image, both guidance halves together", 1),
-    Column("target_token_forwards", "token-forwards", "rows fed to the target ÷ rows fed when it decodes alone", 2),
-    Column("speedup", "speed-up", "baseline time ÷ cell time, paired, image decoder left out, geometric mean", 2, True, True),
-    Column("pixel_mae", "pixel difference", "mean |a−b| to the baseline's image of one label and seed, on [0, 1]", 3, True),
-    Column("correlation", "correlation", "Pearson correlation with the baseline's image over all pixel values", 3),
-    Column("token_agreement", "tokens equal", "share of tokens equal to the baseline's", 3),
-)
-
-
 def table(summary: pd.DataFrame) -> str:
     """The whole table; every body cell that sorts otherwise than its text carries `data-value`."""
-    heads = ["#", "cell", "lossless", *(c.head for c in COLUMNS), "identical", "n"]
+    shown = tabled()
+    heads = ["#", "cell", "lossless", *(m.plain_heading for m in shown), "identical", "n"]
     says = [
         "number in the figures",
         "",
         "whether the cell gives the baseline's tokens, their distribution, or neither by construction",
-        *(c.says for c in COLUMNS),
+        *(m.says for m in shown),
         "images whose tokens all equal the baseline's",
         "images",
     ]
-    kinds = ["number", "text", "text", *("number" for _ in COLUMNS), "number", "number"]
+    kinds = ["number", "text", "text", *("number" for _ in shown), "number", "number"]
     head = "".join(
         f'<th scope="col" data-kind="{kind}"{_titled(what)}><button type="button" class="sort">{escape(text)}</button></th>'
         for text, what, kind in zip(heads, says, kinds, strict=True)
     )
-    scales = {c.key: Scale.of(summary, c) for c in COLUMNS if c.interval}
+    scales = {m.name: Scale.of(summary, m) for m in shown if m.interval}
     rows = "\n".join(_row(row, scales) for row in summary.to_dict("records"))
     caption = "Means over images, in brackets 95 % intervals: labels fixed, seeds resampled within a label."
     return (
@@ -70,12 +50,12 @@ def _row(row: dict[str, Any], scales: dict[str, Scale]) -> str:
     name = f'<button type="button" class="pick" data-cell="{escape(row["cell"])}">{escape(str(row["name"]))}</button>'
     out = [f'<td class="n">{row["number"]}</td><th scope="row">{name}{base}{front}</th>']
     out.append(f"<td>{escape(str(row['lossless']))}</td>")
-    for column in COLUMNS:
-        text = with_interval(row, column.key, column.digits) if column.interval else number(row[column.key], column.digits)
+    for m in tabled():
+        text = with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits)
         mean, bracket, rest = text.partition(" [")
         shown = f'{mean} <span class="ci">[{rest}</span>' if bracket else mean
-        drawing = scales[column.key].draw(row) if column.interval else ""
-        out.append(f'<td class="n"{_value(row[column.key])}>{shown}{drawing}</td>')
+        drawing = scales[m.name].draw(row) if m.interval else ""
+        out.append(f'<td class="n"{_value(row[m.name])}>{shown}{drawing}</td>')
     share = row["identical"] / row["compared"] if row["compared"] else None
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
     out.append(f'<td class="n"{_value(share)}>{identical}</td><td class="n">{row["n"]}</td>')
@@ -93,16 +73,16 @@ class Scale:
     log: bool
 
     @classmethod
-    def of(cls, summary: pd.DataFrame, column: Column) -> Scale:
-        ends = pd.concat([summary[f"{column.key}{end}"] for end in ("", "_low", "_high")]).astype(float)
+    def of(cls, summary: pd.DataFrame, m: Metric) -> Scale:
+        ends = pd.concat([summary[f"{m.name}{end}"] for end in ("", "_low", "_high")]).astype(float)
         values = ends[np.isfinite(ends)].tolist()
-        if column.key == "pixel_mae":
-            values += summary["noise_pixel_mae"].dropna().astype(float).tolist()
-        if column.log:
+        if m.has_floor:
+            values += summary[f"noise_{m.name}"].dropna().astype(float).tolist()
+        if m.ratio:
             values.append(1.0)
             values = [v for v in values if v > 0]
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        return cls(column.key, low, high if high > low else low + 1, column.log)
+        return cls(m.name, low, high if high > low else low + 1, m.ratio)
 
     def at(self, value: float) -> float:
         """Pixels from the left."""
@@ -114,7 +94,7 @@ class Scale:
         mean, low, high = (row[f"{self.key}{end}"] for end in ("", "_low", "_high"))
         if not _there(mean) or (self.log and mean <= 0):
             return ""
-        reference = 1.0 if self.log else row["noise_pixel_mae"] if self.key == "pixel_mae" else None
+        reference = 1.0 if self.log else row.get(f"noise_{self.key}")
         lines = (
             f'<path class="ref" d="M{self.at(float(reference))} 1V13"/>' if reference is not None and _there(reference) else ""
         )
@@ -126,7 +106,7 @@ class Scale:
 
 def on_front(summary: pd.DataFrame) -> list[bool]:
     """Whether no other cell has at least the speed-up and at most the pixel difference, one of them strictly."""
-    speed, error = (pd.to_numeric(summary[c]).to_numpy(float) for c in ("speedup", "pixel_mae"))
+    speed, error = (pd.to_numeric(summary[c]).to_numpy(float) for c in (headline("speed").name, headline("difference").name))
     known = np.isfinite(speed) & np.isfinite(error)
     better = (speed[None] >= speed[:, None]) & (error[None] <= error[:, None])
     strictly = (speed[None] > speed[:, None]) | (error[None] < error[:, None])

@@ -57,9 +57,7 @@
     const pick = Object.entries(cell.picks).filter(([, at]) => at === unit).map(([word]) => word).join(", ");
     facts($("unit"), [
       ["label, seed", `${u.label[unit]}, ${u.seed[unit]}${pick ? ` (${pick})` : ""}`],
-      ["pixel difference", shown(u.pixel_mae?.[unit], 4)], ["correlation", shown(u.correlation?.[unit], 4)],
-      ["SSIM", shown(u.ssim?.[unit], 4)], ["tokens equal", shown(u.token_agreement?.[unit], 4)],
-      ["first divergent stage", u.first_divergent_stage?.[unit] ?? "none"],
+      ...DATA.facts.map(([key, heading, digits]) => [heading, digits ? shown(u[key]?.[unit], digits) : u[key]?.[unit] ?? "none"]),
     ]);
   }
 
@@ -68,7 +66,7 @@
     const label = $("label").value;
     order = u.label.map((_, i) => i).filter((i) => label === "" || String(u.label[i]) === label);
     const sign = { worst: -1, best: 1 }[$("order").value];
-    if (sign) order.sort((a, b) => sign * ((u.pixel_mae[a] ?? 0) - (u.pixel_mae[b] ?? 0)) || a - b);
+    if (sign) order.sort((a, b) => sign * ((u[DATA.headline][a] ?? 0) - (u[DATA.headline][b] ?? 0)) || a - b);
     const sprite = picture(`sprite/${cell.id}${$("kind").value}`);
     const rows = Math.ceil(u.label.length / cell.columns);
     const last = Math.max(cell.columns - 1, 1);
@@ -80,7 +78,7 @@
       node.setAttribute("role", "option");
       node.dataset.unit = i;
       node.style.backgroundPosition = `${(100 * (i % cell.columns)) / last}% ${rows > 1 ? (100 * Math.floor(i / cell.columns)) / (rows - 1) : 0}%`;
-      node.title = `label ${u.label[i]}, seed ${u.seed[i]}, difference ${shown(u.pixel_mae[i], 4)}`;
+      node.title = `label ${u.label[i]}, seed ${u.seed[i]}, difference ${shown(u[DATA.headline][i], 4)}`;
       node.setAttribute("aria-label", node.title);
       return node;
     }));

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.store.images import image_name
 
@@ -27,7 +28,6 @@ TILES = (64, 48, 32, 24, 16)
 COLUMNS = 16
 MOST_UNITS = 20_000
 PICKS = ("worst", "median", "best")
-FACTS = ("pixel_mae", "correlation", "ssim", "token_agreement", "first_divergent_stage")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Galleries:
     pictures: dict[str, str]
     shown: int
     there: int
+
+
+def facts() -> list[Metric]:
+    """Metrics that stand beside an image: those computed with the row."""
+    return [m for m in metrics() if m.measured and m.shown in ("everywhere", "image")]
 
 
 def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Galleries:
@@ -68,8 +73,8 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Galleries:
             "all": len(units[cell]),
             "picks": picks[cell],
         }
-        facts = {name: _plain(frame[name]) for name in ("label", "seed", *FACTS) if name in frame}
-        data.append({**entry, "units": facts})
+        values = {name: _plain(frame[name]) for name in ("label", "seed", *(m.name for m in facts())) if name in frame}
+        data.append({**entry, "units": values})
     return Galleries(data, (sprites or {}) | full, sum(map(len, chosen.values())), there)
 
 
@@ -151,7 +156,7 @@ def _picks(frame: pd.DataFrame) -> dict[str, int]:
 
 def _by_difference(frame: pd.DataFrame) -> np.ndarray:
     """Places from the smallest pixel difference to the largest; equal ones keep their order."""
-    return np.argsort(pd.to_numeric(frame["pixel_mae"]).fillna(0).to_numpy(float), kind="stable")
+    return np.argsort(pd.to_numeric(frame[headline("difference").name]).fillna(0).to_numpy(float), kind="stable")
 
 
 def _sprites(folder: Path, chosen: dict[str, pd.DataFrame]) -> tuple[dict[str, str] | None, int]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import metrics
 from sdvar_exp.report.console import number
 from sdvar_exp.store.columns import TABLES
 from sdvar_exp.store.ledger import LedgerReader
@@ -27,11 +28,11 @@ def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
         "id": f"{row['cell']}",
         "images": f"{row['n']}, {row['failed']} failed",
         "timed": f"{int(row['timed'] or 0)} images, {int(row['contended'] or 0)} left out beside other work",
-        "speed-up with image decoder": number(row["speedup_with_vae"], 2),
-        "milliseconds": f"{number(row['latency_ms'], 1)}, baseline {number(row['baseline_latency_ms'], 1)}",
-        "commits per target call": number(row["committed_per_call"], 2),
-        "draft token-forwards": number(row["draft_token_forwards"], 2),
-        "noise floor": f"{number(row['noise_pixel_mae'], 3)}, correlation {number(row['noise_correlation'], 3)}",
+        "milliseconds of the baseline": number(row["baseline_latency_ms"], 1),
+        **{m.plain_heading: number(row[m.name], m.digits) for m in metrics() if m.summarised and not m.tabled},
+        "noise floor": ", ".join(
+            f"{m.plain_heading} {number(row[f'noise_{m.name}'], m.digits)}" for m in metrics() if m.has_floor
+        ),
     }
     command = shlex.join(["sdvar-exp", "run", *map(str, about.get("overrides", ()))])
     config = "\n".join(_choices(about.get("config", {})))

@@ -102,7 +102,7 @@
 // To begin with: a cell whose decode shows failed stages and that differs from the baseline, else one that differs, else any.
 {
   const verifies = new Set(DATA.stages.filter((walk) => walk.stages.some((step) => step.passed === false)).map((walk) => walk.cell));
-  const differs = DATA.cells.filter((cell) => cell.units.pixel_mae?.some((value) => value > 0));
+  const differs = DATA.cells.filter((cell) => cell.units[DATA.headline]?.some((value) => value > 0));
   const first = differs.find((cell) => verifies.has(cell.id)) ?? differs[0] ?? DATA.cells.find((cell) => cell.id !== cell.baseline) ?? DATA.cells[0];
   choose(first.id);
 }

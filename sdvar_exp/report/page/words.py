@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.source import Tables
@@ -32,7 +33,7 @@ def facts(summary: pd.DataFrame) -> str:
     if len(timed):
         row = timed.loc[timed["speedup"].astype(float).idxmax()].to_dict()
         found.append((f"{number(row['speedup'], 2)}×", "largest speed-up", str(row["name"])))
-    near = others[(others["target_calls"].astype(float) > 0) & others["pixel_mae"].notna()]
+    near = others[(others["target_calls"].astype(float) > 0) & others[headline("difference").name].notna()]
     if len(near):
         row = near.loc[near["target_calls"].astype(float).idxmin()].to_dict()
         found.append((number(row["target_calls"], 1), "fewest target calls, of cells that make any", str(row["name"])))
@@ -41,7 +42,7 @@ def facts(summary: pd.DataFrame) -> str:
         same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
         found.append((f"{same}/{of}", "images identical, of cells that claim it", _count(len(exact), "cell")))
     if floor := noise_floors(summary):
-        found.append((floor, "noise floor: pixel difference of two seeds", ""))
+        found.append((floor, f"noise floor: {headline('difference').plain_heading} of two seeds", ""))
     return "".join(
         f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
         f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>"
@@ -51,8 +52,9 @@ def facts(summary: pd.DataFrame) -> str:
 
 def noise_floors(summary: pd.DataFrame) -> str:
     """The noise floor of each baseline, from the least to the greatest; empty where none was measured."""
-    floors = sorted(summary.drop_duplicates("baseline")["noise_pixel_mae"].dropna().astype(float))
-    return " to ".join(dict.fromkeys(number(v, 3) for v in (floors[:1] + floors[1:][-1:])))
+    m = headline("difference")
+    floors = sorted(summary.drop_duplicates("baseline")[f"noise_{m.name}"].dropna().astype(float))
+    return " to ".join(dict.fromkeys(number(v, m.digits) for v in (floors[:1] + floors[1:][-1:])))
 
 
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
@@ -80,15 +82,16 @@ def _speed(summary: pd.DataFrame) -> list[str]:
 
 
 def _closeness(summary: pd.DataFrame) -> list[str]:
-    lossy = summary[(summary["lossless"] == "no") & summary["pixel_mae"].notna()]
+    m = headline("difference")
+    lossy = summary[(summary["lossless"] == "no") & summary[m.name].notna()]
     if lossy.empty:
         return []
-    mae = pd.to_numeric(lossy["pixel_mae"])
-    best, worst = (lossy.loc[at].to_dict() for at in (mae.idxmin(), mae.idxmax()))
+    difference = pd.to_numeric(lossy[m.name])
+    best, worst = (lossy.loc[at].to_dict() for at in (difference.idxmin(), difference.idxmax()))
     out = [
-        f"Of the lossy cells, {best['name']} stays closest to the baseline's images, pixel difference "
-        f"{with_interval(best, 'pixel_mae', 3)}, n = {best['compared']}; {worst['name']} is farthest, "
-        f"{with_interval(worst, 'pixel_mae', 3)}, n = {worst['compared']}."
+        f"Of the lossy cells, {best['name']} stays closest to the baseline's images, {m.plain_heading} "
+        f"{with_interval(best, m.name, m.digits)}, n = {best['compared']}; {worst['name']} is farthest, "
+        f"{with_interval(worst, m.name, m.digits)}, n = {worst['compared']}."
     ]
     if floor := noise_floors(summary):
         pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.figures import write_figures
 from sdvar_exp.report.page import cells, figures, pictures, provenance, stages, words
 from sdvar_exp.report.source import Tables, read_tables
@@ -97,7 +98,9 @@ def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str) -> 
         "provenance": provenance.study(folder, manifest, base),
         "colours": stages.legend(),
     }
-    data = {"images": f"{base}/images/", "cells": galleries.data, "stages": walks.data}
+    facts = [[m.name, m.plain_heading, 4 if m.values == "float" else 0] for m in pictures.facts()]
+    data: dict[str, Any] = {"images": f"{base}/images/", "cells": galleries.data, "stages": walks.data}
+    data |= {"facts": facts, "headline": headline("difference").name}
     return Parts(markup, data, galleries.pictures | walks.pictures)
 
 

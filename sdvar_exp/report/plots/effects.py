@@ -10,14 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from sdvar_exp.report.effects import METRICS, effects
+from sdvar_exp.report.effects import drawn, effects
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, PALETTE, Drawn, data_hash, wrapped
 
 NAME, TITLE = "factor-effects", "Effect of each factor"
-LABELS = {"pixel_mae": "change of pixel\ndifference", "speedup": "speed-up,\nratio", "target_calls": "change of\ntarget calls"}
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
 PER_PAGE = 24
 SURE = 0.05
@@ -37,15 +36,15 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
     """A panel per metric; rows are changes, grouped by factor."""
     changes = list(data[["factor", "change"]].drop_duplicates().itertuples(index=False, name=None))
     places = _places(changes)
-    shown = [m for m in METRICS if (data["metric"] == m).any()]
+    shown = [m for m in drawn() if (data["metric"] == m.name).any()]
     width, left = (size or Size()).full, 0.36
     height = 0.8 + 0.19 * (max(places.values()) + 1)
     fig = Figure((width, height))
     step = (0.985 - left) / len(shown)
-    for i, metric in enumerate(shown):
+    for i, m in enumerate(shown):
         axis = fig.add_axes((left + i * step, 0.56 / height, step - 0.025, 1 - 0.62 / height))
-        draw(data[data["metric"] == metric], axis, places, metric)
-        axis.set_xlabel(LABELS[metric], fontsize=7)
+        draw(data[data["metric"] == m.name], axis, places, m.ratio)
+        axis.set_xlabel(f"{m.plain_heading},\nratio" if m.ratio else f"change of\n{m.plain_heading}", fontsize=7)
     characters = int(left * width / 0.058)
     for (factor, change), y in places.items():
         fig.axes[0].text(
@@ -86,9 +85,9 @@ def _beside(fig: Figure, y: float) -> object:
     return blended_transform_factory(fig.transFigure, Affine2D().translate(0, y - 1) + panel.transData)
 
 
-def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], metric: str) -> None:
+def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], ratio: bool) -> None:
     """Points with intervals at their lines; filled where significant."""
-    none = 1.0 if metric == "speedup" else 0.0
+    none = 1.0 if ratio else 0.0
     axis.set_ylim(max(places.values()) + 0.7, -0.5)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
@@ -101,7 +100,7 @@ def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], m
             axis.plot([row["low"], row["high"]], [y, y], color=PALETTE[0], lw=1, solid_capstyle="butt", zorder=2)
         sure = row["p_holm"] < SURE and (pd.isna(row["low"]) or not row["low"] <= none <= row["high"])
         axis.plot(row["effect"], y, "o", ms=3.8, mfc=PALETTE[0] if sure else "white", mec=PALETTE[0], mew=0.9, zorder=3)
-    if metric == "speedup":
+    if ratio:
         _ratio_axis(data, axis)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(2))

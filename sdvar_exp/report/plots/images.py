@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import Size
@@ -92,7 +93,7 @@ def draw(data: pd.DataFrame, axis: Axes, images: Path) -> None:
 
 def _tiles(tables: Tables, baseline: pd.DataFrame, cells: pd.DataFrame, images: Path) -> pd.DataFrame:
     shown = pd.concat([baseline, cells])
-    numbers = {c: of_cell(tables.samples, c).set_index(["label", "seed"])["pixel_mae"] for c in shown["cell"]}
+    numbers = {c: of_cell(tables.samples, c).set_index(["label", "seed"])[headline("difference").name] for c in shown["cell"]}
     characters = int(14 * 8 / max(len(shown), 5))
     rows = []
     for i, (label, seed) in enumerate(_units(shown["cell"].tolist(), numbers, images)):

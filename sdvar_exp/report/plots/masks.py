@@ -10,16 +10,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.report.compare import pooled
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
 
 NAME, TITLE = "mask-by-strategy", "Mask × strategy"
-PANELS = (
-    ("pixel_mae", "pixel difference to the baseline", "{:.3f}", "cividis_r"),
-    ("speedup", "speed-up", "{:.2f}×", "cividis"),
-)
+
+
+def drawn() -> list[Metric]:
+    """How far the images move, in each metric that figures show, then how fast the cells are."""
+    return [*(m for m in metrics() if m.compares and m.drawn), headline("speed")]
 
 
 def figures(material: Material) -> Iterator[Drawn]:
@@ -40,27 +42,29 @@ def frame(material: Material) -> pd.DataFrame:
     samples = material.tables.samples
     rows = []
     for (strategy, mask), own in known.groupby(["strategy", "mask"], sort=False):
-        for quantity, *_ in PANELS:
-            there = own.loc[own[quantity].notna(), "cell"]
-            found = pooled(samples[samples["cell"].isin(there)], quantity)
+        for m in drawn():
+            there = own.loc[own[m.name].notna(), "cell"]
+            found = pooled(samples[samples["cell"].isin(there)], m)
             if found.mean is not None:
-                rows.append((strategy, mask, quantity, found.mean, len(there), found.n))
+                rows.append((strategy, mask, m.name, found.mean, len(there), found.n))
     return pd.DataFrame(rows, columns=columns)
 
 
 def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
     """One heat map per quantity that is there, with common rows."""
-    shown = [panel for panel in PANELS if (data["quantity"] == panel[0]).any()]
+    shown = [m for m in drawn() if (data["quantity"] == m.name).any()]
     masks, strategies = list(dict.fromkeys(data["mask"])), list(dict.fromkeys(data["strategy"]))
     width = (size or Size()).full
     left, tile = 1.45, 0.34
     height = tile * len(masks) + 0.72
     fig = Figure((width, height))
     step = (width - left) / len(shown)
-    for i, (quantity, label, digits, colours) in enumerate(shown):
+    for i, m in enumerate(shown):
         axis = fig.add_axes(((left + i * step) / width, 0.44 / height, (step - 0.2) / width, tile * len(masks) / height))
-        draw(data[data["quantity"] == quantity], axis, masks, strategies, digits, colours)
-        axis.set_title(label, loc="left", fontsize=7.5)
+        colours = "cividis_r" if m.better < 0 else "cividis"
+        digits = f"{{:.{m.digits}f}}" + ("×" if m.ratio else "")
+        draw(data[data["quantity"] == m.name], axis, masks, strategies, digits, colours)
+        axis.set_title(m.plain_heading + (" to the baseline" if m.compares else ""), loc="left", fontsize=7.5)
         axis.set_yticks(range(len(masks)), [wrapped(m, 25, 2) for m in masks] if i == 0 else [""] * len(masks), fontsize=6.5)
     caption = (
         f"{TITLE}: means over all cells with that mask and strategy (geometric for speed-ups), whatever their other "

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
@@ -52,15 +53,20 @@ class Quantity:
     zero: bool = True
 
 
-PIXELS = Quantity(
-    "speedup-vs-pixel-difference",
-    "Speed-up against pixel difference",
-    "pixel_mae",
-    "pixel difference to the baseline (mean |a−b|)",
-    "noise floor",
-    "mean absolute pixel difference to the baseline's image of the same label, seed and noise; noise floor: the difference "
-    "between two seeds of the baseline",
-)
+def of_metric(m: Metric) -> Quantity:
+    """Speed-up against a metric of images; the guide line is its noise floor, where it has one."""
+    words = m.says.removesuffix(".")
+    floor = "; noise floor: the difference between two seeds of the baseline" if m.has_floor else ""
+    return Quantity(
+        f"speedup-vs-{m.plain_heading.replace(' ', '-')}",
+        f"Speed-up against {m.plain_heading}",
+        m.name,
+        f"{m.plain_heading} to the baseline",
+        "noise floor",
+        f"{words}{floor}",
+    )
+
+
 FRECHET = Quantity(
     "speedup-vs-frechet-distance",
     "Speed-up against Fréchet distance",
@@ -74,11 +80,14 @@ FRECHET = Quantity(
 
 
 def figures(material: Material) -> Iterator[Drawn]:
-    """The figure of pixel differences."""
-    data = frame(material.summary)
-    if data.empty:
-        raise Skipped("no cell has both a speed-up and a pixel difference (timing.units=0 times nothing)")
-    yield figure(data, PIXELS, material.size)
+    """The figure of pixel differences, then one for each metric of users that compares images."""
+    head = headline("difference")
+    for m in (head, *(m for m in metrics() if m.compares and m.drawn and m is not head)):
+        data = frame(material.summary, m)
+        if len(data):
+            yield figure(data, of_metric(m), material.size)
+        elif m is head:
+            raise Skipped(f"no cell has both a speed-up and a {m.plain_heading} (timing.units=0 times nothing)")
 
 
 def frechet_figures(material: Material) -> Iterator[Drawn]:
@@ -93,9 +102,11 @@ def frechet_figures(material: Material) -> Iterator[Drawn]:
     yield figure(data, FRECHET, material.size)
 
 
-def frame(summary: pd.DataFrame) -> pd.DataFrame:
-    """Timed cells that have a baseline image; `guide` is the noise floor. Columns `COLUMNS`."""
-    return _frame(summary, PIXELS, summary["noise_pixel_mae"])
+def frame(summary: pd.DataFrame, m: Metric | None = None) -> pd.DataFrame:
+    """Timed cells that have the metric (default: the headline difference); `guide` is its noise floor. Columns `COLUMNS`."""
+    m = m or headline("difference")
+    guide = summary[f"noise_{m.name}"] if m.has_floor else pd.Series(float("nan"), summary.index)
+    return _frame(summary, of_metric(m), guide)
 
 
 def frechet_frame(summary: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
@@ -122,8 +133,9 @@ def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.Da
     return out.assign(pareto=~(better & strictly).any(axis=1))[COLUMNS]
 
 
-def figure(data: pd.DataFrame, quantity: Quantity = PIXELS, size: Size | None = None) -> Drawn:
+def figure(data: pd.DataFrame, quantity: Quantity | None = None, size: Size | None = None) -> Drawn:
     """The plot with the key to its numbers below, in columns."""
+    quantity = quantity or of_metric(headline("difference"))
     width = (size or Size()).full
     named = data if len(data) <= MOST_NUMBERED else data[data["pareto"] | data["is_baseline"]]
     across = 2 if width > 4.5 else 1
@@ -157,7 +169,7 @@ def figure(data: pd.DataFrame, quantity: Quantity = PIXELS, size: Size | None = 
     return Drawn(quantity.name, quantity.title, fig, data_hash(data), caption)
 
 
-def draw(data: pd.DataFrame, axis: Axes, quantity: Quantity = PIXELS) -> None:
+def draw(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
     """x: the quantity's mean; y: speed-up, logarithmic; crosses are 95 % intervals."""
     _frame_axis(data, axis, quantity)
     styles = look(data["strategy"].tolist())
