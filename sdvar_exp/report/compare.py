@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,12 @@ DIFFERENCE_COLUMNS = ("metric", "a", "b", "difference", "low", "high", "n")
 def compared() -> dict[str, Metric]:
     """Metrics that `diff` compares, by name: all that have a mean over units."""
     means = ("mean", "geometric", "count")
-    return {m.name: m for m in metrics() if m.average in means and m.name != "speedup_with_vae"}
+    return {m.name: m for m in _closest_first(metrics()) if m.average in means and m.name != "speedup_with_vae"}
+
+
+def _closest_first(some: Iterable[Metric]) -> list[Metric]:
+    """How far the images move before what it costs."""
+    return sorted(some, key=lambda m: not m.measured)
 
 
 def paired_differences(a: pd.DataFrame, b: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -61,7 +66,7 @@ def grouped(frame: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.D
     for values, part in with_rates(frame).groupby(list(by), sort=False, dropna=False):
         units = len(part[["label", "seed"]].drop_duplicates())
         row = dict(zip(by, values, strict=True)) | {"cells": part["cell"].nunique(), "units": units}
-        for m in tabled():
+        for m in _closest_first(tabled()):
             interval = pooled(part, m, level)
             row |= {m.name: interval.mean, f"{m.name}_low": m.clipped(interval.low), f"{m.name}_high": m.clipped(interval.high)}
         rows.append(row)
