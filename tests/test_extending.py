@@ -105,6 +105,7 @@ def check_rows(folder: Path) -> None:
     samples, runs = pd.read_csv(study / "tables/samples.csv"), pd.read_csv(study / "tables/runs.csv").set_index("strategy")
     of = {name: samples[samples["cell"] == runs.loc[name, "cell"]].iloc[0] for name in ("by_turns", "dynamic_gamma")}
     assert (of["by_turns"]["target_calls"], of["by_turns"]["draft_calls"]) == (5, 5)
+    assert (of["by_turns"]["feature_distance"] > 0) == (not of["by_turns"]["identical"])
     first = [int(g) for g in str(of["dynamic_gamma"]["gamma_trace"]).split(",")]
     assert first[0] == 5 and all(g >= 1 for g in first)
     row = runs.loc["dynamic_gamma"]
@@ -119,6 +120,8 @@ def test_with_plugins_from_a_folder(fresh: Path, mine: Path) -> None:
     assert "γ = ⌈stages left ÷ 2⌉" in run_at(mine, script, "ls", "gamma", "half", "--plugin", "my_entries", *config)
     run_at(mine, script, "run", "plugins=[my_entries]", *config, *ALL, "study=plugins")
     check_rows(mine)
+    shown = run_at(mine, script, "table", "out/plugins", "--plugin", "my_entries", "--markdown")
+    assert "feature distance" in shown and "feature distance" not in run_at(mine, script, "table", "out/plugins", "--markdown")
     own = ["strategy=doubling", "acceptance=exact", *[word for word in ALL if "=" in word and word.split("=")[0] in COMMON]]
     run_at(mine, script, "run", "plugins=[my_entries]", *config, *own, "study=lossless")
     check_own_rounds(mine)

@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 
 from sdvar_exp import registry
-from sdvar_exp.cli.reference import render
+from sdvar_exp.cli.reference import render, with_metrics
+from sdvar_exp.metrics.quantities import own
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
 
 def test_the_page_is_in_step() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), "run python scripts/reference.py"
+
+
+def test_the_tables_of_metrics_are_those_of_the_registry() -> None:
+    """docs/metrics.md: write it anew with `python scripts/reference.py`."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert with_metrics(page) == page
+    for m in own():
+        assert m.says and m.formula, f"{m.name} must say in its docstring and formula what it is"
+        assert f"| `{m.name}` | {m.formula} |" in page or not (m.measured or m.summarised)
 
 
 def test_every_entry_has_a_line_with_a_description() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from sdvar_exp import registry
+from sdvar_exp.metrics.quantities import own
 
 TITLES = {
     "strategy": "Strategies",
@@ -59,3 +61,16 @@ def render() -> str:
                 lines.append(f"| `{name}` | {parameters(entry)} | {doc} | {remarks(entry)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def with_metrics(page: str) -> str:
+    """docs/metrics.md with its two tables of registered metrics written anew, between their markers."""
+    rows = ["| column | formula | unit, range |", "|---|---|---|"]
+    rows += [f"| `{m.name}` | {m.formula} | {m.unit} |" for m in own() if m.measured]
+    means = ["| column | formula | better | mean over images | where |", "|---|---|---|---|---|"]
+    better = {-1: "smaller", 0: "", 1: "larger"}
+    means += [f"| `{m.name}` | {m.formula} | {better[m.better]} | {m.average} | {m.shown} |" for m in own() if m.summarised]
+    for marker, lines in (("measured", rows), ("averaged", means)):
+        text = "\n".join(lines).replace("\\", "\\\\")
+        page = re.sub(rf"(<!-- {marker} -->\n).*?\n(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL)
+    return page

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
 
@@ -26,9 +27,17 @@ def study_parser(verb: str, description: str, epilog: str | None = None) -> Pars
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
     )
+    parser.add_argument("--plugin", action=_Plugin, metavar="MODULE", help="a module that registers metrics, figures, trackers")
     parser.add_argument("study", nargs="?", help="its folder, or its name in the results folder; default: the only one")
     add_results_dir(parser)
     return parser
+
+
+class _Plugin(argparse.Action):
+    """Imports the module when its word is read, so that a verb knows its entries from then on."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        registry.discover([str(values)])
 
 
 def add_results_dir(parser: Parser) -> None:
