@@ -33,14 +33,16 @@ class Sampling:
     noise: Noise = Noise.shared
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"sampling.temperature must be > 0, got {self.temperature}")
+        if not self.temperature >= COLDEST:
+            greedy = "greedy decoding, the limit of temperature 0, is sampling.top_k=1"
+            raise UserError(f"sampling.temperature must be ≥ {COLDEST:g}, got {self.temperature}; {greedy}")
         if self.top_k < 0:
             raise UserError(f"sampling.top_k must be ≥ 0, got {self.top_k}")
         if not 0 <= self.top_p <= 1:
             raise UserError(f"sampling.top_p must lie in [0, 1], got {self.top_p}")
 
 
+COLDEST = 1e-6  # a lower temperature takes logits beyond the range of float32
 EXECUTIONS = ("eager", "compile", "graphs")
 AUTOCASTS = ("none", "bfloat16", "float16")
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from sdvar_exp.cell import Cell
+
+PROJECT = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")
+
+
+def tracking_faults(tracking: Mapping[str, str | None]) -> list[str]:
+    """One line for each name or address that W&B would refuse, which it does only when it is sent to. None: not said."""
+    project, entity, url = (tracking.get(key) for key in ("project", "entity", "base_url"))
+    wrong = []
+    if project is not None and not PROJECT.fullmatch(project):
+        team, _, name = project.partition("/")
+        hint = f"; the team is a key of its own: tracking.entity={team} tracking.project={name}" if team and name else ""
+        wrong.append(f"tracking.project must be 1 to 128 characters without / \\ # ? % :, got {project[:60]!r}{hint[:200]}")
+    if entity is not None and not PROJECT.fullmatch(entity):
+        wrong.append(f"tracking.entity must be a user or a team of W&B, got {entity[:60]!r}")
+    if url is not None and not re.fullmatch(r"https?://[^\s/]\S*", url):
+        wrong.append(f"tracking.base_url must begin with https:// or http://, got {url[:60]!r}")
+    return wrong
 
 
 @dataclass(frozen=True)

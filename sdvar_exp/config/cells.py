@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
@@ -13,9 +14,10 @@ from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec, Sampling
 from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
+from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.overrides import MOST_COMBINATIONS, Item, Known, expand_all
-from sdvar_exp.config.schema import to_choice, values_of
-from sdvar_exp.errors import UserError
+from sdvar_exp.config.schema import check_number, to_choice, values_of
+from sdvar_exp.errors import UserError, require
 
 FACTORS = ("mask", "acceptance", "gamma")
 LARGE = 8  # combinations from which on trees are assembled instead of composed one by one
@@ -114,12 +116,18 @@ def _job(items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence
     if tree is None or (len(work.errors) == before and designs.excluded(rules, items, tree)):
         return None
     stages, classes = (work.attempt(0, plain, tree.cfg.model, key) for key in ("stages", "classes"))
-    if classes:
+    if classes and stages:
+        work.attempt(None, _check_sizes, classes, stages)
         work.models[str(tree.cfg.model.name)] = classes
     cell = to_cell(tree.cfg, work)
     if cell is not None and len(work.errors) == before and not work.known.bad:
         work.attempt(None, check_cell, cell, stages)
     return Job(items, cell) if cell is not None and len(work.errors) == before else None
+
+
+def _check_sizes(classes: int, stages: int) -> None:
+    require(1 <= classes <= 10**6, f"model.classes must lie in 1 … {10**6}, got {classes}")
+    require(1 <= stages <= 100, f"model.stages must lie in 1 … 100, got {stages}")
 
 
 def check_cell(cell: Cell, stages: int) -> None:
@@ -135,13 +143,17 @@ def to_cell(cfg: DictConfig, work: Work) -> Cell | None:
     """A composed tree as a `Cell`; every mistake in its parts is reported."""
     before = len(work.errors)
     choices = {kind: work.attempt(None, to_choice, kind, cfg[kind]) for kind in registry.KINDS}
-    sampling = work.attempt(None, lambda: Sampling(**values_of(Sampling, cfg.sampling)))
+    sampling = work.attempt(None, lambda: Sampling(**values_of(Sampling, cfg.sampling, "sampling")))
     model = {f.name: work.attempt("", plain, cfg.model, f.name) for f in dataclasses.fields(ModelSpec)}
+    for role in ("vae", "draft", "target", "folder"):
+        work.attempt(Path(), user_path, model[role], f"model.{role}")
     spec = work.attempt(None, lambda: ModelSpec(**model))
     if len(work.errors) > before:
         return None
     parts: dict[str, Any] = {**choices, "sampling": sampling, "model": spec}
-    return work.attempt(None, lambda: Cell(batch=plain(cfg, "batch"), **parts))
+    batch = plain(cfg, "batch")
+    work.attempt(None, check_number, "batch", batch)
+    return work.attempt(None, lambda: Cell(batch=batch, **parts))
 
 
 def default_cell(work: Work) -> Cell:

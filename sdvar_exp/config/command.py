@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
@@ -14,7 +14,7 @@ from sdvar_exp.config.errors import did_you_mean
 from sdvar_exp.config.folder import names
 from sdvar_exp.config.overrides import parse
 from sdvar_exp.config.reading import read_yaml
-from sdvar_exp.config.schema import store_schemas
+from sdvar_exp.config.schema import Root, store_schemas
 from sdvar_exp.errors import UserError
 
 FLAGS = (
@@ -54,6 +54,9 @@ def read_command(argv: Sequence[str]) -> Command:
             extra = folder.check_config_dir(value or rest.pop(0))
         elif token in ("-m", "--multirun", "-r", "--run"):
             continue
+        elif token.startswith("--") and flag.lstrip("-").split(".")[0] in (*folder.GROUPS, *(f.name for f in fields(Root))):
+            word = token.lstrip("-") if value else f"{flag.lstrip('-')}=…"
+            raise UserError(f"{token}: write {word}, without --; a W&B agent does so with ${{args_no_hyphens}} for ${{args}}")
         elif token.startswith("-"):
             raise UserError(f"unknown option {token}{did_you_mean(flag, FLAGS)}")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +95,10 @@ def root_keys() -> list[RootKey]:
 
 def find(group: str, name: str, extra: Path | None = None) -> Path | None:
     """The yaml of a choice, the packaged one first as Hydra has it; None for an entry without a yaml."""
-    for folder in (conf_folder(), extra):
-        if folder is not None and (path := folder / group / f"{name}.yaml").is_file():
-            return path
+    with suppress(OSError, ValueError):  # no file system has such a name
+        for folder in (conf_folder(), extra):
+            if folder is not None and (path := folder / group / f"{name}.yaml").is_file():
+                return path
     return None
 
 

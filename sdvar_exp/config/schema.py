@@ -27,6 +27,8 @@ from sdvar_exp.config.folder import find
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import Choice, Entry
 
+LARGEST = 2**53  # of a number in a configuration: a double holds every integer up to it, and no index overflows
+
 
 class Dtype(Enum):
     """Floating-point type of models and decoding."""
@@ -266,18 +268,35 @@ def _back(hint: Any, value: Any) -> Any:
     return value
 
 
-def values_of(params: type, node: DictConfig) -> dict[str, Any]:
-    """Keyword arguments for `params` from a composed node."""
-    got = OmegaConf.to_object(node)
-    hints = typing.get_type_hints(params)
-    return {f.name: _back(hints[f.name], getattr(got, f.name)) for f in dataclasses.fields(params)}
+def values_of(params: type, node: DictConfig, what: str) -> dict[str, Any]:
+    """Keyword arguments for `params` from a composed node. what: the group, for messages.
+
+    Raises `UserError` for a value that cannot be resolved and for numbers that no decode could use, unless it is the default.
+    """
+    try:
+        got = OmegaConf.to_object(node)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{what}: {one_line(error)}") from error
+    hints, out = typing.get_type_hints(params), {}
+    for f in dataclasses.fields(params):
+        out[f.name] = _back(hints[f.name], getattr(got, f.name))
+        if out[f.name] != f.default:
+            check_number(f"{what}.{f.name}", out[f.name])
+    return out
+
+
+def check_number(key: str, value: Any) -> None:
+    """Raise `UserError` for a number, or one in a list, that is not finite or larger than any index."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, int | float) and not abs(one) <= LARGEST:
+            raise UserError(f"{key} must be a number within ±2⁵³, got {one}")
 
 
 def to_choice(kind: str, node: DictConfig) -> Choice:
     """A composed group node as a `Choice`; ranges are checked by the entry's own class."""
     entry: Entry = registry.get(kind, node.name)
     try:
-        return Choice(kind, entry.name, entry.params(**values_of(entry.params, node)))
+        return Choice(kind, entry.name, entry.params(**values_of(entry.params, node, kind)))
     except (TypeError, ValueError) as error:
         raise UserError(f"{kind}={entry.name}: {one_line(error)}") from error
 

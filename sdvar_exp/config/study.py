@@ -12,13 +12,31 @@ from omegaconf import DictConfig
 from sdvar_exp.config.composing import Tree, plain, shown
 from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.config.folder import user_path
+from sdvar_exp.config.schema import LARGEST
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.metrics.quantities import objectives
-from sdvar_exp.plan import EngineOptions, Settings, Timing
+from sdvar_exp.plan import EngineOptions, Settings, Timing, tracking_faults
 
 SEED_LIMIT = 2**32
 MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+LIMITS: dict[str, tuple[float, float]] = {
+    "threads": (0, 1024),
+    "stage_images": (0, 10**9),
+    "timing.units": (0, 10**9),
+    "timing.repeats": (1, 10_000),
+    "engine.unit_timeout_s": (0, 10**8),
+    "engine.retries": (0, 1000),
+    "engine.max_failures": (0, 10**9),
+    "engine.workers": (0, 10_000),
+    "engine.workers_per_job": (1, 1000),
+    "engine.time_min": (1, 10**7),
+    "engine.cpus": (1, 10_000),
+    "engine.gpus": (0, 10_000),
+    "engine.memory_gb": (0, 10**6),
+    "engine.requeues": (0, 10_000),
+}
+"""Least and largest value of the numbers of a study: beyond these a thread, a timer or a scheduler would refuse them later."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
 
 
@@ -56,7 +74,7 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
 
 def parse_images(value: Any) -> str | int:
     """`all`, `none` or a count."""
-    good = value in ("all", "none") or (is_int(value) and value >= 0)
+    good = value in ("all", "none") or (is_int(value) and 0 <= value <= LARGEST)
     require(good, f"images must be all, none or a number ≥ 0, got {shown(value)}")
     return "none" if value == 0 else value  # type: ignore[no-any-return]
 
@@ -67,14 +85,11 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     device, timing, threads = plain(cfg, "device"), plain(cfg, "timing"), plain(cfg, "threads")
     if not DEVICE.fullmatch(device):
         errors.append(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    if timing["units"] < 0:
-        errors.append(f"timing.units must be ≥ 0, got {timing['units']}")
-    if timing["repeats"] < 1:
-        errors.append(f"timing.repeats must be ≥ 1, got {timing['repeats']}")
-    if threads < 0:
-        errors.append(f"threads must be ≥ 0, got {threads}")
-    if plain(cfg, "stage_images") < 0:
-        errors.append(f"stage_images must be ≥ 0, got {plain(cfg, 'stage_images')}")
+    numbers = {"threads": threads, "stage_images": plain(cfg, "stage_images")}
+    numbers |= {f"timing.{key}": value for key, value in timing.items()}
+    errors += [problem for key, value in numbers.items() if (problem := check_limits(key, value))]
+    tracking = {key: plain(cfg.tracking, key) for key in ("mode", "project", "entity", "base_url")}
+    errors += tracking_faults(tracking)
     objective = plain(cfg, "objective")
     if objective is not None and objective not in (known := objectives()):
         hint = did_you_mean(objective, known) or f"; {choices_text(known)}"
@@ -91,10 +106,10 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         images=images,
         stage_images=plain(cfg, "stage_images"),
         timing=Timing(timing["units"], timing["repeats"]),
-        tracking=plain(cfg.tracking, "mode"),
-        project=plain(cfg.tracking, "project"),
-        entity=plain(cfg.tracking, "entity"),
-        base_url=plain(cfg.tracking, "base_url"),
+        tracking=tracking["mode"],
+        project=tracking["project"],
+        entity=tracking["entity"],
+        base_url=tracking["base_url"],
         engine=plain(cfg.engine, "name"),
         engine_options=engine_options(cfg, errors),
         plugins=tuple(plain(cfg, "plugins")),
@@ -104,14 +119,20 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     )
 
 
+def check_limits(key: str, value: Any) -> str | None:
+    """What is wrong with a number of the study; None if nothing is, or if it is no number."""
+    if key not in LIMITS or isinstance(value, bool):
+        return None
+    least, most = LIMITS[key]
+    if value < least:
+        return f"{key} must be ≥ {least}, got {value}"
+    return None if value <= most else f"{key} must be ≤ {most}, got {value}"
+
+
 def engine_options(cfg: DictConfig, errors: list[str]) -> EngineOptions:
     """What the group `engine` says beside its name; mistakes go to `errors`."""
     given: dict[str, Any] = {str(key): plain(cfg.engine, str(key)) for key in cfg.engine if key != "name"}
-    for key, value in given.items():
-        if is_int(value) or isinstance(value, float):
-            least = 1 if key in ("time_min", "cpus", "workers_per_job") else 0
-            if value < least:
-                errors.append(f"engine.{key} must be ≥ {least}, got {value}")
+    errors += [problem for key, value in given.items() if (problem := check_limits(f"engine.{key}", value))]
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     return EngineOptions(**values)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.plan import tracking_faults
 
 MODES = ("offline", "online", "none")
 PROJECT = "sdvar_exp"
@@ -29,6 +30,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"tracking must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.mode != "none" and (wrong := tracking_faults(asdict(self))):
+            raise UserError("\n".join(wrong))
 
 
 def resolve(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sdvar_exp import registry
 from sdvar_exp.config import compose
+from sdvar_exp.config.schema import SlurmNode
 from sdvar_exp.errors import UserError
+from sdvar_exp.tracking.options import resolve
 
 Lines = Callable[..., list[str]]
 LOOP = "on_reject, bonus, skip_last, draft_stale, target_stale, draft_cfg"
@@ -50,7 +54,22 @@ ONE_LINE = {
     "strategy.on_reject=foo": "strategy.on_reject must be one of correct, continue, redraft, got 'foo'",
     "strategy.bonus=maybe": "strategy.bonus must be true or false, got 'maybe'",
     "strategy.draft_cfg=foo": "strategy.draft_cfg must be same, off or a number ≥ 0, got 'foo'",
-    "sampling.temperature=0": "sampling.temperature must be > 0, got 0.0",
+    "sampling.temperature=0": "sampling.temperature must be ≥ 1e-06, got 0.0; greedy decoding, the limit of temperature 0, is sampling.top_k=1",
+    "sampling.temperature=1e-40": "sampling.temperature must be ≥ 1e-06, got 1e-40; greedy decoding, the limit of temperature 0, is sampling.top_k=1",
+    "sampling.temperature=inf": "sampling.temperature must be a number within ±2⁵³, got inf",
+    "cfg_schedule.cfg=1e308": "cfg_schedule.cfg must be a number within ±2⁵³, got 1e+308",
+    "batch=18446744073709551617": "batch must be a number within ±2⁵³, got 18446744073709551617",
+    "threads=100000": "threads must be ≤ 1024, got 100000",
+    "timing.repeats=1000000000000": "timing.repeats must be ≤ 10000, got 1000000000000",
+    "engine.unit_timeout_s=inf": "engine.unit_timeout_s must be ≤ 100000000, got inf",
+    "engine.unit_timeout_s=nan": "engine.unit_timeout_s must be ≤ 100000000, got nan",
+    "engine.retries=1000000000000": "engine.retries must be ≤ 1000, got 1000000000000",
+    "device=cuda:99999999999": "device must be auto, cpu, cuda or cuda:N, got 'cuda:99999999999'",
+    "tracking.project=team/proj": "tracking.project must be 1 to 128 characters without / \\ # ? % :, got 'team/proj'; "
+    "the team is a key of its own: tracking.entity=team tracking.project=proj",
+    "tracking.project='a#b'": "tracking.project must be 1 to 128 characters without / \\ # ? % :, got 'a#b'",
+    "tracking.entity=a/b": "tracking.entity must be a user or a team of W&B, got 'a/b'",
+    "tracking.base_url=wandb.me": "tracking.base_url must begin with https:// or http://, got 'wandb.me'",
     "sampling.noise=loud": "sampling.noise must be one of shared, independent, got 'loud'",
     "batch=0": "batch must be ≥ 1, got 0",
     "timing=3": "timing must be set by its keys (units, repeats), got 3",
@@ -122,6 +141,61 @@ def test_one_line(argument: str, line: str, lines: Lines) -> None:
 )
 def test_one_line_of_several_arguments(argv: str, line: str, lines: Lines) -> None:
     assert lines(*argv.split()) == [line]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e308", "-1e308", "9223372036854775808", "1e400"])
+def test_no_number_is_accepted_that_no_decode_could_use(value: str) -> None:
+    """Of every number of every entry, of sampling, engine and root: refused before anything runs, in one line each."""
+    accepted = []
+    for key, needs in _numbers():
+        try:
+            compose([*needs, key.format(value)])
+            accepted.append(key)
+        except UserError as error:
+            assert key.partition("=")[0] in str(error) and "\n" not in str(error), str(error)
+    assert accepted == []
+
+
+def _numbers() -> Iterator[tuple[str, list[str]]]:
+    """`key={}` of every number, and the words that it needs beside it."""
+    beside = {"gamma": ["strategy=dynamic_gamma"], "cfg_schedule": ["strategy=sequential"]}
+    for kind in registry.KINDS:
+        for name in registry.names(kind):
+            params = registry.get(kind, name).params
+            for field, hint in typing.get_type_hints(params).items():
+                if hint in (int, float):
+                    yield f"{kind}.{field}={{}}", [f"{kind}={name}", *beside.get(kind, [])]
+                elif hint in (tuple[int, ...], tuple[float, ...]):
+                    yield f"{kind}.{field}=[{{}}]", [f"{kind}={name}", *beside.get(kind, [])]
+    for field in ("temperature", "top_k", "top_p"):
+        yield f"sampling.{field}={{}}", []
+    for field, hint in typing.get_type_hints(SlurmNode).items():
+        if hint in (int, float):
+            yield f"engine.{field}={{}}", ["engine=slurm"]
+    for key in ("batch", "threads", "stage_images", "images", "timing.units", "timing.repeats"):
+        yield key + "={}", []
+
+
+@pytest.mark.parametrize("word", ["--strategy=draft_only", "--acceptance.tau=0.5", "--seeds=3", "--experiment=guide"])
+def test_words_of_a_wandb_agent(word: str) -> None:
+    with pytest.raises(UserError, match=rf"write {word[2:]}, without --; .*\$\{{args_no_hyphens\}}"):
+        compose([word])
+
+
+def test_project_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "team/proj")
+    with pytest.raises(UserError, match=r"tracking\.entity=team tracking\.project=proj"):
+        resolve({}, {})
+    assert resolve({"mode": "none"}, {}).project == "team/proj"
+
+
+@pytest.mark.parametrize(
+    "key", ["study", "experiment", "strategy", "model.folder", "plugins", "objective", "device", "results_dir"]
+)
+def test_names_of_300_characters(key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([f"{key}={'n' * 300}"])
+    assert "\n" not in str(caught.value)
 
 
 def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
