@@ -12,7 +12,7 @@ from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.options import OnReject
-from sdvar_exp.decoding.outcomes import counts, margins, outcomes, passes
+from sdvar_exp.decoding.outcomes import counts, margins, near_ties, outcomes, passes
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
@@ -67,7 +67,7 @@ def decode(
         units: label and seed of each image; label `num_classes` is the null class.
         noise: made by `make_noise` ahead; made on demand if None.
         clock: receives the time of draft, verify, accept and f̂.
-        record: also compute per-stage acceptance, distances and margins, after all decoding is done.
+        record: also compute per-stage acceptance, distances, margins and near-ties, after all decoding is done.
         observer: told of every forward and round; changes nothing.
     Raises:
         UserError: factors that do not fit together, or a label without a class.
@@ -94,6 +94,7 @@ def decode(
         margins(d) if record else None,
         passes(d),
         tuple(d.drafted.get(k) for k in range(d.stages)) if record else (),
+        tuple(near_ties(d).sum(dim=1).tolist()) if record else None,
     )
 
 

@@ -1,16 +1,21 @@
-"""What an acceptance rule may read about one proposed stage, and what it answers."""
+"""The evidence that an acceptance rule may read about one proposed stage, and the verdict that it gives.
+
+Rules build their verdicts with `by_share`, `by_bound` or `by_token`, to which they also say how far each decision lies from
+its threshold. That is computed when a decode is over, and only if somebody asks.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from sdvar_exp.cell import Sampling
+from sdvar_exp.cell import Noise, Sampling
 from sdvar_exp.decoding.noise import NoiseBook, Stream
-from sdvar_exp.decoding.sampling import gumbel_argmax, process
+from sdvar_exp.decoding.sampling import gumbel_argmax, margin, process, rounding, support_edge
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,14 @@ class Verdict:
     """Answer of a rule for one stage of every image.
 
     passed_B: bool. accepted_Bl: bool, which draft tokens the rule accepts. corrected_Bl: tokens of a stage that fails.
+    margin_B: gives how far the stage's outcome, pass or fail and the tokens to commit, lies from another one, (B,) float64,
+    in logits, log-probabilities or the unit of the rule's threshold; None where the rule does not say.
     """
 
     passed_B: torch.Tensor
     accepted_Bl: torch.Tensor
     corrected_Bl: torch.Tensor
+    margin_B: Callable[[], torch.Tensor] | None = None
 
 
 class StageView:
@@ -100,6 +108,48 @@ class StageView:
         """H(p) per token in nats, processed."""
         return -torch.xlogy(self.p, self.p).sum(dim=-1)
 
+    @cached_property
+    def margin_Bl(self) -> torch.Tensor:
+        """Gap between the best and the second perturbed logit where the draft sampled, in logits, (B, l)."""
+        best = (self.draft_processed + self.noise.gumbel(self._draft_stream, self.stage)).topk(2, dim=-1).values
+        return best[..., 0] - best[..., 1]
+
+    @cached_property
+    def draft_edge_Bl(self) -> torch.Tensor:
+        """How far each draft token is from being another one (`sampling.margin`), float64 (B, l)."""
+        g = self.noise.gumbel(self._draft_stream, self.stage)
+        return margin(self.draft_logits_BlV, g, self.sampling).double()
+
+    @cached_property
+    def target_edge_Bl(self) -> torch.Tensor:
+        """How far each token that the target samples is from being another one (`sampling.margin`), float64 (B, l)."""
+        return margin(self.target_logits_BlV, self.noise.gumbel(Stream.target, self.stage), self.sampling).double()
+
+    @cached_property
+    def support_edge_Bl(self) -> torch.Tensor:
+        """How far top-k and top-p are from changing p or q at each draft token noticeably, float64 (B, l)."""
+        parts = [support_edge(x, self.draft_tokens_Bl, self.sampling) for x in (self.target_logits_BlV, self.draft_logits_BlV)]
+        return torch.minimum(*parts)
+
+    @property
+    def argmax_edge_Bl(self) -> torch.Tensor:
+        """Gap between the target's most and second most probable code, in logits, float64 (B, l)."""
+        best = self.target_logits_BlV.double().topk(2, dim=-1).values / self.sampling.temperature
+        return best[..., 0] - best[..., 1]
+
+    def rank_edge_Bl(self, k: int) -> torch.Tensor:
+        """How far each draft token is from leaving, or from entering, the target's k most probable codes, in logits (B, l)."""
+        x = self.target_processed.double()
+        own = x.gather(-1, self.draft_tokens_Bl[..., None])
+        others = x.scatter(-1, self.draft_tokens_Bl[..., None], -torch.inf)
+        if not 0 < k < x.shape[-1]:  # no list, or all codes
+            return torch.full_like(own[..., 0], torch.inf)
+        return (own - others.topk(k, dim=-1).values[..., -1:]).abs().nan_to_num(nan=torch.inf)[..., 0]
+
+    @property
+    def _draft_stream(self) -> Stream:
+        return Stream.draft if self.sampling.noise is Noise.independent else Stream.target
+
     def probability(self, tokens_Bl: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
         """Probability of the given tokens under a distribution (B, l, V), as (B, l)."""
         return of.gather(-1, tokens_Bl[..., None])[..., 0]
@@ -110,26 +160,81 @@ class StageView:
 
     def residual_sample(self) -> torch.Tensor:
         """Tokens from norm(max(0, p - q)) with the residual stream (where p = q, from p), (B, l)."""
+        return gumbel_argmax(self._residual_logits, self.noise.gumbel(Stream.residual, self.stage))
+
+    def residual_edge_Bl(self) -> torch.Tensor:
+        """Gap between the best and the second perturbed logit of the residual, float64 (B, l)."""
+        best = (self._residual_logits + self.noise.gumbel(Stream.residual, self.stage)).topk(2, dim=-1).values
+        return (best[..., 0] - best[..., 1]).double()
+
+    @property
+    def _residual_logits(self) -> torch.Tensor:
         rest = (self.p - self.q).clamp_min(0)
-        rest = torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, self.p)
-        return gumbel_argmax(rest.log(), self.noise.gumbel(Stream.residual, self.stage))
+        return torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, self.p).log()
 
 
-def by_share(view: StageView, accepted_Bl: torch.Tensor, threshold: float) -> Verdict:
-    """Pass where at least `threshold` of the tokens are accepted; a failed stage takes the target's sample."""
+Edge = Callable[[], torch.Tensor]  # distance of each decision from its threshold, (B, l) or (B,)
+
+
+def log_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """|ln a - ln b| in float64; +inf where one of them is 0."""
+    return (a.double().log() - b.double().log()).abs().nan_to_num(nan=torch.inf)
+
+
+def by_share(
+    view: StageView, accepted_Bl: torch.Tensor, threshold: float, edge: Edge | None = None, repair: bool = False
+) -> Verdict:
+    """Pass where at least `threshold` of the tokens are accepted; a failed stage takes the target's sample.
+
+    edge: distance of each token's acceptance from its threshold. repair: mismatches of a passed stage are replaced, so that
+    each acceptance decides a token.
+    """
     # counts are compared, not rounded means: 7 of 10 passes at 0.7
-    needed = threshold * accepted_Bl.shape[1]
-    passed = accepted_Bl.sum(dim=1) >= needed - 1e-9
-    return Verdict(passed, accepted_Bl, view.target_tokens_Bl)
+    needed = math.ceil(threshold * accepted_Bl.shape[1] - 1e-9)
+    count_B = accepted_Bl.sum(dim=1)
+    passed = count_B >= needed
+
+    def margin_B() -> torch.Tensor:
+        assert edge is not None
+        each = torch.minimum(edge().double(), view.draft_edge_Bl)
+        # the verdict turns when as many acceptances turn as the count lies from the other side: the nearest ones
+        turning = torch.where(passed, count_B - needed + 1, needed - count_B)
+        nearest = each.masked_fill(accepted_Bl != passed[:, None], torch.inf).sort(dim=1).values
+        nearest = torch.cat((nearest, torch.full_like(nearest[:, :1], torch.inf)), dim=1)
+        verdict = nearest.gather(1, turning[:, None].clamp_max(nearest.shape[1]) - 1)[:, 0]
+        draft = torch.minimum(each, view.target_edge_Bl) if repair else view.draft_edge_Bl
+        return torch.minimum(verdict, torch.where(passed[:, None], draft, view.target_edge_Bl).amin(dim=1))
+
+    return Verdict(passed, accepted_Bl, view.target_tokens_Bl, margin_B if edge else None)
 
 
-def by_bound(view: StageView, value_B: torch.Tensor, bound: float) -> Verdict:
-    """Pass where a distance is at most `bound`; all of a stage's tokens share its verdict."""
+def by_bound(view: StageView, value_B: torch.Tensor, bound: float, edge: Edge | None = None) -> Verdict:
+    """Pass where a distance is at most `bound`; all of a stage's tokens share its verdict.
+
+    edge: what else may turn the verdict, beside the distance of the value from the bound. A distance that equals the bound
+    but for rounding passes.
+    """
+    bound += rounding(value_B.dtype)
     passed = value_B <= bound
-    return Verdict(passed, passed[:, None].expand_as(view.draft_tokens_Bl), view.target_tokens_Bl)
+
+    def margin_B() -> torch.Tensor:
+        tokens = torch.where(passed[:, None], view.draft_edge_Bl, view.target_edge_Bl)
+        others = tokens if edge is None else torch.minimum(tokens, edge().double())
+        return torch.minimum((value_B.double() - bound).abs(), others.amin(dim=1))
+
+    return Verdict(passed, passed[:, None].expand_as(view.draft_tokens_Bl), view.target_tokens_Bl, margin_B)
 
 
-def by_token(view: StageView, accepted_Bl: torch.Tensor) -> Verdict:
-    """Pass where every token is accepted; rejected positions of a failed stage are redrawn from the residual."""
+def by_token(view: StageView, accepted_Bl: torch.Tensor, edge: Edge | None = None) -> Verdict:
+    """Pass where every token is accepted; rejected positions of a failed stage are redrawn from the residual.
+
+    edge: distance of each token's acceptance from its threshold.
+    """
     corrected = view.draft_tokens_Bl.where(accepted_Bl, view.residual_sample())
-    return Verdict(accepted_Bl.all(dim=1), accepted_Bl, corrected)
+
+    def margin_B() -> torch.Tensor:
+        assert edge is not None
+        each = torch.minimum(edge().double(), torch.minimum(view.draft_edge_Bl, view.support_edge_Bl))
+        return torch.where(accepted_Bl, each, torch.minimum(each, view.residual_edge_Bl())).amin(dim=1)
+
+    return Verdict(accepted_Bl.all(dim=1), accepted_Bl, corrected, margin_B if edge else None)

@@ -9,7 +9,7 @@ from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.guarantees import batch_free
 from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.records import Counts, Pass, Round, StageOutcome
-from sdvar_exp.decoding.sampling import margin
+from sdvar_exp.decoding.sampling import margin, near_tie
 
 
 def counts(d: Decoder) -> Counts:
@@ -43,11 +43,11 @@ def passes(d: Decoder) -> tuple[Pass, ...]:
     return tuple(Pass(role, *one) for role, session in sessions if session for one in session.passes)
 
 
-def calls_alone(d: Decoder, calls: int) -> tuple[int, ...] | None:
+def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
     """Target calls that each image would have needed alone, replayed from its verdicts.
 
-    None where an image's verdicts depend on its batch-mates, where stages are committed without one, and for rounds that
-    are not those of `speculate`.
+    None for an image with a near-tie, which alone may fall the other way. None for all where the verdicts of an image depend
+    on its batch-mates, where stages are committed without one, and for rounds that are not those of `speculate`.
     """
     batch = len(d.labels_B)
     if batch == 1 or not d.rounds:
@@ -55,9 +55,10 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int, ...] | None:
     until = d.rounds[-1].first + d.rounds[-1].committed
     if len(d.loops) != 1 or d.loops[0].bonus or d.loops[0].skip_last or any(k not in d.judged for k in range(until)):
         return None
-    if not batch_free(d.cell):
+    if not batch_free(d.cell) or calls != len(d.rounds):
         return None
-    return tuple(_replay(d, image, until) for image in range(batch)) if calls == len(d.rounds) else None
+    close = near_ties(d)[:, :until].any(dim=1).tolist()
+    return tuple(None if close[image] else _replay(d, image, until) for image in range(batch))
 
 
 def _replay(d: Decoder, image: int, until: int) -> int:
@@ -105,6 +106,21 @@ def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
         mean(view.kl_Bl),
         mean(view.entropy_Bl),
     )
+
+
+def near_ties(d: Decoder) -> torch.Tensor:
+    """Whether rounding may decide a stage that the target sampled or judged otherwise, (B, S) bool.
+
+    So it is where a token drawn, or a threshold of the rule or of top-k or top-p, lies within `near_tie` of another outcome.
+    """
+    out = torch.zeros(len(d.labels_B), d.stages, dtype=torch.bool, device=d.labels_B.device)
+    for k in range(d.stages):
+        if k in d.sampled:
+            edge = margin(d.sampled[k], d.noise.gumbel(Stream.target, k), d.cell.sampling).amin(dim=1)
+            out[:, k] = edge < near_tie(edge.dtype)
+        elif k in d.judged and (margin_B := d.judged[k].verdict.margin_B) is not None:
+            out[:, k] = margin_B() < near_tie(d.judged[k].view.p.dtype)
+    return out
 
 
 def margins(d: Decoder) -> torch.Tensor:

@@ -52,7 +52,10 @@ class StageOutcome:
 
 @dataclass
 class Counts:
-    """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed."""
+    """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed.
+
+    target_calls_alone: None for an image where a near-tie decides.
+    """
 
     target_calls: int = 0
     draft_calls: int = 0
@@ -66,7 +69,7 @@ class Counts:
     forced_commits: int = 0
     kv_bytes: int = 0
     replaced_tokens: tuple[int, ...] = ()
-    target_calls_alone: tuple[int, ...] | None = None
+    target_calls_alone: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Decoded:
     tokens: per stage (B, L_k) int64. f_hat: (B, C_vae, side, side). margins: (B, L), distance of each token that the
     target sampled from being another one (+inf where the target sampled none), None unless recorded. proposed: per stage the
     draft's tokens (B, L_k) in the round that committed it, None where none were judged; empty unless recorded.
+    near_tie_stages: how many stages of each image, of those that the target sampled or judged, rounding may decide otherwise;
+    None unless recorded.
     """
 
     tokens: tuple[torch.Tensor, ...]
@@ -96,3 +101,4 @@ class Decoded:
     margins: torch.Tensor | None = field(default=None, repr=False)
     passes: tuple[Pass, ...] = ()
     proposed: tuple[torch.Tensor | None, ...] = field(default=(), repr=False)
+    near_tie_stages: tuple[int, ...] | None = None

@@ -10,7 +10,7 @@ import torch
 
 from sdvar_exp.cell import Sampling
 
-NEAR_TIE = 1e-4
+NEAR_TIE, NEAR_TIE_64 = 1e-4, 1e-11  # see `near_tie`
 SORTED_WHOLE = 1024  # fewer codes are sorted at once
 ROUNDING = 4e-5  # relative error of a float32 softmax and its cumulated sum: V/16 additions in a lane, 6e-8 each, doubled
 
@@ -66,27 +66,56 @@ def margin(logits_BlV: torch.Tensor, g_BlV: torch.Tensor, sampling: Sampling) ->
     """How far each sampled token is from being another one, (B, l), in logits (top-p edges: in probability).
 
     The least of: the gap between the best and the second perturbed logit; how far the winner is from being removed; how
-    far any removed code that would have won is from being kept. Below `NEAR_TIE` rounding may give another token.
+    far any removed code that would have won is from being kept. Below `near_tie` rounding may give another token.
     """
-    processed = process(logits_BlV, sampling)
-    scores = processed + g_BlV
+    scores = process(logits_BlV, sampling) + g_BlV
     best = scores.topk(2, dim=-1).values
     gap = best[..., 0] - best[..., 1]
-    kept = processed.isfinite()
-    if kept.all() and not 0 < sampling.top_p < 1:
+    if not cuts(sampling, scores.shape[-1]):
         return gap
     scaled = process(logits_BlV, Sampling(temperature=sampling.temperature))
-    rival = ~kept & (scaled + g_BlV > best[..., :1] - NEAR_TIE)
-    winner = torch.zeros_like(kept).scatter(-1, scores.argmax(dim=-1, keepdim=True), True)
-    edge = torch.minimum(_logit_edge(scaled, kept), _mass_edge(scaled, sampling))
-    return torch.minimum(gap, edge.masked_fill(~(winner | rival), torch.inf).amin(dim=-1))
+    rival = scores.isneginf() & (scaled + g_BlV > best[..., :1] - NEAR_TIE)
+    winner = torch.zeros_like(rival).scatter(-1, scores.argmax(dim=-1, keepdim=True), True)
+    return torch.minimum(gap, cut_edges(logits_BlV, sampling).masked_fill(~(winner | rival), torch.inf).amin(dim=-1))
 
 
-def _logit_edge(scaled_BlV: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Distance of a kept code to the largest removed one, of a removed code to the smallest kept one, (B, l, V)."""
-    smallest = scaled_BlV.masked_fill(~kept, torch.inf).amin(dim=-1, keepdim=True)
-    largest = scaled_BlV.masked_fill(kept, -torch.inf).amax(dim=-1, keepdim=True)
-    return torch.where(kept, scaled_BlV - largest, smallest - scaled_BlV)
+def near_tie(dtype: torch.dtype) -> float:
+    """The margin below which rounding may decide otherwise in another batch or a merged pass, in logits or probability."""
+    return NEAR_TIE_64 if dtype == torch.float64 else NEAR_TIE
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Slack of a threshold that exact arithmetic meets exactly, such as a cumulated mass of 1: over any rounding."""
+    return 1e-10 if dtype == torch.float64 else 1e-6
+
+
+def cuts(sampling: Sampling, codes: int) -> bool:
+    """Whether top-k or top-p may remove one of `codes` codes."""
+    return 0 < sampling.top_k < codes or 0 < sampling.top_p < 1
+
+
+def cut_edges(logits_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """How far each code is from crossing a cut (a kept one removed, a removed one kept), (B, l, V), as in `margin`."""
+    scaled = process(logits_BlV, Sampling(temperature=sampling.temperature))
+    kept = process(logits_BlV, sampling).isfinite()
+    smallest = scaled.masked_fill(~kept, torch.inf).amin(dim=-1, keepdim=True)
+    largest = scaled.masked_fill(kept, -torch.inf).amax(dim=-1, keepdim=True)
+    if 0 < sampling.top_k < scaled.shape[-1]:  # codes that tie with the k-th are kept by equality alone
+        largest = torch.maximum(largest, scaled.topk(sampling.top_k + 1, dim=-1).values[..., -1:])
+    edges = torch.where(kept, scaled - largest, smallest - scaled)
+    return torch.minimum(edges, _mass_edge(scaled, sampling))
+
+
+def support_edge(logits_BlV: torch.Tensor, tokens_Bl: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """How far a cut is from changing the probabilities of the given tokens by more than `NEAR_TIE`, (B, l).
+
+    The least edge of the token's own code and of every code that weighs at least that much.
+    """
+    if not cuts(sampling, logits_BlV.shape[-1]):
+        return torch.full(tokens_Bl.shape, torch.inf, dtype=torch.float64, device=tokens_Bl.device)
+    weight = process(logits_BlV, Sampling(temperature=sampling.temperature)).softmax(dim=-1)
+    counts = (weight >= NEAR_TIE).scatter(-1, tokens_Bl[..., None], True)
+    return cut_edges(logits_BlV, sampling).masked_fill(~counts, torch.inf).amin(dim=-1).double()
 
 
 def _mass_edge(scaled_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -73,7 +73,8 @@ def algorithm(decoded: Decoded, i: int) -> dict[str, Any]:
     columns = {f.name: getattr(counts, f.name) for f in dataclasses.fields(Counts)}
     for name in PER_IMAGE:
         values = columns[name]
-        columns[name] = int(values[i]) if values else None
+        columns[name] = values[i] if values else None
+    columns["near_tie_stages"] = decoded.near_tie_stages[i] if decoded.near_tie_stages else None
     columns["gamma_trace"] = ",".join(str(r.gamma) for r in decoded.rounds) or None
     return columns
 

@@ -34,6 +34,7 @@ ALGORITHM = {
     "wasted_tokens": "int",
     "forced_commits": "int",
     "target_calls_alone": "int",
+    "near_tie_stages": "int",
     "gamma_trace": "str",
     "kv_bytes": "int",
 }

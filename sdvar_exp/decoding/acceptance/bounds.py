@@ -25,10 +25,18 @@ class Until:
 @register("acceptance", "always", Until)
 def always(rule: Until, view: StageView) -> Verdict:
     """A stage passes if k < until (default: every stage): the lossy bound."""
+    import torch
+
     from sdvar_exp.decoding.evidence import Verdict
 
     accepted = view.draft_tokens_Bl >= (0 if rule.until < 0 or view.stage < rule.until else view.codebook.shape[0])
-    return Verdict(accepted.all(dim=1), accepted, view.target_tokens_Bl)
+    passed = accepted.all(dim=1)
+    return Verdict(
+        passed,
+        accepted,
+        view.target_tokens_Bl,
+        lambda: torch.where(passed[:, None], view.draft_edge_Bl, view.target_edge_Bl).amin(dim=1),
+    )
 
 
 @register("acceptance", "never", lossless="tokens")
@@ -37,4 +45,4 @@ def never(_: Empty, view: StageView) -> Verdict:
     from sdvar_exp.decoding.evidence import Verdict
 
     accepted = view.draft_tokens_Bl < 0
-    return Verdict(accepted.all(dim=1), accepted, view.target_tokens_Bl)
+    return Verdict(accepted.all(dim=1), accepted, view.target_tokens_Bl, lambda: view.target_edge_Bl.amin(dim=1))

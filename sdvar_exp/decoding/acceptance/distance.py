@@ -42,4 +42,4 @@ def tv(rule: Bound, view: StageView) -> Verdict:
     """Mean over tokens of TV(p, q) = ½ Σ_v |p - q|, the chance that `rejection` rejects one, processed, ≤ τ_k. Lossy."""
     from sdvar_exp.decoding.evidence import by_bound
 
-    return by_bound(view, view.tv_Bl.mean(dim=1), rule.at(view.stage))
+    return by_bound(view, view.tv_Bl.mean(dim=1), rule.at(view.stage), lambda: view.support_edge_Bl)

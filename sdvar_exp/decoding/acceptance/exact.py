@@ -15,4 +15,4 @@ def exact(_: Empty, view: StageView) -> Verdict:
     """Every token equals argmax(ℓ_p + g), the target's sample under its noise. Lossless, token for token."""
     from sdvar_exp.decoding.evidence import by_share
 
-    return by_share(view, view.draft_tokens_Bl == view.target_tokens_Bl, 1.0)
+    return by_share(view, view.draft_tokens_Bl == view.target_tokens_Bl, 1.0, lambda: view.target_edge_Bl)

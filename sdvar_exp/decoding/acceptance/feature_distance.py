@@ -25,10 +25,14 @@ class FeatureDistance:
 @register("acceptance", "feature_distance", FeatureDistance)
 def feature_distance(rule: FeatureDistance, view: StageView) -> Verdict:
     """‖f̂_draft - f̂_target‖ / ‖f̂_target‖ ≤ τ, both from the same prefix, differing in this stage only. Lossy."""
+    import torch
+
     from sdvar_exp.decoding.evidence import by_bound
 
     target = view.f_hat_before + view.contribution(view.target_tokens_Bl)
     draft = view.f_hat_before + view.contribution(view.draft_tokens_Bl)
     distance = (draft - target).flatten(1).norm(dim=1)
     scale = target.flatten(1).norm(dim=1)
-    return by_bound(view, distance / scale.clamp_min(1e-12), rule.tau)
+    return by_bound(
+        view, distance / scale.clamp_min(1e-12), rule.tau, lambda: torch.minimum(view.draft_edge_Bl, view.target_edge_Bl)
+    )

@@ -37,5 +37,6 @@ def match_rate(rule: MatchRate, view: StageView) -> Verdict:
     """Share of tokens equal to the target's argmax(ℓ_p + g) (coupled) or argmax ℓ_p (SDVAR's criterion) ≥ τ. Lossy."""
     from sdvar_exp.decoding.evidence import by_share
 
-    wanted = view.target_tokens_Bl if rule.mode is MatchMode.coupled else view.target_argmax_Bl
-    return by_share(view, view.draft_tokens_Bl == wanted, rule.tau)
+    coupled = rule.mode is MatchMode.coupled
+    same = view.draft_tokens_Bl == (view.target_tokens_Bl if coupled else view.target_argmax_Bl)
+    return by_share(view, same, rule.tau, lambda: view.target_edge_Bl if coupled else view.argmax_edge_Bl, rule.repair)

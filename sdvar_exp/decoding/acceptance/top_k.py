@@ -29,8 +29,22 @@ class TopK:
 @register("acceptance", "top_k", TopK)
 def top_k(rule: TopK, view: StageView) -> Verdict:
     """Share of tokens with rank under p ≤ k or p > θ, p processed, ≥ τ; rank = 1 + number of codes with larger p. Lossy."""
-    from sdvar_exp.decoding.evidence import by_share
+    import torch
+
+    from sdvar_exp.decoding.evidence import by_share, log_distance
+    from sdvar_exp.decoding.sampling import rounding
 
     p = view.probability(view.draft_tokens_Bl, view.p)
     better = (view.p > p[..., None]).sum(dim=-1)
-    return by_share(view, ((better < rule.k) & (p > 0)) | (p > rule.theta), rule.tau)
+    theta = rule.theta * (1 + rounding(p.dtype))  # a probability that equals θ but for rounding is not above it
+    listed, likely = (better < rule.k) & (p > 0), p > theta
+
+    def edge() -> torch.Tensor:
+        by_rank = view.rank_edge_Bl(rule.k).masked_fill(p == 0, torch.inf)
+        by_theta = log_distance(p, torch.full_like(p, theta))
+        # accepted in two ways: both must turn; in one: that one; in none: either
+        either = torch.where(listed & likely, torch.maximum(by_rank, by_theta), torch.minimum(by_rank, by_theta))
+        only = torch.where(listed, by_rank, by_theta)
+        return torch.minimum(torch.where(listed ^ likely, only, either), view.support_edge_Bl)
+
+    return by_share(view, listed | likely, rule.tau, edge)

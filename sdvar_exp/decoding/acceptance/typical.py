@@ -29,8 +29,12 @@ class Typical:
 @register("acceptance", "typical", Typical)
 def typical(rule: Typical, view: StageView) -> Verdict:
     """Share of tokens with p > min(ε, α·exp(-H(p))) ≥ τ (Medusa, arXiv 2401.10774, eq. 1). Lossy."""
-    from sdvar_exp.decoding.evidence import by_share
+    import torch
+
+    from sdvar_exp.decoding.evidence import by_share, log_distance
+    from sdvar_exp.decoding.sampling import rounding
 
     p = view.probability(view.draft_tokens_Bl, view.p)
     threshold = (rule.alpha * (-view.entropy_Bl).exp()).clamp_max(rule.epsilon)
-    return by_share(view, p > threshold, rule.tau)
+    threshold = threshold * (1 + rounding(p.dtype))  # a probability that equals it but for rounding is not above it
+    return by_share(view, p > threshold, rule.tau, lambda: torch.minimum(log_distance(p, threshold), view.support_edge_Bl))
