@@ -163,9 +163,19 @@ class StageView:
         return gumbel_argmax(self._residual_logits, self.noise.gumbel(Stream.residual, self.stage))
 
     def residual_edge_Bl(self) -> torch.Tensor:
-        """Gap between the best and the second perturbed logit of the residual, float64 (B, l)."""
-        best = (self._residual_logits + self.noise.gumbel(Stream.residual, self.stage)).topk(2, dim=-1).values
-        return (best[..., 0] - best[..., 1]).double()
+        """How much the log-probabilities must move to draw another token from the residual, to first order, float64 (B, l).
+
+        Code c beats the winner w once p - q grows to e^(s_w - g_c), s_w the winner's perturbed logit; a small difference
+        of two large probabilities moves many times as much as they do.
+        """
+        g = self.noise.gumbel(Stream.residual, self.stage).double()
+        winner = self.residual_sample()[..., None]
+        best = (self._residual_logits + g).gather(-1, winner)
+        p, q = self.p.double(), self.q.double()
+        frail = ((p + q) / (p - q)).gather(-1, winner).abs()
+        bar = (best - g).exp()
+        moves = (bar - (p - q)) / (p + q + bar * frail)
+        return moves.masked_fill(p + q == 0, torch.inf).scatter(-1, winner, torch.inf).amin(dim=-1)
 
     @property
     def _residual_logits(self) -> torch.Tensor:

@@ -107,14 +107,14 @@ def cut_edges(logits_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def support_edge(logits_BlV: torch.Tensor, tokens_Bl: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """How far a cut is from changing the probabilities of the given tokens by more than `NEAR_TIE`, (B, l).
+    """How far a cut is from changing the probabilities of the given tokens noticeably, (B, l).
 
-    The least edge of the token's own code and of every code that weighs at least that much.
+    The least edge of the token's own code and of every code that weighs at least half of `NEAR_TIE`.
     """
     if not cuts(sampling, logits_BlV.shape[-1]):
         return torch.full(tokens_Bl.shape, torch.inf, dtype=torch.float64, device=tokens_Bl.device)
     weight = process(logits_BlV, Sampling(temperature=sampling.temperature)).softmax(dim=-1)
-    counts = (weight >= NEAR_TIE).scatter(-1, tokens_Bl[..., None], True)
+    counts = (weight >= NEAR_TIE / 2).scatter(-1, tokens_Bl[..., None], True)
     return cut_edges(logits_BlV, sampling).masked_fill(~counts, torch.inf).amin(dim=-1).double()
 
 
