@@ -1,5 +1,5 @@
 """What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, guidance
-schedules), and what every report reads: metrics.
+schedules), what every report reads (metrics), and what it draws (figures).
 
 An entry is a frozen dataclass of parameters plus a function, registered by a decorator in a file of its own.
 Files are discovered, no list is edited. Importing an entry's file imports no torch, so that planning stays light.
@@ -34,6 +34,7 @@ PACKAGES = {
     "gamma": "sdvar_exp.decoding.gamma",
     "cfg_schedule": "sdvar_exp.decoding.guidance",
     "metric": "sdvar_exp.metrics.quantities",
+    "figure": "sdvar_exp.report.plots",
 }
 """By kind, the package whose files, or the module that, registers the project's own entries."""
 ENTRY_POINT_GROUP = "sdvar_exp.plugins"

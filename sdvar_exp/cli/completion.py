@@ -138,19 +138,25 @@ def values(verb: str, flag: str, rest: Sequence[str]) -> list[str] | None:
     sources: dict[tuple[str, str], Callable[[], list[str]]] = {
         ("run", "--only"): lambda: _cells(rest),
         ("table", "--stable"): lambda: _of("cli.table", "STABLE"),
-        ("figures", "--only"): lambda: _of("report.figures", "FIGURES"),
+        ("figures", "--only"): lambda: _registered("figure"),
         ("figures", "--venue"): lambda: _of("report.sizes", "VENUES"),
-        ("power", "--metric"): lambda: _of("report.power", "METRICS"),
+        ("power", "--metric"): lambda: _registered("metric"),
         ("power", "--against"): lambda: _cells(rest),
         ("export", "--cell"): lambda: _cells(rest),
         ("quality", "--extractor"): lambda: ["classifier", "inception"],
         ("push", "--mode"): lambda: ["offline", "online"],
         ("logs", "--study"): lambda: _studies(rest),
         ("diff", "--study"): lambda: _studies(rest),
-        ("diff", "--fail-on"): lambda: [f"{metric}>" for metric in _of("report.compare", "METRICS")],
+        ("diff", "--fail-on"): lambda: [f"{metric}>" for metric in _registered("metric")],
     }
     source = sources.get((verb, flag))
     return None if source is None else source()
+
+
+def _registered(kind: str) -> list[str]:
+    from sdvar_exp import registry
+
+    return registry.names(kind)
 
 
 def _of(module: str, name: str) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.cli.studies import find_study, study_parser
 
+if TYPE_CHECKING:
+    from sdvar_exp.report.figures import Written
+
 EXAMPLES = """\
-Figures that the data do not allow are skipped, with a line saying why. Equal data and versions give equal bytes.
+Figures that the data do not allow are skipped, with a line saying why; one that raises loses only itself (exit code 1). Equal
+data and versions give equal bytes. Of many cells a figure shows the most telling ones and says how many it leaves out.
 
   sdvar-exp figures demo
   sdvar-exp figures demo --only images --only factor-effects
@@ -29,6 +33,7 @@ def main(argv: list[str]) -> int:
         help="cost profile to predict speed-ups from (docs/cost-model.md); "
         "without one, costs are fitted to the other cells' times",
     )
+    parser.add_argument("--all", action="store_true", help="all cells in figures of many panels, not the most telling ones")
     parser.add_argument("--list", action="store_true", help="list the figures there can be")
     parser.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
     asked = parser.parse_args(argv)
@@ -36,7 +41,8 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.report.sizes import size_of
 
     if asked.list:
-        print(json.dumps(list(figures.FIGURES), indent=1) if asked.json else "\n".join(figures.FIGURES))
+        names = [entry.name for entry in figures.known()]
+        print(json.dumps(names, indent=1) if asked.json else "\n".join(names))
         return 0
     figures.chosen(asked.only)
     size_of(asked.venue)
@@ -51,22 +57,22 @@ def main(argv: list[str]) -> int:
     figures.log.addHandler(handler)
     before, figures.log.level = figures.log.level, logging.INFO
     try:
-        written = figures.write_figures(folder, out, only=asked.only, venue=asked.venue, profile=asked.profile)
+        written = figures.write_figures(folder, out, only=asked.only, venue=asked.venue, profile=asked.profile, every=asked.all)
     finally:
         figures.log.removeHandler(handler)
         figures.log.setLevel(before)
     if asked.json:
         print(json.dumps(_as_dict(folder, out, written), indent=1, ensure_ascii=False))
-        return 0 if written else 1
+        return 0 if written and not written.failed else 1
     for path in written:
         if path.suffix == ".pdf":
             print(f"{path.stem:34} {path} .png .svg")
-    if not written:
+    if not written and not written.failed:
         print(f"no figure: {folder} has none of the data that they need")
-    return 0 if written else 1
+    return 0 if written and not written.failed else 1
 
 
-def _as_dict(folder: Path, out: Path, written: list[Path]) -> dict[str, Any]:
+def _as_dict(folder: Path, out: Path, written: Written) -> dict[str, Any]:
     """What this command drew, of what the index of the folder says."""
     from sdvar_exp.report.figures import INDEX
 
@@ -76,5 +82,6 @@ def _as_dict(folder: Path, out: Path, written: list[Path]) -> dict[str, Any]:
         "folder": str(folder),
         "out": str(out),
         "skipped": index["skipped"],
+        "failed": written.failed,
         "figures": [entry for entry in index["figures"] if entry["name"] in names],
     }

@@ -4,52 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.report.material import Material, Skipped
-from sdvar_exp.report.plots import (
-    acceptance,
-    breakdown,
-    calls,
-    effects,
-    gamma,
-    images,
-    masks,
-    prediction,
-    schedules,
-    steps,
-    tradeoff,
-)
 from sdvar_exp.report.sizes import size_of
-from sdvar_exp.report.source import Tables, read_tables
-from sdvar_exp.report.style import KINDS, Drawn, save, styled
+from sdvar_exp.report.source import Tables, read_tables, with_rates
+from sdvar_exp.report.style import KINDS, Drawn, data_hash, save, styled
 from sdvar_exp.report.summary import summarise
+from sdvar_exp.store.files import atomic_write
 
 log = logging.getLogger(__name__)
 
-FIGURES: dict[str, Callable[[Material], Iterator[Drawn]]] = {
-    "speedup-vs-pixel-difference": tradeoff.figures,
-    tradeoff.FRECHET.name: tradeoff.frechet_figures,
-    calls.NAME: calls.figures,
-    acceptance.NAME: acceptance.figures,
-    gamma.NAME: gamma.figures,
-    masks.NAME: masks.figures,
-    schedules.NAME: schedules.figures,
-    breakdown.NAME: breakdown.figures,
-    prediction.NAME: prediction.figures,
-    effects.NAME: effects.figures,
-    images.NAME: images.figures,
-    steps.NAME: steps.figures,
-}
-"""By name, in the order in which a reader meets them."""
 INDEX = "index.json"
 
 
@@ -63,65 +40,127 @@ def write_figures(
     only: Sequence[str] = (),
     venue: str | None = None,
     profile: str | None = None,
-) -> list[Path]:
+    every: bool = False,
+) -> Written:
     """Write every figure that the data allow as PDF, PNG and SVG to `out`, with `index.json`; their paths, in order.
 
     source: a study's folder, or its tables. images: folder of the picture files, by default `images` of the study's
     folder, or beside `out` where tables are given. summary: of `summarise(tables)`, if it has been computed already.
-    command: what makes these files again, for their metadata. only: names of `FIGURES`. venue: see `sizes.VENUES`.
-    profile: a cost profile to predict speed-ups from. Equal data and package versions give equal bytes.
-    A figure whose data are absent is skipped, with a line in the log and in `index.json`. Raises `UserError` for unknown
-    names.
+    command: what makes these files again, for their metadata. only: names of registered figures. venue: see `sizes.VENUES`.
+    profile: a cost profile to predict speed-ups from. every: figures of many panels draw all cells, not the most telling
+    ones. Equal data and package versions give equal bytes.
+    A figure whose data are absent is skipped, with a line in the log and in `index.json`; so is one that raises, which is also
+    in `failed` of what is returned. Raises `UserError` for unknown names.
     """
     out = Path(out)
     material, folder = _material(source, out, images, summary, venue, profile)
+    material = replace(material, every=every)
     base = command or _command(material.tables, venue, profile)
-    written, entries, skipped = [], [], {}
+    written: list[Path] = []
+    entries: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for name, result in draw_figures(material, only):
+        line = f"{base} --only {name}" + " --all" * every
         if isinstance(result, Drawn):
-            line = f"{base} --only {name}"
-            written += save(result, out, line + _made(material.tables))
+            try:
+                written += save(result, out, line + _made(material.tables))
+            except OSError:  # the folder cannot be written to
+                raise
+            except Exception as error:
+                result = Failed(error)
+        if isinstance(result, Failed):
+            log.error("figure %s failed: %s", name, result)
+            failed[name] = str(result)
+        elif isinstance(result, Drawn):
             entries.append(
                 {
                     "name": result.name,
+                    "figure": name,
                     "title": result.title,
                     "caption": result.caption,
                     "data_sha256": result.data_hash,
                     "command": line,
                     "venue": venue,
                     "profile": profile,
+                    "every": every,
                     "files": [f"{result.name}.{kind}" for kind in KINDS],
                 }
             )
         else:
             log.info("no figure %s: %s", name, result)
             skipped[name] = result
-    if written:
-        _write_index(out, folder or out.parent, entries, skipped, only)
-    return written
+    if written or failed:
+        _write_index(out, folder or out.parent, entries, skipped, failed, only)
+    return Written(written, failed)
+
+
+class Written(list[Path]):
+    """Paths of files, in order. failed: by figure, why it could not be drawn."""
+
+    def __init__(self, paths: Iterable[Path], failed: Mapping[str, str]) -> None:
+        super().__init__(paths)
+        self.failed = dict(failed)
+
+
+class Failed(str):
+    """Why a figure could not be drawn, in one line; its traceback is logged for debugging."""
+
+    def __new__(cls, error: Exception) -> Failed:
+        log.debug("a figure failed", exc_info=error)
+        lines = str(error).strip().splitlines()
+        return super().__new__(cls, f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
 
 
 def draw_figures(material: Material, only: Sequence[str] = ()) -> Iterator[tuple[str, Drawn | str]]:
-    """Name of `FIGURES` and each of its figures, or why there is none; to be consumed one by one, under the right style."""
-    for name in chosen(only):
+    """Name of an entry and each of its figures, or why there is none; to be consumed one by one, under the right style.
+
+    A figure that raises gives `Failed` and loses only itself.
+    """
+    for entry in chosen(only):
         with styled(material.size.rc):
             try:
-                for drawn in FIGURES[name](material):
-                    yield name, drawn
+                for drawn in _pages(entry, material):
+                    yield entry.name, drawn
             except Skipped as reason:
-                yield name, str(reason)
+                yield entry.name, str(reason)
+            except Exception as error:
+                yield entry.name, Failed(error)
 
 
-def chosen(only: Sequence[str]) -> list[str]:
+def known() -> list[registry.Entry]:
+    """Every registered figure, in the order in which a reader meets them, those of users last."""
+    found = [registry.get("figure", name) for name in registry.names("figure")]
+    return sorted(found, key=lambda entry: (entry.meta.get("place", math.inf), entry.name))
+
+
+def chosen(only: Sequence[str]) -> list[registry.Entry]:
     """The named figures, or all; `UserError` for an unknown name."""
+    names = [entry.name for entry in known()]
     for name in only:
-        if name not in FIGURES:
-            near = get_close_matches(name, FIGURES, n=1)
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
             raise UserError(
-                f"there is no figure {name!r}; "
-                + (f"did you mean {near[0]!r}?" if near else f"figures are {', '.join(FIGURES)}")
+                f"there is no figure {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"figures are {', '.join(names)}")
             )
-    return [name for name in FIGURES if not only or name in only]
+    return [entry for entry in known() if not only or entry.name in only]
+
+
+def _pages(entry: registry.Entry, material: Material) -> Iterator[Drawn]:
+    """Figures of an entry: what its function gives for `material`, or one axis that it draws `data` on."""
+    if tuple(signature(entry.function).parameters) == ("material",):
+        yield from entry.function(material)
+        return
+    table, needs = entry.meta.get("of", "summary"), list(entry.meta.get("needs", ()))
+    whole = material.summary if table == "summary" else with_rates(getattr(material.tables, table))
+    missing = [name for name in needs if name not in whole or whole[name].isna().all()]
+    data = whole.dropna(subset=needs) if not missing else whole.iloc[:0]
+    if data.empty:
+        raise Skipped(f"{table} has no value of {', '.join(missing)}" if missing else f"{table} is empty")
+    figure = Figure((material.size.column, 0.75 * material.size.column), layout="constrained")
+    entry.function(data, figure.add_subplot())
+    title = str(entry.meta.get("title", entry.name))
+    yield Drawn(entry.name, title, figure, data_hash(data[needs] if needs else data), f"{entry.doc} n = {len(data)} rows.")
 
 
 @dataclass(frozen=True)
@@ -145,24 +184,25 @@ def read_index(folder: Path) -> Made:
         raise UserError(f"{file} is damaged ({error}): make the figures again with `sdvar-exp figures`") from None
 
 
-def _write_index(out: Path, study: Path, entries: list[dict[str, Any]], skipped: dict[str, str], only: Sequence[str]) -> None:
+def _write_index(
+    out: Path, study: Path, entries: list[dict[str, Any]], skipped: dict[str, str], failed: dict[str, str], only: Sequence[str]
+) -> None:
     """With `only`, other figures that the folder's index names stay in it."""
-    from sdvar_exp.store.files import atomic_write
-
     kept: list[dict[str, Any]] = []
     if only and (out / INDEX).is_file():
-        made = set(chosen(only))
-        kept = [e for e in read_index(out).figures if family(e["name"]) not in made]
-    order = list(FIGURES)
-    figures = sorted([*kept, *entries], key=lambda e: (order.index(family(e["name"])), len(e["name"]), e["name"]))
-    content = {"study": os.path.relpath(study, out), "figures": figures, "skipped": skipped}
+        made = {entry.name for entry in chosen(only)}
+        kept = [e for e in read_index(out).figures if family(e) not in made]
+    order = {entry.name: place for place, entry in enumerate(known())}
+    figures = sorted([*kept, *entries], key=lambda e: (order.get(family(e), len(order)), len(e["name"]), e["name"]))
+    content = {"study": os.path.relpath(study, out), "figures": figures, "skipped": skipped, "failed": failed}
     atomic_write(out / INDEX, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def family(name: str) -> str:
-    """The name in `FIGURES` of a page: `images-2` belongs to `images`."""
+def family(entry: Mapping[str, Any]) -> str:
+    """The registered figure that an entry of the index is a page of: `images-2` belongs to `images`."""
+    name = str(entry.get("figure", entry["name"]))
     head, _, page = name.rpartition("-")
-    return head if page.isdigit() and head in FIGURES else name
+    return head if page.isdigit() and "figure" not in entry else name
 
 
 def _material(
@@ -184,9 +224,9 @@ def _material(
     return Material(tables, numbered, place, size_of(venue), found, profile), folder  # type: ignore[arg-type]
 
 
-def material_of(folder: Path, venue: str | None = None, profile: str | None = None) -> Material:
+def material_of(folder: Path, venue: str | None = None, profile: str | None = None, every: bool = False) -> Material:
     """What the figures of a study are made from."""
-    return _material(folder, folder / "figures", None, None, venue, profile)[0]
+    return replace(_material(folder, folder / "figures", None, None, venue, profile)[0], every=every)
 
 
 def _command(tables: Tables, venue: str | None = None, profile: str | None = None) -> str:

@@ -104,3 +104,11 @@ def by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
 def true(values: pd.Series) -> pd.Series:
     """Plain booleans from a column that may hold nulls; null counts as false."""
     return values.astype("boolean").fillna(False).astype(bool)
+
+
+def pareto(gain: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """(n,) bool: no other point has at least the gain and at most the loss, one of them strictly. NaN is on no front."""
+    known = np.isfinite(gain) & np.isfinite(loss)
+    better = (gain[None] >= gain[:, None]) & (loss[None] <= loss[:, None])
+    strictly = (gain[None] > gain[:, None]) | (loss[None] < loss[:, None])
+    return known & ~(better & strictly & known[None]).any(axis=1)

@@ -86,11 +86,14 @@ class Drawn:
 
 
 def save(drawn: Drawn, folder: Path, command: str) -> list[Path]:
-    """Write `<name>.pdf`, `.png` and `.svg`, with data hash and command but without dates in their metadata."""
-    paths = [folder / f"{drawn.name}.{kind}" for kind in KINDS]
-    for path in paths:
-        atomic_write(path, rendered(drawn, path.suffix[1:], command))
-    return paths
+    """Write `<name>.pdf`, `.png` and `.svg`, with data hash and command but without dates in their metadata.
+
+    All are rendered before the first is written.
+    """
+    files = {folder / f"{drawn.name}.{kind}": rendered(drawn, kind, command) for kind in KINDS}
+    for path, content in files.items():
+        atomic_write(path, content)
+    return list(files)
 
 
 KINDS = ("pdf", "png", "svg")

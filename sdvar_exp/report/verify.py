@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.report.figures import INDEX, draw_figures, family, material_of, read_index
+from sdvar_exp.report.figures import INDEX, draw_figures, family, known, material_of, read_index
 from sdvar_exp.report.style import Drawn, rendered
 
 log = logging.getLogger(__name__)
@@ -47,24 +47,26 @@ def verify(folder: Path, share: float = SHARE) -> list[Checked]:
     """
     place = folder if (folder / INDEX).is_file() else folder / "figures"
     made = read_index(place)
-    wanted: dict[tuple[Any, Any], dict[str, dict[str, Any]]] = defaultdict(dict)
+    wanted: dict[tuple[Any, Any, bool], dict[str, dict[str, Any]]] = defaultdict(dict)
     for entry in made.figures:
-        wanted[entry.get("venue"), entry.get("profile")][entry["name"]] = entry
+        wanted[entry.get("venue"), entry.get("profile"), bool(entry.get("every"))][entry["name"]] = entry
     found: dict[str, Checked] = {}
-    for (venue, profile), entries in wanted.items():
-        material = material_of(made.study, venue, profile)
+    for (venue, profile, every), entries in wanted.items():
+        material = material_of(made.study, venue, profile, every)
         reasons: dict[str, str] = {}
-        names = list(dict.fromkeys(family(name) for name in entries))
-        for name, drawn in draw_figures(material, names):
+        registered = {entry.name for entry in known()}
+        names = [name for name in dict.fromkeys(map(family, entries.values())) if name in registered]
+        for name, drawn in draw_figures(material, names) if names else ():
             if isinstance(drawn, str):
                 reasons[name] = drawn
             elif drawn.name in entries:
                 found[drawn.name] = _check(drawn, entries[drawn.name], place, share)
             else:
                 found[drawn.name] = Checked(drawn.name, f"is not in {INDEX}: the study has more data now")
-        for name in entries:
+        for name, entry in entries.items():
             if name not in found:
-                reason = reasons.get(family(name), "the study has fewer data now")
+                absent = "the study has fewer data now" if family(entry) in registered else "its plugin is not there (--plugin)"
+                reason = reasons.get(family(entry), absent)
                 found[name] = Checked(name, f"can no longer be drawn: {reason}")
     order = [*(e["name"] for e in made.figures), *found]
     return [found[name] for name in dict.fromkeys(order)]

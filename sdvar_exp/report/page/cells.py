@@ -13,6 +13,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import Metric, headline, tabled
 from sdvar_exp.report.console import DASH, number, with_interval
+from sdvar_exp.report.source import numbers, pareto
 
 PLOT = 84
 """Width of a row's interval drawing, in pixels."""
@@ -106,11 +107,8 @@ class Scale:
 
 def on_front(summary: pd.DataFrame) -> list[bool]:
     """Whether no other cell has at least the speed-up and at most the pixel difference, one of them strictly."""
-    speed, error = (pd.to_numeric(summary[c]).to_numpy(float) for c in (headline("speed").name, headline("difference").name))
-    known = np.isfinite(speed) & np.isfinite(error)
-    better = (speed[None] >= speed[:, None]) & (error[None] <= error[:, None])
-    strictly = (speed[None] > speed[:, None]) | (error[None] < error[:, None])
-    return [bool(v) for v in known & ~(better & strictly).any(axis=1)]
+    speed, error = (numbers(summary[headline(role).name]).to_numpy() for role in ("speed", "difference"))
+    return [bool(v) for v in pareto(speed, error)]
 
 
 def filters(summary: pd.DataFrame) -> str:

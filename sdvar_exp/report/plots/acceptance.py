@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sdvar_exp.metrics.statistics import mean_interval
-from sdvar_exp.report.grid import page_name, pages, panels
-from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.registry import register
+from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
+from sdvar_exp.report.material import Material, Skipped, images_of, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
@@ -22,13 +24,21 @@ LINES = {
 }
 
 
+@register("figure", NAME, place=30)
 def figures(material: Material) -> Iterator[Drawn]:
-    """One page per twelve cells."""
-    data = frame(material.tables, material.summary)
-    if data.empty:
+    """One page of twelve cells, or as many as all of them need."""
+    stages = material.tables.stages
+    there = (
+        set(stages.loc[stages[[q for q in LINES if q in stages]].notna().any(axis=1), "cell"]) if "cell" in stages else set()
+    )
+    cells = [cell for cell in material.summary["cell"] if cell in there]
+    if not cells:
         raise Skipped("no cell has verified stages")
+    shown = material.telling(cells, PER_PAGE)
+    data = frame(material.tables, material.summary[material.summary["cell"].isin(shown)])
     for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
-        yield figure(data[data["number"].isin(numbers)], material.size, page)
+        drawn = figure(data[data["number"].isin(numbers)], material.size, page)
+        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
 
 
 def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from sdvar_exp.metrics.statistics import mean_interval
+from sdvar_exp.registry import register
 from sdvar_exp.report.grid import page_name
-from sdvar_exp.report.material import Material, Skipped, images_of
+from sdvar_exp.report.material import Material, Skipped, images_of, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell, true
 from sdvar_exp.report.style import INK, PALETTE, Drawn, data_hash, name_column, wrapped
@@ -27,13 +29,19 @@ PARTS = (
 PER_PAGE = 30
 
 
+@register("figure", NAME, place=70)
 def figures(material: Material) -> Iterator[Drawn]:
-    """One page per thirty cells."""
-    data = frame(material)
+    """One page of thirty cells, or as many as all of them need."""
+    timings = material.tables.timings
+    there = set(timings.loc[~true(timings["contended"]), "cell"]) if "cell" in timings else set()
+    cells = [cell for cell in material.summary["cell"] if cell in there]
+    shown = material.telling(cells, PER_PAGE)
+    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
     if data.empty:
         raise Skipped("nothing was timed alone (timing.units=0, or only beside other work)")
     for page, start in enumerate(range(0, len(data), PER_PAGE), 1):
-        yield figure(data.iloc[start : start + PER_PAGE], material.size, page)
+        drawn = figure(data.iloc[start : start + PER_PAGE], material.size, page)
+        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
 
 
 def frame(material: Material) -> pd.DataFrame:

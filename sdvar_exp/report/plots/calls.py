@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdvar_exp.registry import register
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, name_column, wrapped
@@ -17,6 +18,7 @@ PANELS = (("target_calls", "target calls per image", 1), ("target_token_forwards
 MOST_CELLS = 30
 
 
+@register("figure", NAME, place=20)
 def figures(material: Material) -> Iterator[Drawn]:
     """One figure."""
     data = frame(material.summary)

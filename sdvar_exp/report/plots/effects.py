@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import log
 
 import pandas as pd
@@ -10,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from sdvar_exp.metrics.quantities import headline
+from sdvar_exp.registry import register
 from sdvar_exp.report.effects import drawn, effects
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, images_of
@@ -22,14 +25,28 @@ PER_PAGE = 24
 SURE = 0.05
 
 
+@register("figure", NAME, place=90)
 def figures(material: Material) -> Iterator[Drawn]:
-    """One page per 24 changes."""
+    """One page of 24 changes, or as many as all of them need."""
     data = effects(material.tables)
     if data.empty:
         raise Skipped("no two cells differ in one factor alone")
     changes = data[["factor", "change"]].drop_duplicates()
-    for page, start in enumerate(range(0, len(changes), PER_PAGE), 1):
-        yield figure(data.merge(changes.iloc[start : start + PER_PAGE]), material.size, page)
+    shown = changes if material.every else largest(data, PER_PAGE)
+    for page, start in enumerate(range(0, len(shown), PER_PAGE), 1):
+        drawn = figure(data.merge(shown.iloc[start : start + PER_PAGE]), material.size, page)
+        note = f" Shown: {len(shown)} of {len(changes)} changes, the largest of each factor; `figures --all` draws all."
+        yield replace(drawn, caption=drawn.caption + note * (len(shown) < len(changes)))
+
+
+def largest(data: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many changes, in their order: of every factor in turn the one that moves the images most."""
+    changes = data[["factor", "change"]].drop_duplicates().reset_index(drop=True)
+    moved = data[data["metric"] == headline("difference").name].set_index(["factor", "change"])["effect"].astype(float).abs()
+    size = moved.reindex(pd.MultiIndex.from_frame(changes)).fillna(0).to_numpy()
+    rank = changes.assign(size=-size).groupby("factor")["size"].rank(method="first")
+    chosen = changes.assign(rank=rank, size=-size).sort_values(["rank", "size"], kind="stable").index[:most]
+    return changes.loc[sorted(chosen)]
 
 
 def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:

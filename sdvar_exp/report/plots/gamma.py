@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sdvar_exp.report.grid import page_name, pages, panels
-from sdvar_exp.report.material import Material, Skipped
+from sdvar_exp.registry import register
+from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
+from sdvar_exp.report.material import Material, Skipped, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
@@ -18,13 +20,19 @@ from sdvar_exp.report.style import PALETTE, Drawn, data_hash
 NAME, TITLE = "gamma-traces", "γ by round"
 
 
+@register("figure", NAME, place=40)
 def figures(material: Material) -> Iterator[Drawn]:
-    """One page per twelve cells."""
-    data = frame(material)
-    if data.empty:
+    """One page of twelve cells, or as many as all of them need."""
+    samples = material.tables.samples
+    there = set(samples.loc[samples["gamma_trace"].notna(), "cell"]) if "gamma_trace" in samples else set()
+    cells = [cell for cell in material.summary["cell"] if cell in there]
+    if not cells:
         raise Skipped("no cell has a γ trace: none drafts and verifies in rounds")
+    shown = material.telling(cells, PER_PAGE)
+    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
     for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
-        yield figure(data[data["number"].isin(numbers)], material.size, page)
+        drawn = figure(data[data["number"].isin(numbers)], material.size, page)
+        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
 
 
 def frame(material: Material) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import matplotlib.image as mpl_image
@@ -11,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdvar_exp.metrics.quantities import headline
+from sdvar_exp.registry import register
 from sdvar_exp.report.grid import page_name
-from sdvar_exp.report.material import Material, Skipped
+from sdvar_exp.report.material import Material, Skipped, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
 
 NAME, TITLE = "images", "Images side by side"
-MOST_PAGES = 6
+MOST_PAGES = 2
 CELLS_PER_PAGE = 7
 UNITS = 4
 GAP = 0.04
@@ -26,16 +29,21 @@ CAPTION = 0.16
 """Gap between tiles and height of a caption, in widths of a tile."""
 
 
+@register("figure", NAME, place=100)
 def figures(material: Material) -> Iterator[Drawn]:
-    """Pages of at most seven cells, at most six pages."""
-    found = 0
-    for page, data in enumerate(pages(material.tables, material.summary, material.images), 1):
-        if page > MOST_PAGES:
-            return
-        found = page
-        yield figure(data, material.images, page, material.size)
-    if not found:
+    """Pages of at most seven cells; of more than two pages the most telling cells, or all."""
+    own = material.summary[~material.summary["is_baseline"].astype(bool)]
+    cells = [c for c in own["cell"] if any((material.images / c).glob("*_diff.png"))]
+    shown = set(material.telling(cells, MOST_PAGES * CELLS_PER_PAGE))
+    summary = material.summary[material.summary["is_baseline"].astype(bool) | material.summary["cell"].isin(shown)]
+    found = pages(material.tables, summary, material.images)
+    kept = list(found if material.every else islice(found, MOST_PAGES))
+    if not kept:
         raise Skipped("no picture files of a cell and its baseline for one unit (images=none keeps none)")
+    note = left_out(sum(len(shown & set(data["cell"])) for data in kept), len(cells))
+    for page, data in enumerate(kept, 1):
+        drawn = figure(data, material.images, page, material.size)
+        yield replace(drawn, caption=drawn.caption + note)
 
 
 def pages(tables: Tables, summary: pd.DataFrame, images: Path) -> Iterator[pd.DataFrame]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.registry import register
 from sdvar_exp.report.compare import pooled
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
@@ -24,6 +25,7 @@ def drawn() -> list[Metric]:
     return [*(m for m in metrics() if m.compares and m.drawn), headline("speed")]
 
 
+@register("figure", NAME, place=50)
 def figures(material: Material) -> Iterator[Drawn]:
     """One figure where at least two masks are there."""
     data = frame(material)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from sdvar_exp.registry import register
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.plots.tradeoff import MOST_NUMBERED, TICKS
@@ -20,6 +21,7 @@ NAME, TITLE = "predicted-vs-measured", "Predicted against measured speed-up"
 COLUMNS = ["number", "strategy", "timed", "predicted", "speedup", "speedup_low", "speedup_high"]
 
 
+@register("figure", NAME, place=80)
 def figures(material: Material) -> Iterator[Drawn]:
     """One figure, from a profile or from fits to the other cells."""
     data = frame(material)

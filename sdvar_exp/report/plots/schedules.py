@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.registry import choose
+from sdvar_exp.registry import choose, register
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.style import MARKERS, PALETTE, Drawn, data_hash
@@ -20,6 +20,7 @@ NAME, TITLE = "guidance-schedules", "Guidance by stage"
 MOST = 7
 
 
+@register("figure", NAME, place=60)
 def figures(material: Material) -> Iterator[Drawn]:
     """One figure, with the first seven schedules."""
     data = frame(material)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from sdvar_exp.registry import register
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import Size
@@ -26,6 +27,7 @@ MOST_CELLS = 4
 MARKS = {"verified": "judged", "draft": "draft, unjudged", "target": "target alone"}
 
 
+@register("figure", NAME, place=110)
 def figures(material: Material) -> Iterator[Drawn]:
     """The first unit of up to four cells, those first that replace tokens after a verdict."""
     found = frame(material)

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.registry import register
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.source import pareto
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, strategy_legend, wrapped
 
 PLOT = 3.7
@@ -79,6 +81,7 @@ FRECHET = Quantity(
 )
 
 
+@register("figure", "speedup-vs-pixel-difference", place=10)
 def figures(material: Material) -> Iterator[Drawn]:
     """The figure of pixel differences, then one for each metric of users that compares images."""
     head = headline("difference")
@@ -90,6 +93,7 @@ def figures(material: Material) -> Iterator[Drawn]:
             raise Skipped(f"no cell has both a speed-up and a {m.plain_heading} (timing.units=0 times nothing)")
 
 
+@register("figure", FRECHET.name, place=15)
 def frechet_figures(material: Material) -> Iterator[Drawn]:
     """The figure of Fréchet distances, from tables/quality.parquet."""
     quality = material.quality
@@ -127,10 +131,7 @@ def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.Da
     for c in ("speedup", "x"):
         for end in ("_low", "_high"):
             out[c + end] = out[c + end].fillna(out[c])
-    speed, error = out["speedup"].to_numpy(float), out["x"].to_numpy(float)
-    better = (speed[None] >= speed[:, None]) & (error[None] <= error[:, None])
-    strictly = (speed[None] > speed[:, None]) | (error[None] < error[:, None])
-    return out.assign(pareto=~(better & strictly).any(axis=1))[COLUMNS]
+    return out.assign(pareto=pareto(out["speedup"].to_numpy(float), out["x"].to_numpy(float)))[COLUMNS]
 
 
 def figure(data: pd.DataFrame, quantity: Quantity | None = None, size: Size | None = None) -> Drawn:
