@@ -18,6 +18,7 @@ from importlib import import_module
 
 from sdvar_exp import __version__
 from sdvar_exp.errors import UserError
+from sdvar_exp.store.records import watched
 
 VERBS = {
     "run": "decode every cell of a command, or continue where it stopped",
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _any_encoding()
     try:
-        return _dispatch(words)
+        with watched() as left_out:
+            code = _dispatch(words)
+        return code or _said(words[:1], len(left_out))
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -73,6 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error.strerror or error}{place}", file=sys.stderr)
         _leave_output()
         return FAILED
+
+
+def _said(verb: list[str], left_out: int) -> int:
+    """Exit code of a command that went well but for what its readers left out; `run` makes that again, `plan` counts it."""
+    if not left_out or verb in (["run"], ["plan"]):
+        return 0
+    print(f"error: {left_out} of the study's records or files left out, named above; the rest is shown", file=sys.stderr)
+    return FAILED
 
 
 def _leave_output() -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 log = logging.getLogger(__name__)
 
 PIECE = 50_000
-_DTYPES = {"str": "str", "int": "Int64", "bool": "boolean"}
+DTYPES = {"str": "str", "int": "Int64", "bool": "boolean"}
 _ARROW = {"str": pa.large_string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64()}
 _PANDAS = {pa.large_string(): pd.StringDtype(na_value=np.nan), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -82,7 +82,7 @@ def series(values: Sequence[Any], kind: str | None) -> pd.Series:
     try:
         if kind == "float":
             return pd.Series(np.array(values, dtype=np.float64))
-        return pd.Series(pd.array(values, dtype=_DTYPES[kind]))
+        return pd.Series(pd.array(values, dtype=DTYPES[kind]))
     except (TypeError, ValueError) as error:
         log.warning("a column of kind %s has other values: %s", kind, error)
         return pd.Series(pd.array([None if v is None else _text(v) for v in values], dtype="str"))

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.columns import TABLES
-from sdvar_exp.store.frames import FrameBuilder
+from sdvar_exp.store.frames import DTYPES, FrameBuilder, series
 from sdvar_exp.store.manifest import is_kept
+from sdvar_exp.store.records import KINDS, ROWS, leave_out
+
+ONCE = {
+    "samples": ["cell", "label", "seed"],
+    "stages": ["cell", "label", "seed", "stage"],
+    "runs": ["cell"],
+    "timings": ["cell", "label", "seed", "repeat"],
+    "noise": ["cell", "label", "seed", "other_seed"],
+}
+"""Columns that name a row: a second row of one name is left out."""
 
 
 def kept_frames(folder: Path, cells: Collection[str] | None = None, stages: bool = True) -> dict[str, pd.DataFrame] | None:
     """Every table of a study without ledger, as its parquet files have them; None where there is a ledger, or no table.
 
-    A table whose file is missing is empty. cells, stages: as `load_tables` has them. Raises `UserError` for a damaged file.
+    A table whose file is missing is empty; rows that do not fit the columns are named and left out. cells, stages: as
+    `load_tables` has them. Raises `UserError` for a file that is no table of its name.
     """
     if not is_kept(folder):
         return None
@@ -25,18 +37,72 @@ def kept_frames(folder: Path, cells: Collection[str] | None = None, stages: bool
         path = folder / "tables" / f"{name}.parquet"
         frame = FrameBuilder(columns).frame()
         if path.is_file() and (stages or name != "stages"):
-            frame = _read(path)
+            frame = _read(path, name)
         frames[name] = frame if cells is None else frame[frame["cell"].isin(list(cells))].reset_index(drop=True)
     return frames
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, name: str) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        frame = pd.read_parquet(path).reset_index(drop=True)
+    except Exception as error:  # Arrow and pandas raise many kinds for a file that is not what it claims
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} cannot be read ({error}), and the study has no ledger to make it again from; restore the file"
+            f"{path} cannot be read ({reason}), and the study has no ledger to make it again from; restore the file"
         ) from error
-    if "cell" not in frame:
-        raise UserError(f"{path} has no column 'cell', and the study has no ledger to make it again from; restore the file")
-    return frame
+    for column in ROWS[name].must:
+        if column not in frame:
+            raise UserError(
+                f"{path} has no column {column!r}, and the study has no ledger to make it again from; restore the file"
+            )
+    return _fitting(frame, path, name)
+
+
+def _fitting(frame: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
+    """The rows whose values are of their columns' kinds, once each; columns that the file lacks are null."""
+    shape = ROWS[name]
+    bad = pd.Series(False, index=frame.index)
+    why: dict[str, None] = {}
+    for column, kind in {**shape.may, **shape.must}.items():
+        if column not in frame:
+            continue
+        fits, called = KINDS[kind]
+        found = _misfits(frame[column], fits)
+        if column in shape.must:
+            found |= frame[column].isna()
+        if found.any():
+            bad |= found
+            why[f"{column} is no {called}"] = None
+    twice = frame[~bad].duplicated(ONCE[name]) if name in ONCE else bad & False
+    if twice.any():
+        bad |= twice.reindex(frame.index, fill_value=False)
+        why["it is there twice"] = None
+    if bad.any():
+        leave_out(f"{path}: {bad.sum()} of {len(frame)} rows left out: {'; '.join(why)}")
+        frame = frame[~bad].reset_index(drop=True)
+    kinds = {**TABLES[name], **dict.fromkeys((c for c in frame if isinstance(c, str) and c not in TABLES[name]), None)}
+    columns = {column: _of_kind(frame, column, kind) for column, kind in kinds.items()}
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _misfits(values: pd.Series, fits: Any) -> pd.Series:
+    """Which values, nulls aside, do not fit; of numbers the smallest and the largest are looked at first."""
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        ends = [] if values.isna().all() else [values.min().item(), values.max().item()]
+        if all(map(fits, ends)) and ends == [*filter(lambda v: v == v, ends)]:
+            return pd.Series(False, index=values.index)
+    return pd.Series([not (_null(v) or fits(v)) for v in values.tolist()], index=values.index, dtype=bool)
+
+
+def _null(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _of_kind(frame: pd.DataFrame, column: str, kind: str | None) -> pd.Series:
+    if column not in frame:
+        return series([None] * len(frame), kind)
+    values = frame[column]
+    wanted = "float64" if kind == "float" else DTYPES.get(str(kind))
+    if str(values.dtype) == wanted or (kind is None and values.dtype != object):
+        return values
+    return series([None if _null(v) else v for v in values.tolist()], kind)

@@ -2,8 +2,8 @@
 
 A line is `{"crc": "<8 hex digits>", "body": {…}}`; crc is the CRC-32 of the canonical JSON of the body. A line is
 written whole and fsync'd before `append` returns. What a kill can leave is a torn last line, which readers pass over; a
-later process writes another file. A bad line elsewhere is damage: it is reported and ignored, so that its unit is
-pending again.
+later process writes another file. A bad line elsewhere, or a record that does not fit the schema of its kind (`records.py`),
+is damage: it is reported and ignored, so that its unit is pending again.
 
 Files are named `<host>-<pid>-<n>.jsonl`, n counting the files of a ledger. Their order is that of n, then of the name:
 it decides which of two rows of one unit is the first, and no clock takes part in it.
@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.store.files import StorageError, storage_errors, sync_folder
+from sdvar_exp.store.records import Body, admitted, leave_out, parsed, usual_sample
 
 log = logging.getLogger(__name__)
 
-Body = dict[str, Any]
 _HEAD, _MIDDLE, _TAIL = b'{"crc": "', b'", "body": ', b"}"
 _BODY_AT = len(_HEAD) + 8 + len(_MIDDLE)
-_reported: set[tuple[str, int]] = set()
 
 
 def canonical(value: Any) -> str:
@@ -65,7 +64,7 @@ def decode(line: bytes, keys_only: bool = False) -> Body | None:
     """The body of a line, or None where the checksum or the form is wrong. keys_only: of a usual unit what `brief` has."""
     try:
         text = checked(line)
-        body = None if text is None else (keys_only and brief(text)) or json.loads(text)
+        body = None if text is None else (keys_only and brief(text)) or parsed(text)
     except ValueError:
         return None
     return body if isinstance(body, dict) else None
@@ -79,28 +78,28 @@ def checked(line: bytes) -> bytes | None:
             text = line[_BODY_AT : -len(_TAIL)]
             if int(line[len(_HEAD) : len(_HEAD) + 8], 16) == zlib.crc32(text):
                 return text
-        whole = json.loads(line)  # the same data written by another tool, with other spaces or order
+        whole = parsed(line)  # the same data written by another tool, with other spaces or order
         text = canonical(whole["body"]).encode("ascii")
         return text if int(whole["crc"], 16) == zlib.crc32(text) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 _UNIT = re.compile(
-    rb'\{"cell":"([^"\\]*)","fingerprint":"[^"\\]*","label":(-?\d+),"sample":\{([^{}]*)\},"seed":(-?\d+),.*"type":"unit"\}'
+    rb'\{"cell":"([^"\\]*)","fingerprint":"[^"\\]*","label":(-?\d{1,18}),"sample":(\{[^{}]*\}),"seed":(-?\d{1,18}),.*"type":"unit"\}'
 )
-_WHO = re.compile(rb'"finished_at":"([^"\\]*)",(?:[^{}]*,)?"host":"([^"\\]*)",(?:[^{}]*,)?"pid":(\d+)(?:,|$)')
+_WHO = re.compile(rb'"finished_at":"([^"\\]*)",(?:[^{}]*,)?"host":"([^"\\]*)",(?:[^{}]*,)?"pid":(\d+)[,}]')
 
 
 def brief(text: bytes) -> Body | None:
-    """What unit a canonical JSON is about, and who finished it when, without parsing the rest, which is most of a ledger.
+    """Which unit a canonical JSON is about, and who finished it when, without parsing the rest, which is most of a ledger.
 
-    None for other records, and for units that do not look as usual. Keys: type, cell, label, seed, sample with finished_at,
-    host and pid.
+    None for other records, and for units that do not look as usual or whose row does not fit. Keys: type, cell, label,
+    seed, sample with finished_at, host and pid.
     """
     found = _UNIT.fullmatch(text)
     who = found and _WHO.search(found[3])
-    if not found or not who:
+    if not found or not who or not usual_sample(found[3]):
         return None
     sample = {"finished_at": who[1].decode(), "host": who[2].decode(), "pid": int(who[3])}
     return {"type": "unit", "cell": found[1].decode(), "label": int(found[2]), "seed": int(found[4]), "sample": sample}
@@ -189,8 +188,8 @@ class LedgerWriter:
 class LedgerReader:
     """Hands out every good record of a ledger once, in the order of files and lines; call `read` again for new ones.
 
-    `damage` lists bad lines as "file line n: reason". It reads while others write: an unfinished last line is left for
-    the next time.
+    `damage` lists bad lines, and records and parts of them that do not fit, as "file line n: reason". It reads while others
+    write: an unfinished last line is left for the next time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -220,14 +219,11 @@ class LedgerReader:
                     return
                 offset, number = offset + len(line), number + 1
                 self._at[path.name] = (offset, number)
+                why = "" if good else "bad checksum, the record is ignored and its unit is pending again"
+                if body is not None:
+                    body, why = admitted(body)
+                if why:
+                    self.damage.append(f"{path.name} line {number}: {why}")
+                    leave_out(f"{path.parent}: {self.damage[-1]}")
                 if body is not None:
                     yield body
-                elif not good:
-                    self._report(path, number)
-
-    def _report(self, path: Path, number: int) -> None:
-        text = f"{path.name} line {number}: bad checksum, the record is ignored and its unit is pending again"
-        self.damage.append(text)
-        if (str(path), number) not in _reported:  # one warning per process, however often the ledger is read
-            _reported.add((str(path), number))
-            log.warning("%s: %s", path.parent, text)

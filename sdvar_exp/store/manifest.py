@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,11 +13,10 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.store.files import atomic_write
 from sdvar_exp.store.ledger import canonical
 from sdvar_exp.store.provenance import redact
+from sdvar_exp.store.records import CELL, MANIFEST, fault, leave_out, parsed
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan, PlannedCell
-
-log = logging.getLogger(__name__)
 
 SCHEMA = 1
 CHOICES = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
@@ -30,13 +28,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, or None if the folder has none. `UserError` if it is of a later version or damaged."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parsed(path.read_bytes())
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or use another study") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{path} is not of schema {SCHEMA}; use another study or the version that wrote it")
+    if found := fault(manifest, MANIFEST):
+        raise UserError(f"{path} is damaged, its {found}; restore it or use another study")
     return manifest
 
 
@@ -122,11 +122,12 @@ def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
     cells = []
     for path in (folder / "cells").glob("*.json"):
         try:
-            cell = json.loads(path.read_bytes())
-            cells.append((int(cell["order"]), str(cell["id"]), cell))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            log.warning("%s is damaged and its cell left out; a run that has the cell writes it again (%s)", path, error)
-            continue
+            cell = parsed(path.read_bytes())
+            if found := fault(cell, CELL) or ("" if cell["id"] == path.stem else "id is not the file's name"):
+                raise ValueError(found)
+            cells.append((cell["order"], cell["id"], cell))
+        except (ValueError, OSError) as error:
+            leave_out(f"{path} is damaged and its cell left out; a run that has the cell writes it again ({error})")
     return {cell_id: cell for _, cell_id, cell in sorted(cells, key=lambda c: c[:2])}
 
 

@@ -68,7 +68,8 @@ def joined(tables: Tables) -> pd.DataFrame:
     columns = [c for c in FROM_RUNS if c in tables.runs]
     rows = []
     for run in tables.runs.to_dict("records"):
-        rows.append({"cell": run["cell"], **{c: run[c] for c in columns}, **_flatten(json.loads(run["config"]))})
+        config = {k: v for k, v in _flatten(json.loads(run["config"])).items() if k not in tables.samples}
+        rows.append({**config, "cell": run["cell"], **{c: run[c] for c in columns}})
     config = pd.DataFrame(rows, columns=None if rows else ["cell", *columns])
     return tables.samples.merge(config.convert_dtypes(), on="cell", how="left", validate="many_to_one")
 
