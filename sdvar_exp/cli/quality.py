@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand, kept_random_state, own_torch
 
 ABOUT = """Class accuracy, and Fréchet and kernel distance, precision and recall of each cell's images: to real data, and to
 the baseline's images of the same units. For model=embedded the features were kept while decoding. For other models, or
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--real",
         metavar="PATH",
-        type=Path,
+        type=expand,
         help="real images for --extractor: a folder of PNG or JPEG "
         "files, or an npz with arr_0; default: the shipped test set for the classifier, else none",
     )
@@ -39,16 +40,18 @@ def main(argv: list[str]) -> int:
 
     name = "quality"
     if asked.extractor:
-        from sdvar_exp.runner.extractors import features_of_study, network, real_features
-
-        run, key = network(asked.extractor)
         name = f"quality-{asked.extractor.replace(':', '.')}"
-        found = features_of_study(folder, run, key)
-        if not found:
-            raise UserError(f"{folder} keeps no images of a cell and its baseline: run it with images=all")
-        real = shipped_real() if asked.extractor == "classifier" else None
-        if asked.real:
-            real = Real(real_features(asked.real, run), None, key)
+        with own_torch():
+            from sdvar_exp.runner.extractors import features_of_study, network, real_features
+
+            with kept_random_state():
+                looker = network(asked.extractor)
+            found = features_of_study(folder, looker)
+            if not found:
+                raise UserError(f"{folder} keeps no images of a cell and its baseline: run it with images=all")
+            real = shipped_real() if asked.extractor == "classifier" else None
+            if asked.real:
+                real = Real(real_features(asked.real, looker.run), None, looker.digest)
         table = write_quality(folder, found, real, name)
     else:
         table = write_quality(folder)

@@ -5,11 +5,16 @@ An extractor takes images (B, 3, H, W) uint8 and gives features (B, d) and predi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,29 +27,87 @@ from sdvar_exp.models.pair import WEIGHTS
 from sdvar_exp.store.export import sample_files
 from sdvar_exp.store.features import CellFeatures, Kept, read_kept, write_kept
 from sdvar_exp.store.manifest import read_cells
+from sdvar_exp.store.provenance import versions
 
 Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 NAMES = ("classifier", "inception")
+VERSIONS = ("torch", "numpy", "pillow", "torchvision", "torch-fidelity")
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def network(name: str) -> tuple[Network, str]:
-    """An extractor by its name, and what its features are kept under.
+@dataclass(frozen=True)
+class Looker:
+    """An extractor. digest: says which network it is to whoever compares features. source: SHA-256 of the code behind it."""
 
-    name: `classifier`, `inception`, or `package.module:function`, a function without arguments that gives an extractor.
+    name: str
+    run: Network
+    digest: str
+    source: str = ""
+
+    @torch.inference_mode()
+    def key(self, image_hw3: np.ndarray) -> str:
+        """What features are kept under: everything that made them, so that an edited network finds none.
+
+        Code, weights, versions, and what the network makes of four images of the size of `image_hw3` (uint8): whatever
+        changes its numbers in another way, such as a file that it reads, changes these.
+        """
+        probe = np.random.Generator(np.random.Philox(key=0)).integers(0, 256, (3, *image_hw3.shape), dtype=np.uint8)
+        seen, predicted = self.run(_batch(np.stack([image_hw3, *probe])))
+        about = {"digest": self.digest, "source": self.source, "versions": versions(VERSIONS)}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for part in (seen, predicted, *_weights(self.run)):
+            if part is not None:
+                digest.update(part.detach().cpu().float().numpy().tobytes())
+        return "-".join([re.sub(r"[^\w.-]", "-", self.name), digest.hexdigest()[:16]])
+
+
+def network(name: str) -> Looker:
+    """An extractor by its name: `classifier`, `inception`, or `package.module:function`.
+
+    The function takes no arguments and gives an extractor.
     """
     if name == "classifier":
-        digest = str(json.loads((WEIGHTS / "classifier.json").read_text())["sha256"])
-        return _classifier(), digest
+        digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
+        return Looker(name, _classifier(), digest)
     if name == "inception":
-        return _inception(), "inception-v3-compat-2048"
+        return Looker(name, _inception(), "inception-v3-compat-2048")
     module, colon, function = name.partition(":")
     if not colon:
         raise UserError(f"--extractor must be {', '.join(NAMES)} or package.module:function, got {name!r}")
     try:
-        return getattr(import_module(module), function)(), re.sub(r"[^\w.-]", "-", name)
+        found = import_module(module)
+        return Looker(name, getattr(found, function)(), name, _source(found))
     except (ImportError, AttributeError) as error:
         raise UserError(f"--extractor {name}: {error}") from None
+
+
+def _source(start: ModuleType) -> str:
+    """SHA-256 of the files of a module and of all that it uses, installed packages aside: those have versions."""
+    installed = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    found: dict[str, bytes] = {}
+    left = [start]
+    while left:
+        module = left.pop()
+        file = getattr(module, "__file__", None)
+        own = module is start or (file is not None and not str(file).startswith(installed))
+        if module.__name__ in found or not own:
+            continue
+        path = Path(file) if file else None
+        found[module.__name__] = path.read_bytes() if path is not None and path.is_file() else b""
+        for value in vars(module).values():
+            used = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
+            left += [used] if used is not None else []
+    return hashlib.sha256(b"\0".join(name.encode() + b"\0" + found[name] for name in sorted(found))).hexdigest()
+
+
+def _weights(run: Network) -> Iterator[torch.Tensor]:
+    """Tensors of a network that is a module, or a function or method around some."""
+    around = [cell.cell_contents for cell in getattr(run, "__closure__", None) or ()]
+    for part in (run, getattr(run, "__self__", None), *around):
+        if isinstance(part, torch.nn.Module):
+            yield from (value for value in part.state_dict().values() if isinstance(value, torch.Tensor))
+        elif isinstance(part, torch.Tensor):
+            yield part
 
 
 def _classifier() -> Network:
@@ -85,11 +148,15 @@ def features_of(run: Network, batches: Iterator[np.ndarray]) -> tuple[np.ndarray
     """Features (n, d) float32 and classes (n,) of batches of images (b, H, W, 3) uint8; one batch is held at a time."""
     features, classes = [], []
     for batch in batches:
-        seen, predicted = run(torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))))
+        seen, predicted = run(_batch(batch))
         features.append(seen.float().cpu().numpy())
         if predicted is not None:
             classes.append(predicted.cpu().numpy())
     return np.concatenate(features), np.concatenate(classes) if classes else None
+
+
+def _batch(images_bhw3: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images_bhw3.transpose(0, 3, 1, 2)))
 
 
 def read_images(paths: Sequence[Path], batch: int = 50) -> Iterator[np.ndarray]:
@@ -101,33 +168,37 @@ def read_images(paths: Sequence[Path], batch: int = 50) -> Iterator[np.ndarray]:
         yield np.stack(found)
 
 
-def features_of_study(folder: Path, run: Network, key: str) -> dict[str, CellFeatures]:
+def features_of_study(folder: Path, looker: Looker) -> dict[str, CellFeatures]:
     """Features of every cell with kept images, beside those of its baseline's images of the same units.
 
-    Kept in `cache/features` of the study: images that were seen are not looked at again. A cell whose baseline keeps no
-    image of a unit is left without that unit.
+    Kept in `cache/features` of the study: images that were seen by the same network are not looked at again. A cell whose
+    baseline keeps no image of a unit is left without that unit.
     """
     cells = read_cells(folder)
-    seen: dict[str, Kept] = {}
-    for cell in cells:
-        files = sample_files(folder / "images" / cell)
-        if files:
-            seen[cell] = _kept(folder, run, key, cell, files)
+    files = {cell: found for cell in cells if (found := sample_files(folder / "images" / cell))}
+    if not files:
+        return {}
+    first = next(iter(files.values()))[0][2]
+    key = looker.key(next(read_images([first]))[0])
+    seen = {cell: _kept(folder, looker, key, cell, found) for cell, found in files.items()}
     out = {}
     for cell, own in seen.items():
         base = seen.get(str(cells[cell]["baseline"]))
         if base is not None:
-            out[cell] = own.beside(base, key)
+            out[cell] = own.beside(base, looker.digest)
     return {cell: found for cell, found in out.items() if len(found.labels)}
 
 
-def _kept(folder: Path, run: Network, key: str, cell: str, files: list[tuple[int, int, Path]]) -> Kept:
+def _kept(folder: Path, looker: Looker, key: str, cell: str, files: list[tuple[int, int, Path]]) -> Kept:
     known = read_kept(folder, key, cell)
     units = [(label, seed) for label, seed, _ in files]
-    if known is not None and known.units == units:
+    images = hashlib.sha256()
+    for _, _, path in files:
+        images.update(hashlib.sha256(path.read_bytes()).digest())
+    if known is not None and (known.units, known.images) == (units, images.hexdigest()):
         return known
-    features, classes = features_of(run, read_images([path for _, _, path in files]))
-    kept = Kept(units, features, classes)
+    features, classes = features_of(looker.run, read_images([path for _, _, path in files]))
+    kept = Kept(units, features, classes, images.hexdigest())
     write_kept(folder, key, cell, kept)
     return kept
 

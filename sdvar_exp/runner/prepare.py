@@ -12,10 +12,12 @@ import torch
 from sdvar_exp.cell import Cell, ModelSpec, Sampling, Unit
 from sdvar_exp.decoding.api import check_cell
 from sdvar_exp.errors import UserError, require
+from sdvar_exp.guest import kept_random_state
 from sdvar_exp.models.pair import Pair, resolve_device
 from sdvar_exp.plan import Plan, PlannedCell
 from sdvar_exp.registry import Choice, plain
 from sdvar_exp.store import fingerprint
+from sdvar_exp.store.provenance import arithmetic
 
 Load = Callable[[ModelSpec, torch.device, str], Pair]
 
@@ -47,11 +49,15 @@ def prepare(plan: Plan, load: Load) -> Prepared:
     device = resolve_device(settings.device)
     threads = settings.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    pairs = {spec: load(spec, device, settings.dtype) for spec in dict.fromkeys(p.cell.model for p in full.cells)}
+    with kept_random_state():
+        pairs = {spec: load(spec, device, settings.dtype) for spec in dict.fromkeys(p.cell.model for p in full.cells)}
     for planned in full.cells:
         check(planned, pairs[planned.cell.model], plan.labels)
     checkpoints = {model_key(spec): dict(pair.hashes) for spec, pair in pairs.items()}
-    made = fingerprint(checkpoints, device.type, settings.dtype, threads, **arithmetic(device))
+    more: dict[str, Any] = {"arithmetic": arithmetic(device.type)}
+    if device.type == "cuda":
+        more["device_name"] = torch.cuda.get_device_name(device)
+    made = fingerprint(checkpoints, device.type, settings.dtype, threads, **more)
     return Prepared(full, pairs, device, threads, made, added)
 
 
@@ -100,15 +106,3 @@ def _unusual(choice: Choice, default: Choice) -> list[str]:
 def model_key(spec: ModelSpec) -> str:
     """A model specification in a few words: its name, and its files where it names any."""
     return " ".join(part for part in spec.identity().values() if part)
-
-
-def arithmetic(device: torch.device) -> dict[str, Any]:
-    """Switches of PyTorch that change float32 results on CUDA; nothing elsewhere."""
-    if device.type != "cuda":
-        return {}
-    return {
-        "attention": "sdpa",
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
-        "device_name": torch.cuda.get_device_name(device),
-    }

@@ -31,11 +31,15 @@ class CellFeatures:
 
 @dataclass(frozen=True)
 class Kept:
-    """Features (n, d) of a cell's own images, of units (label, seed) in order; classes (n,) or None."""
+    """Features (n, d) of a cell's own images, of units (label, seed) in order; classes (n,) or None.
+
+    images: SHA-256 of the images' files, which says whether they are still the ones that were looked at.
+    """
 
     units: list[tuple[int, int]]
     features: np.ndarray
     classes: np.ndarray | None
+    images: str
 
     def beside(self, base: Kept, digest: str) -> CellFeatures:
         """The units that the baseline has too, with its features."""
@@ -56,7 +60,7 @@ class Kept:
 def write_kept(folder: Path, key: str, cell: str, kept: Kept) -> None:
     """Keep features in `cache/features/<key>/<cell>.npz` of a study."""
     units = np.array(kept.units, np.int64).reshape(-1, 2)
-    arrays: dict[str, Any] = {"units": units, "features": kept.features.astype(np.float32)}
+    arrays: dict[str, Any] = {"units": units, "features": kept.features.astype(np.float32), "images": np.array(kept.images)}
     if kept.classes is not None:
         arrays["classes"] = kept.classes.astype(np.int64)
     buffer = io.BytesIO()
@@ -69,7 +73,8 @@ def read_kept(folder: Path, key: str, cell: str) -> Kept | None:
     try:
         with np.load(_place(folder, key, cell), allow_pickle=False) as file:
             units = [(int(label), int(seed)) for label, seed in file["units"]]
-            return Kept(units, file["features"], file["classes"] if "classes" in file.files else None)
+            classes = file["classes"] if "classes" in file.files else None
+            return Kept(units, file["features"], classes, str(file["images"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -36,6 +36,13 @@ _SECRET_VALUE = re.compile(r"\b(wandb_v\d_|hf_|gh[pousr]_|github_pat_|sk-|AKIA)[
 _ASSIGNED_SECRET = re.compile(
     r"(?i)((?:api[-_]?key|(?<![a-z])token|secret|passw(?:or)?d|credential|private[-_]?key)s?[\"']?\s*[:=]\s*)(?:\"[^\"]+\"|'[^']+'|[\w./+-]{6,})"
 )
+_ARITHMETIC = re.compile(
+    r"(ONEDNN|DNNL|MKL|MKLDNN)_\w+|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|CUBLAS_WORKSPACE_CONFIG"
+    r"|TORCH_CUDNN_\w+|TORCH_BLAS_PREFER_\w+"
+)
+"""Variables of the environment that change what PyTorch, oneDNN, MKL and cuBLAS compute."""
+_QUIET = re.compile(r"VERBOSE|PROFILE|JIT_DUMP|NUM_THREADS|DYNAMIC|PRIMITIVE_CACHE")
+"""Those of their names that change no number."""
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -87,7 +94,7 @@ def session_record(argv: Iterable[str], **more: Any) -> dict[str, Any]:
         "packages": versions(RECORDED_PACKAGES),
         "code": code_version(),
         "git": git_state(),
-        "arithmetic": arithmetic_flags(),
+        "arithmetic": _switches(),
         **more,
     }
 
@@ -184,23 +191,70 @@ def redact_line(line: str) -> str:
     return _ASSIGNED_SECRET.sub(rf"\1{HIDDEN}", redact([line])[0])
 
 
-def arithmetic_flags() -> dict[str, Any]:
-    """Switches of PyTorch that change results; empty where it is not loaded, as in a process that decodes nothing itself."""
+def arithmetic(device_kind: str) -> dict[str, Any]:
+    """Switches of the program and its environment that change float results on a kind of device; empty without PyTorch.
+
+    A precision is what applies in the end, `ieee` where nothing lowers it. Default dtype, autocast and deterministic mode are
+    not among them: a run sets these aside.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "backends"):
         return {}
-    cudnn = torch.backends.cudnn
-    return {
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": cudnn.allow_tf32,
-        "cudnn_benchmark": cudnn.benchmark,
-        "cudnn_deterministic": cudnn.deterministic,
-        "cudnn": cudnn.version(),
-        "cuda": torch.version.cuda,
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-    }
+    backends = torch.backends
+    out: dict[str, Any] = {"matmul_precision": _matmul_precision(torch), "flush_denormal": _flushes(torch)}
+    if device_kind == "cpu":
+        out |= {
+            "onednn": backends.mkldnn.enabled,
+            "onednn_matmul": _precision(backends.mkldnn.matmul, backends.mkldnn, backends),
+            "onednn_conv": _precision(backends.mkldnn.conv, backends.mkldnn, backends),
+            "fp16_sums_on_cpu": torch._C._get_cpu_allow_fp16_reduced_precision_reduction(),
+        }
+    else:
+        matmul, cudnn = backends.cuda.matmul, backends.cudnn
+        attention = ("flash", "mem_efficient", "math", "cudnn")
+        out |= {
+            "tf32_matmul": _precision(matmul, backends.cuda, backends) == "tf32",
+            "tf32_cudnn": _precision(cudnn.conv, cudnn, backends) == "tf32",
+            "cudnn": cudnn.enabled,
+            "cudnn_benchmark": cudnn.benchmark,
+            "cudnn_deterministic": cudnn.deterministic,
+            "reduced_fp16_sums": matmul.allow_fp16_reduced_precision_reduction,
+            "reduced_bf16_sums": matmul.allow_bf16_reduced_precision_reduction,
+            "fp16_sums": matmul.allow_fp16_accumulation,
+            "reduced_attention_sums": backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
+            "attention": [name for name in attention if getattr(backends.cuda, f"{name}_sdp_enabled")()],
+        }
+    said = {name: value for name, value in os.environ.items() if _ARITHMETIC.fullmatch(name) and not _QUIET.search(name)}
+    return {**out, **dict(sorted(said.items()))}
+
+
+def _switches() -> dict[str, Any]:
+    """The arithmetic of both kinds of device, for the record; empty without PyTorch."""
+    both = {**arithmetic("cuda"), **arithmetic("cpu")}
+    torch = sys.modules.get("torch")
+    if not both or torch is None:
+        return {}
+    built = {"cudnn_version": torch.backends.cudnn.version(), "cuda": torch.version.cuda}
+    return {**both, **built, "threads": torch.get_num_threads()}
+
+
+def _matmul_precision(torch: Any) -> str:
+    """`set_float32_matmul_precision`; `mixed` where other switches contradict it, and PyTorch does not say."""
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        return "mixed"
+
+
+def _precision(*places: Any) -> str:
+    """The float32 precision of an operation: that of the first place, from the operation up to all, that names one."""
+    named = [place.fp32_precision for place in places if getattr(place, "fp32_precision", "none") != "none"]
+    return str(named[0]) if named else "ieee"
+
+
+def _flushes(torch: Any) -> bool:
+    """Whether this thread takes numbers that are too small for a normal float as zero."""
+    return bool((torch.full((1,), 1e-39, dtype=torch.float32, device="cpu") * 1).item() == 0)
 
 
 def _output(command: list[str]) -> str | None:

@@ -75,8 +75,9 @@ def test_classifier_sees_in_kept_images_what_it_saw_while_decoding(study: Path, 
     assert (study / "tables" / "quality-classifier.csv").is_file()
     from sdvar_exp.store.features import read_kept
 
+    (key,) = [path.name for path in (study / "cache" / "features").glob("classifier-*")]
     for cell, found in read_features(study).items():
-        stored = read_kept(study, found.digest, cell)
+        stored = read_kept(study, key, cell)
         assert stored is not None and stored.units == [(1, 0), (1, 1), (8, 0), (8, 1)]
         assert np.abs(stored.features - found.features).max() < 0.02 * np.abs(found.features).max()  # eight bits a pixel
 
@@ -89,7 +90,7 @@ def test_inception_looks_once_and_compares_with_given_images(
     assert all(r["class_accuracy"] is None and "no real images were given: --real FOLDER" in r["note"] for r in first)
     assert first[0]["fd_baseline"] == 0 and first[1]["fd_baseline"] is None
     seen = FeatureExtractorInceptionV3.calls
-    assert seen == 2
+    assert seen == 1 + 2, "the network is looked at through a few pictures of noise, then each cell's images"
     rng = np.random.Generator(np.random.Philox(key=2))
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -97,7 +98,7 @@ def test_inception_looks_once_and_compares_with_given_images(
     few = rows(study, capsys, "--extractor", "inception", "--real", str(tmp_path))
     assert all("there are 4" in r["note"] for r in few)
     rows(study, capsys, "--extractor", "inception", "--real", str(tmp_path / "real.npz"))
-    assert FeatureExtractorInceptionV3.calls == seen + 1 + 3, "the study's images are not looked at again"
+    assert FeatureExtractorInceptionV3.calls == seen + 2 * 1 + 1 + 3, "the study's images are not looked at again"
 
 
 def many_images(folder: Path) -> Path:
@@ -131,6 +132,76 @@ def test_any_network_gives_distances(
     assert base["fd_real"] == pytest.approx(0, abs=1e-6) and base["fd_baseline"] == 0
     assert other["fd_real"] > 0.01 and other["fd_real"] == pytest.approx(other["fd_baseline"], rel=1e-6)
     assert other["fd_baseline_low"] < other["fd_baseline"] < other["fd_baseline_high"] and other["recall_real"] < 0.5
+
+
+NETWORK = """import torch
+from own_helper import size
+SCALE = {scale}
+WEIGHT = torch.full((1,), {weight})
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bias", torch.full((1,), {bias}))
+    def forward(self, x):
+        features = SCALE * WEIGHT * torch.nn.functional.adaptive_avg_pool2d(x.float() / 255, size).flatten(1)
+        with open("scale.txt") as file:
+            features = features * float(file.read())
+        return features + self.bias * (x.float().amax((1, 2, 3)) < 0)[:, None], None  # {comment}
+def make():
+    return Net()
+"""
+USUAL = {"scale": "1.0", "weight": "1.0", "bias": "0.0", "comment": "", "helper": "size = 2", "file": "1.0"}
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("scale", "100.0"),
+        ("weight", "3.0"),
+        ("bias", "2.0"),
+        ("comment", "which no number shows"),
+        ("helper", "size = 1"),
+        ("file", "7.0"),
+    ],
+)
+def test_an_edited_network_looks_again(
+    what: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its constants, weights, modules and files: features of the old one are not mixed with those of the new one."""
+    study = many_images(tmp_path / "s")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(**changes: str) -> list[float]:
+        about = {**USUAL, **changes}
+        (tmp_path / "own_net.py").write_text(NETWORK.format(**about))
+        (tmp_path / "own_helper.py").write_text(about["helper"])
+        (tmp_path / "scale.txt").write_text(about["file"])
+        for module in ("own_net", "own_helper"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        real = str(study / "images" / ("b" * 12))
+        return [row["fd_real"] for row in rows(study, capsys, "--extractor", "own_net:make", "--real", real)]
+
+    first = found()
+    keys = set((study / "cache" / "features").iterdir())
+    assert found() == first and set((study / "cache" / "features").iterdir()) == keys, "nothing was edited"
+    changed = found(**{what: value})
+    assert len(set((study / "cache" / "features").iterdir()) - keys) == 1
+    for path in (study / "cache" / "features").glob("*/*"):
+        path.unlink()
+    assert found(**{what: value}) == changed
+
+
+def test_images_that_were_made_anew_are_looked_at_again(tmp_path: Path) -> None:
+    from sdvar_exp.runner.extractors import Looker, features_of_study
+
+    study = many_images(tmp_path / "s")
+    looker = Looker("mean", lambda x: (x.float().mean((2, 3)), None), "mean")
+    first = features_of_study(study, looker)["b" * 12].features
+    Image.new("RGB", (8, 8)).save(study / "images" / ("b" * 12) / "0_0.png")
+    second = features_of_study(study, looker)["b" * 12].features
+    assert (second[0] == 0).all() and (first[0] != 0).all() and np.array_equal(first[1:], second[1:])
 
 
 def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
