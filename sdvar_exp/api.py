@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import guest
 from sdvar_exp.plan import Plan
 
 if TYPE_CHECKING:
@@ -29,9 +30,14 @@ class RunFailed(RuntimeError):
 class Study:
     """What one command line means; nothing is run, and nothing written, before `run`.
 
+    A guest in the program: default dtype and device, autocast, gradient mode, threads and random states of PyTorch are set
+    aside while it runs and left as they were, as are signal handlers, streams and environment. The program's float32
+    arithmetic (matmul precision, TF32, oneDNN's switches) is used as it stands and belongs to the study's fingerprint.
+    Studies may be made in several threads; their runs come one after the other.
+
     Args:
         overrides: words of `sdvar-exp run`, sweeps and flags included.
-        study, results_dir, config_dir: short for the words `study=…`, `results_dir=…`, `--config-dir …`.
+        study, results_dir, config_dir: short for the words `study=…`, `results_dir=…`, `--config-dir …`; any path.
     Raises:
         UserError: for a mistake in the words; its message has one line per mistake.
     """
@@ -44,14 +50,14 @@ class Study:
         results_dir: Path | str | None = None,
         config_dir: Path | str | None = None,
     ) -> None:
-        from sdvar_exp.config import compose
+        from sdvar_exp.config import compose, quoted
 
         if isinstance(overrides, str):
             raise UserError(f"overrides is a list of words, not one text; write {shlex.split(overrides)!r}")
         words = [] if config_dir is None else ["--config-dir", str(config_dir)]
         words += [str(word) for word in overrides]
-        words += [f"study={study}"] if study is not None else []
-        words += [f"results_dir='{results_dir}'"] if results_dir is not None else []
+        words += [f"study={quoted(study)}"] if study is not None else []
+        words += [f"results_dir={quoted(results_dir)}"] if results_dir is not None else []
         self.argv = tuple(words)
         self.plan: Plan = replace(compose(words), argv=self.argv)
 
@@ -76,8 +82,9 @@ class Study:
         from sdvar_exp.runner import run_study
 
         printed = StringIO()
-        console = Console(file=printed, width=120) if quiet else Console()
-        code = run_study(self.plan, console)
+        with guest():
+            console = Console(file=printed, width=120) if quiet else Console()
+            code = run_study(self.plan, console)
         if code == 130:
             raise KeyboardInterrupt(f"stopped; run() goes on where {self.folder} stopped")
         if code and check:

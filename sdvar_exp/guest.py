@@ -164,9 +164,10 @@ def expand(path: Path | str) -> Path:
     """A path whose `~` or `~name` is the home folder; `UserError` where there is no such user."""
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:
-        why = str(error).rstrip(".")
-        raise UserError(f"{path}: {why}; write the whole path, or ./{path} for a folder of that name") from None
+    except RuntimeError:
+        name = str(path)
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        raise UserError(f"there is no home folder {shown.split('/')[0]}, in {shown}; write the whole path") from None
 
 
 def check_working_folder() -> None:

@@ -5,10 +5,6 @@ Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sen
 
 from __future__ import annotations
 
-import codecs
-import gc as garbage  # `gc` is one of the verbs, a module of this package
-import io
-import json
 import logging
 import os
 import sys
@@ -18,6 +14,7 @@ from importlib import import_module
 
 from sdvar_exp import __version__
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import check_working_folder, guest
 from sdvar_exp.store.records import watched
 
 VERBS = {
@@ -43,18 +40,17 @@ VERBS = {
     "completion": "teach bash, zsh or fish to complete sdvar-exp",
 }
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-COLLECT = (20_000, 20, 50)
-"""When Python looks for garbage: tables and figures make very many objects that stay, and looking for it takes a tenth."""
-ESCAPED = "sdvar-escaped"
-"""How a terminal or file that cannot show a character gets it: as JSON escapes it, so that `--json` stays what it says."""
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    _any_encoding()
+    with guest():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     try:
         with watched() as left_out:
             code = _dispatch(words)
@@ -71,9 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         log.debug("the machine refused", exc_info=True)
-        place = f": {error.filename}" if error.filename else ""
+        said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        try:
+            check_working_folder()
+        except UserError as gone:
+            said = str(gone)
         with suppress(OSError):
-            print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+            print(f"error: {said}", file=sys.stderr)
         _leave_output()
         return FAILED
 
@@ -88,22 +88,8 @@ def _said(verb: list[str], left_out: int) -> int:
 
 def _leave_output() -> None:
     """Nothing more goes to standard output, not even what lies in its buffer at exit; a stand-in without a file is let be."""
-    with suppress(OSError, ValueError):
+    with suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _any_encoding() -> None:
-    """A γ or × on a terminal that knows ASCII only is no reason to stop."""
-    codecs.register_error(ESCAPED, _escaped)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors=ESCAPED)
-
-
-def _escaped(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _dispatch(words: list[str]) -> int:
@@ -116,7 +102,6 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise UserError(f"unknown command {verb!r}{_guess(verb)}")
-    garbage.set_threshold(*COLLECT)
     result = import_module(f"sdvar_exp.cli.{verb}").main(rest)
     sys.stdout.flush()
     return int(result)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import kept_random_state, own_torch
 
 if TYPE_CHECKING:
     from sdvar_exp.cell import ModelSpec
@@ -43,8 +44,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config-dir", "-cd", help="a folder with models of your own")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_intermixed_args(argv)
-    pair = load(asked.pair.removeprefix("model="), asked.overrides, asked.config_dir)
-    return report(pair, asked.stages, asked.seed, asked.json)
+    with own_torch():
+        pair = load(asked.pair.removeprefix("model="), asked.overrides, asked.config_dir)
+        return report(pair, asked.stages, asked.seed, asked.json)
 
 
 def load(name: str, overrides: list[str], config_dir: str | None) -> Pair:
@@ -57,7 +59,8 @@ def load(name: str, overrides: list[str], config_dir: str | None) -> Pair:
     device = resolve_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    pair = load_pair(spec, device, settings.dtype)
+    with kept_random_state():
+        pair = load_pair(spec, device, settings.dtype)
     said = any(word.startswith("dtype=") for word in overrides)
     if not said and sum(p.numel() for p in pair.target.parameters()) <= SMALL:
         pair.to(device, "float64")

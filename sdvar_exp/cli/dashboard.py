@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.guest import kept_random_state
 
 FAILED = 1
 
@@ -27,7 +28,8 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.tracking.dashboard import as_plain, build, facts_of, save
 
     options = resolve({"mode": "online", "project": asked.project, "entity": asked.entity}, {})
-    dashboards = build(facts_of(folder), options)
+    with kept_random_state():
+        dashboards = build(facts_of(folder), options)
     if asked.dry_run:
         print(json.dumps(as_plain(dashboards), indent=1, ensure_ascii=False))
         return 0

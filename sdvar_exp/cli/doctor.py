@@ -15,6 +15,7 @@ from pathlib import Path
 from sdvar_exp import __version__
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import size
+from sdvar_exp.guest import expand, kept_random_state, own_torch
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 LOW_DISK = 2e9
@@ -34,10 +35,10 @@ class Finding:
 
 def main(argv: list[str]) -> int:
     parser = Parser(prog="sdvar-exp doctor", description="Check this machine; exit code 1 if something will not work.")
-    parser.add_argument("--results-dir", default="results", help="where results are to be written (default: results)")
+    parser.add_argument("--results-dir", type=expand, default="results", help="where results go (default: results)")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
-    findings = [finding for check in checks(Path(asked.results_dir)) for finding in _safely(check)]
+    findings = [finding for check in checks(asked.results_dir) for finding in _safely(check)]
     if asked.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
     else:
@@ -157,7 +158,8 @@ def embedded() -> Iterator[Finding]:
     from sdvar_exp.cell import ModelSpec
     from sdvar_exp.models.pair import load_pair, resolve_device
 
-    pair = load_pair(ModelSpec(), resolve_device("cpu"), "float32")
+    with own_torch(), kept_random_state():
+        pair = load_pair(ModelSpec(), resolve_device("cpu"), "float32")
     stages = pair.pyramid.stages
     yield Finding("embedded pair", OK, f"loads; {stages} stages, {pair.num_classes} classes")
 
@@ -166,7 +168,7 @@ def checkpoints() -> Iterator[Finding]:
     """Files of the official models, where any are looked for."""
     from sdvar_exp.config import folder
 
-    place = Path(os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints").expanduser()
+    place = expand(os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints")
     missing: dict[str, list[str]] = {}
     for name in folder.names("model"):
         path = folder.find("model", name)
@@ -195,9 +197,9 @@ def wandb_login() -> Iterator[Finding]:
     if os.environ.get("WANDB_API_KEY"):
         yield Finding("W&B", OK, "key from WANDB_API_KEY (not tried)")
         return
-    netrc = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    netrc = expand(os.environ.get("NETRC") or "~/.netrc")
     names = [netrc, netrc.with_name("_netrc")]
-    known = any(host in path.read_text(errors="replace") for path in names if path.is_file())
+    known = any(host in path.read_text(encoding="utf-8", errors="replace") for path in names if path.is_file())
     if known:
         yield Finding("W&B", OK, f"logged in at {host} (not tried)")
     elif options.mode == "online":

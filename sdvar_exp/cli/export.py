@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdvar_exp.cli.studies import count, find_study, one_cell, size, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 
 ABOUT = """The kept images of one cell as an npz in the layout of OpenAI's guided-diffusion evaluator (arr_0, uint8,
 N×H×W×3), or as a folder of PNG files. The order is random but fixed, as the Inception Score needs it. Refuses while units
@@ -19,7 +20,7 @@ EXAMPLE = """example, VAR's protocol (50 images of each of 1000 classes, resumab
 def main(argv: list[str]) -> int:
     parser = study_parser("export", ABOUT, epilog=EXAMPLE)
     parser.add_argument("--cell", help="its id, name or key=value; default: the only one with images")
-    parser.add_argument("--to", required=True, type=Path, metavar="PATH", help="FILE.npz, or a folder for PNG files")
+    parser.add_argument("--to", required=True, type=expand, metavar="PATH", help="FILE.npz, or a folder for PNG files")
     parser.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.guest import expand
 
 if TYPE_CHECKING:
     from sdvar_exp.report.figures import Written
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser = study_parser("figures", "Write a study's figures as PDF, PNG and SVG.", EXAMPLES)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated")
     parser.add_argument("--venue", metavar="NAME", help="width and type of a venue: icml, neurips, iclr, cvpr, eccv, aaai, …")
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: figures/ of the study)")
+    parser.add_argument("--out", type=expand, metavar="DIR", help="folder to write to (default: figures/ of the study)")
     parser.add_argument(
         "--profile",
         metavar="FILE",
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
 
         read_profile(asked.profile)
     folder = find_study(asked.study, Path(asked.results_dir))
-    out = Path(asked.out) if asked.out else folder / "figures"
+    out = asked.out or folder / "figures"
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     figures.log.addHandler(handler)
@@ -76,7 +77,7 @@ def _as_dict(folder: Path, out: Path, written: Written) -> dict[str, Any]:
     """What this command drew, of what the index of the folder says."""
     from sdvar_exp.report.figures import INDEX
 
-    index = json.loads((out / INDEX).read_text()) if written else {"figures": [], "skipped": {}}
+    index = json.loads((out / INDEX).read_text(encoding="utf-8")) if written else {"figures": [], "skipped": {}}
     names = {path.stem for path in written}
     return {
         "folder": str(folder),

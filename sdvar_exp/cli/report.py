@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from sdvar_exp.cli.studies import find_study, size, study_parser
+from sdvar_exp.guest import expand
 
 
 def main(argv: list[str]) -> int:
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> int:
         "configuration and provenance. From the results store alone; draws the figures if there "
         "are none. A run of up to 2000 images ends with it too; one of more says this command.",
     )
-    parser.add_argument("--out", help="the file (default: report.html in the study's folder, where it finds all images)")
+    parser.add_argument("--out", type=expand, help="the file (default: report.html in the study's folder, beside its images)")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import sys
 import tempfile
@@ -37,8 +36,6 @@ def main(argv: list[str]) -> int:
         print(f"nothing of this command failed in {plan.folder}")
         return 0
     check_machine(chosen)
-    if not faulthandler.is_enabled():
-        faulthandler.enable()  # a segmentation fault in this process says where it was
     from sdvar_exp.cli.screen import Screen
     from sdvar_exp.runner import run_study
 

@@ -15,6 +15,7 @@ from typing import Any
 from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 
 UnitKey = tuple[str, int, int]
 
@@ -41,7 +42,7 @@ class _Plugin(argparse.Action):
 
 
 def add_results_dir(parser: Parser) -> None:
-    parser.add_argument("--results-dir", default="results", help="where studies lie (default: results)")
+    parser.add_argument("--results-dir", type=expand, default="results", help="where studies lie (default: results)")
 
 
 def find_study(name: str | None, results_dir: Path) -> Path:
@@ -51,7 +52,7 @@ def find_study(name: str | None, results_dir: Path) -> Path:
         if len(known) == 1:
             return results_dir / known[0]
         raise UserError(f"which study? {_listed(known, results_dir)}")
-    for folder in (Path(name), results_dir / name):
+    for folder in (expand(name), results_dir / name):
         if (folder / "manifest.json").is_file():
             return folder
     near = get_close_matches(name, known, n=1)

@@ -5,5 +5,6 @@ The only package that imports Hydra; nothing here imports torch. `compose(argv)`
 
 from sdvar_exp.config.build import compose
 from sdvar_exp.config.errors import ConfigErrors
+from sdvar_exp.config.overrides import quoted
 
-__all__ = ["ConfigErrors", "compose"]
+__all__ = ["ConfigErrors", "compose", "quoted"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,14 +29,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sdvar_exp import registry
 from sdvar_exp.config.errors import did_you_mean, explain, one_line
 from sdvar_exp.config.folder import GROUPS, STUDY_GROUPS, conf_folder, find, names
-from sdvar_exp.config.overrides import Item, choice_text, unquoted
+from sdvar_exp.config.overrides import Item, choice_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
 from sdvar_exp.config.schema import type_text
 from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import check_working_folder
 from sdvar_exp.registry import KINDS
 
 CONFIG_NAME = "config"
+_one_at_a_time = threading.RLock()
 LEAVES = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling")
 
 
@@ -49,8 +52,15 @@ def version_arguments() -> dict[str, str]:
 def started(extra: Path | None = None) -> Iterator[None]:
     """Hydra set up on the conf folder, for the length of a `with`; inside a Hydra job, that job's set-up comes back after.
 
-    extra: the user's `--config-dir`, whose choices are names too.
+    Hydra has one state for the whole process: a second thread waits. extra: the user's `--config-dir`, whose choices are
+    names too.
     """
+    check_working_folder()
+    with _one_at_a_time:
+        yield from _started(extra)
+
+
+def _started(extra: Path | None) -> Iterator[None]:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -109,7 +119,7 @@ class Composer:
     def _compose(self, choices: tuple[str, ...]) -> Tree | str:
         paths = [f"file://{self.extra}"] if self.extra else []
         paths += self.searchpath
-        more = [f"hydra.searchpath=[{','.join(repr(p) for p in paths)}]"] if paths else []
+        more = [f"hydra.searchpath=[{','.join(map(quoted, paths))}]"] if paths else []
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 
 CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy")
 STUDY_GROUPS = ("tracking", "engine", "design", "experiment", "debug")
@@ -113,9 +114,9 @@ def check_config_dir(path: str) -> Path:
 def user_path(text: str, what: str) -> Path:
     """A path that a user gave, its ~ filled in; `UserError` for one that no file system can have."""
     try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise UserError(f"{what}: there is no home folder {text.split('/')[0]}, in {shorten(text)}") from None
+        path = expand(text)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
     if "\0" in text or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise UserError(f"{what}: {shorten(text)} is no path: a name may have {LONGEST_NAME} bytes, and no zero byte")
     return path

@@ -110,6 +110,12 @@ class Known:
         return f"; did you mean {guess!r}?" if guess else ""
 
 
+def quoted(text: object) -> str:
+    """A value that Hydra's grammar reads as this text, whatever is in it."""
+    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", r"\'")
+    return "'" + escaped.replace("${", r"\${") + "'"
+
+
 def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
     """Overrides in Hydra's grammar; unreadable ones become errors."""
     out = []

@@ -142,7 +142,7 @@ class Run:
         elif kind == "refused":
             raise UserError(str(message[1]))
         elif kind == "broken":
-            worker.log.write_text(str(message[1]))
+            worker.log.write_text(str(message[1]), encoding="utf-8")
 
     def ended(self, worker: WorkerProcess, outcome: Outcome) -> None:
         """A task is over, and recorded by its worker."""

@@ -50,7 +50,7 @@ def test_features(folder: Path = WEIGHTS) -> tuple[np.ndarray, np.ndarray, str]:
     from safetensors.numpy import load_file
 
     arrays = load_file(folder / "test_features.safetensors")
-    about = json.loads((folder / "classifier.json").read_text())
+    about = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
     return arrays["features"].astype(np.float32), arrays["labels"].astype(np.int64), str(about["sha256"])
 
 

@@ -178,7 +178,7 @@ def read_index(folder: Path) -> Made:
     if not file.is_file():
         raise UserError(f"{folder} has no {INDEX}: make the figures with `sdvar-exp figures`")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         return Made(folder, folder / content["study"], list(content["figures"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): make the figures again with `sdvar-exp figures`") from None

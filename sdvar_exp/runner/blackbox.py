@@ -45,8 +45,10 @@ class BlackBox:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "crash" / f"{socket.gethostname()}-{os.getpid()}.log"
         self._fd: int | None = None
+        self._was_enabled = False
 
     def __enter__(self) -> BlackBox:
+        self._was_enabled = faulthandler.is_enabled()
         with suppress(OSError):
             self.path.parent.mkdir(exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -69,8 +71,9 @@ class BlackBox:
         if self._fd is None:
             return
         faulthandler.disable()
-        with suppress(AttributeError, OSError, ValueError, RuntimeError):  # standard error may be closed, or no file
-            faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
+        if self._was_enabled and sys.__stderr__ is not None:
+            with suppress(OSError, ValueError, RuntimeError):  # standard error may be closed, or no file
+                faulthandler.enable(sys.__stderr__)
         with suppress(OSError):
             self.path.unlink()
             self.path.parent.rmdir()  # where no other process has a file in it

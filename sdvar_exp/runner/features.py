@@ -59,5 +59,5 @@ def extractor_for(spec: ModelSpec, pair: Pair) -> Extractor | None:
     side = pair.pyramid.side * pair.vae.downsample
     if spec.name not in SHIPPED or spec.vae or spec.target or side != SIDE or not path.is_file():
         return None
-    digest = str(json.loads((WEIGHTS / "classifier.json").read_text())["sha256"])
+    digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
     return Extractor(load_classifier(path), digest)

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -46,17 +46,23 @@ class Interrupt:
         first, self._asked = not self._asked, True
         if not (self._shielded and first):
             raise KeyboardInterrupt
-        os.write(2, NOTE)  # no buffered stream: the signal may have come in the middle of a write
+        with suppress(OSError):  # there may be no standard error
+            os.write(2, NOTE)  # no buffered stream: the signal may have come in the middle of a write
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Handle `SIGNALS` through an `Interrupt`; only a main thread can, others get one that no signal reaches."""
+    """Handle `SIGNALS` through an `Interrupt`; only a main thread can, others get one that no signal reaches.
+
+    A signal whose handler was not set from Python keeps it: it could not be given back.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = {number: signal.signal(number, interrupt.handle) for number in SIGNALS}
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not None}
+    for number in before:
+        signal.signal(number, interrupt.handle)
     try:
         yield interrupt
     finally:

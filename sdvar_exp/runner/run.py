@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
 
+from sdvar_exp.guest import own_torch
 from sdvar_exp.plan import Plan
 from sdvar_exp.runner.backend import Backend, Factory
 from sdvar_exp.runner.blackbox import recover
@@ -34,10 +36,10 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
     Returns 0; 1 if units failed (they are recorded, and tried again by the same command); 130 if interrupted.
     Raises `UserError` before anything is written if the plan cannot run; `StorageError` if the disk takes no more.
     """
-    with interruptible() as interrupt:
+    with interruptible() as interrupt, ExitStack() as stack:
         try:
             engine = make_engine(plan.settings)
-            factory = backend or models_of(load)
+            factory = backend or stack.enter_context(models_of(load))
             made = factory(plan)
             study, joined = open_or_join(made)
             with study:
@@ -67,11 +69,13 @@ def open_or_join(made: Backend) -> tuple[Study, bool]:
         return study.join(plan, made.fingerprint), True
 
 
-def models_of(load: Any = None) -> Factory:
-    """The factory of real models; imports torch."""
+@contextmanager
+def models_of(load: Any = None) -> Iterator[Factory]:
+    """The factory of real models, with PyTorch to ourselves; imports torch."""
     from sdvar_exp.runner.models import Models
 
-    return Models() if load is None else Models(load)
+    with own_torch():
+        yield Models() if load is None else Models(load)
 
 
 def _run(sweep: Sweep, engine: Engine) -> int:

@@ -135,8 +135,9 @@ class Tasks:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `UnitTimeout` inside after so many seconds; 0, or not in the main thread: no limit."""
-    if seconds <= 0 or threading.current_thread() is not threading.main_thread():
+    """Raise `UnitTimeout` inside after so many seconds; no limit for 0, outside the main thread, or beside another alarm."""
+    free = signal.getsignal(signal.SIGALRM) is not None and not signal.getitimer(signal.ITIMER_REAL)[0]
+    if seconds <= 0 or threading.current_thread() is not threading.main_thread() or not free:
         yield
         return
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from sdvar_exp.cell import ModelSpec, Unit
 from sdvar_exp.decoding.api import Decoded, NoiseBook, decode
+from sdvar_exp.guest import kept_random_state
 from sdvar_exp.runner.baselines import Baselines
 from sdvar_exp.runner.failures import BaselineError, NotFiniteError
 from sdvar_exp.runner.features import Extractor, extractor_for
@@ -48,7 +49,8 @@ def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> J
     images, units = prepared.plan.settings.images, plan_units(prepared.plan)
     kept = units if images == "all" else units[: 0 if images == "none" else int(images)]
     staged = frozenset(kept[: prepared.plan.settings.stage_images])
-    extractors = {spec: extractor_for(spec, pair) for spec, pair in prepared.pairs.items()}
+    with kept_random_state():
+        extractors = {spec: extractor_for(spec, pair) for spec, pair in prepared.pairs.items()}
     return Job(study, prepared, Baselines(study, prepared), attempts, frozenset(kept), staged, extractors)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 from sdvar_exp.store.tables import Tables, load_tables
 
 Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
@@ -54,10 +55,10 @@ def select(frame: pd.DataFrame, where: Where) -> pd.DataFrame:
 def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:
     if not isinstance(path, Path | str):
         found = [folder for one in path for folder in _folders(one)]
-    elif (Path(path) / "manifest.json").exists():
-        found = [Path(path)]
+    elif (expand(path) / "manifest.json").exists():
+        found = [expand(path)]
     else:
-        found = sorted(p.parent for p in Path(path).glob("*/manifest.json"))
+        found = sorted(p.parent for p in expand(path).glob("*/manifest.json"))
     if not found:
         raise UserError(f"there is no study at {path}; give a study's folder or the results folder")
     return found

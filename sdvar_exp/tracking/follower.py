@@ -125,7 +125,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _last_line(path: Path) -> str:
     try:
-        lines = path.read_text(errors="replace").strip().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
     return lines[-1].split(" ERROR ", 1)[-1] if lines else ""

@@ -13,10 +13,10 @@ MODELS = {"target": "target", "draft": "draft (distilled, the default)", "draft_
 
 def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
     """`card.json` and `README.md` beside the weights, and `model_card.md` with figures in `docs`."""
-    (weights / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    (weights / "README.md").write_text(render(card))
+    (weights / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (weights / "README.md").write_text(render(card), encoding="utf-8")
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / "model_card.md").write_text(render(card, figures="figures"))
+    (docs / "model_card.md").write_text(render(card, figures="figures"), encoding="utf-8")
 
 
 def render(card: dict[str, Any], figures: str = "") -> str:

@@ -42,7 +42,7 @@ def evaluate(s: EvaluateSettings, folder: Path, weights: Path, docs: Path, data_
     card_path = weights / "card.json"
     if not card_path.is_file():
         raise UserError(f"{card_path} does not exist: run part=export first")
-    card = json.loads(card_path.read_text())
+    card = json.loads(card_path.read_text(encoding="utf-8"))
     pair, seconds = loaded(weights)
     classifier = load_classifier(weights / "classifier.safetensors")
     samples = draw_grid(pair, s, folder / "evaluate")
@@ -60,7 +60,7 @@ def evaluate(s: EvaluateSettings, folder: Path, weights: Path, docs: Path, data_
         "loading_seconds": round(seconds, 3),
         "shipped_bytes": sum(f.stat().st_size for f in weights.glob("*.safetensors")),
     }
-    card |= {"classifier": json.loads((weights / "classifier.json").read_text()), "quality": quality}
+    card |= {"classifier": json.loads((weights / "classifier.json").read_text(encoding="utf-8")), "quality": quality}
     figures = docs / "figures"
     pictures.draw_samples({"target": samples[best], "draft": samples[best.replace("target", "draft")]}, labels, figures)
     pictures.draw_nearest(samples[best], labels, train_images, index, figures)

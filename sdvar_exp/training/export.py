@@ -115,7 +115,7 @@ def export(
     """
     out.mkdir(parents=True, exist_ok=True)
     previous = out / "card.json"
-    earlier = json.loads(previous.read_text()) if previous.is_file() else {}
+    earlier = json.loads(previous.read_text(encoding="utf-8")) if previous.is_file() else {}
     vae = load_vae(vqvae, folder)
     about = vae_steps(vqvae, folder, earlier)
     images, labels = load_split(data_folder, "t10k")

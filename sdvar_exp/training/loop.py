@@ -92,7 +92,7 @@ def train(
             last |= {f"eval_{k}": v for k, v in evaluate().items()}
             model.train()
             log.info("%s eval %s", name, {k: round(v, 4) for k, v in last.items() if k.startswith("eval_")})
-        with log_path.open("a") as f:
+        with log_path.open("a", encoding="utf-8") as f:
             f.write(json.dumps({"step": done, "seconds": round(elapsed(), 1), **last}) + "\n")
 
     def save() -> None:

@@ -99,7 +99,7 @@ def _draw_mosaic(tiles: list[list[np.ndarray | None]], heads: list[tuple[float, 
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Entries of a training's log, none where it was not kept."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def draw_losses(card: Mapping[str, Any], folder: Path, figures: Path) -> Path | None:
