@@ -24,13 +24,15 @@ class Verdict:
 
     passed_B: bool. accepted_Bl: bool, which draft tokens the rule accepts. corrected_Bl: tokens of a stage that fails.
     margin_B: gives how far the stage's outcome, pass or fail and the tokens to commit, lies from another one, (B,) float64,
-    in logits, log-probabilities or the unit of the rule's threshold; None where the rule does not say.
+    in logits, log-probabilities or the unit of the rule's threshold; None where the rule does not say. tries_B: attempts that
+    the corrected tokens took, int64, 0 where the stage passed; None for rules that make none.
     """
 
     passed_B: torch.Tensor
     accepted_Bl: torch.Tensor
     corrected_Bl: torch.Tensor
     margin_B: Callable[[], torch.Tensor] | None = None
+    tries_B: torch.Tensor | None = None
 
 
 class StageView:
@@ -89,6 +91,16 @@ class StageView:
     def q(self) -> torch.Tensor:
         """The distribution that the draft sampled from, (B, l, V)."""
         return self.draft_processed.softmax(dim=-1)
+
+    @cached_property
+    def log_p_BlV(self) -> torch.Tensor:
+        """Logarithm of p in float64, -inf for removed codes."""
+        return self.target_processed.double().log_softmax(dim=-1)
+
+    @cached_property
+    def log_ratio_BlV(self) -> torch.Tensor:
+        """ln q/p in float64: -inf where q lacks the code, +inf where p does, nan where both do."""
+        return self.draft_processed.double().log_softmax(dim=-1) - self.log_p_BlV
 
     @cached_property
     def kl_Bl(self) -> torch.Tensor:

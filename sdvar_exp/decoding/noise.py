@@ -41,12 +41,12 @@ def philox4x32(counter: Sequence[np.ndarray | np.uint64], key: tuple[int, int]) 
     return c
 
 
-def uniforms(unit: Unit, stream: Stream, stage: int, positions: int, codes: int) -> np.ndarray:
-    """u = (i + ½) / 2³² in (0, 1), float64 (positions, codes)."""
+def uniforms(unit: Unit, stream: Stream, stage: int, positions: int, codes: int, first: int = 0) -> np.ndarray:
+    """u = (i + ½) / 2³² in (0, 1) of the codes first, first + 1, …, float64 (positions, codes); 4 divides `first`."""
     for name, value in (("label", unit.label), ("seed", unit.seed)):
         if not 0 <= value < LIMIT:
             raise UserError(f"{name} must lie in 0 … 2³²-1 to key the noise, got {value}")
-    blocks = np.arange(-(-codes // 4), dtype=np.uint64)[None, :]
+    blocks = np.arange(first // 4, first // 4 - (-codes // 4), dtype=np.uint64)[None, :]
     place = np.arange(positions, dtype=np.uint64)[:, None]
     tail = np.uint64(unit.row * 4 + int(stream))
     words = philox4x32((blocks, place, np.uint64(stage), tail), (unit.label, unit.seed))
@@ -72,6 +72,15 @@ class NoiseBook:
     def uniform(self, stage: int) -> torch.Tensor:
         """Acceptance uniforms of one stage, float64 (B, L_k)."""
         return self._get(Stream.accept, stage, lambda u, n: uniforms(u, Stream.accept, stage, n, 1)[:, 0])
+
+    def attempts(self, stage: int, first: int, count: int, images: Sequence[int]) -> torch.Tensor:
+        """Uniforms of the attempts first, first + 1, … at a residual, float64 (images, L_k + 1, count); not kept.
+
+        They are the residual stream with the attempt in the place of the code. The last position is that of the decision.
+        """
+        n = self.pyramid.lengths[stage] + 1
+        made = [uniforms(self.units[i], Stream.residual, stage, n, count, first) for i in images]
+        return torch.from_numpy(np.stack(made)).to(self.device)
 
     def _get(self, stream: Stream, stage: int, make: Callable[[Unit, int], np.ndarray]) -> torch.Tensor:
         if (stream, stage) not in self._kept:

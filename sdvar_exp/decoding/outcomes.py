@@ -105,6 +105,7 @@ def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
         mean(1 - view.tv_Bl),
         mean(view.kl_Bl),
         mean(view.entropy_Bl),
+        None if verdict.tries_B is None else tuple(verdict.tries_B.tolist()),
     )
 
 

@@ -38,6 +38,7 @@ class StageOutcome:
     source: `target` (sampled by the target), `draft` (committed unverified), `verified`. acceptance: share of tokens that
     the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q) on
     processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
+    tries: attempts that the residual of a whole stage took, 0 where it passed; None for rules that make none.
     """
 
     stage: int
@@ -48,6 +49,7 @@ class StageOutcome:
     one_minus_tv: tuple[float, ...] | None = None
     kl: tuple[float, ...] | None = None
     entropy: tuple[float, ...] | None = None
+    tries: tuple[int, ...] | None = None
 
 
 @dataclass

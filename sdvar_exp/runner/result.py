@@ -20,6 +20,7 @@ STAGE_COLUMNS = {
     "one_minus_tv": "one_minus_tv",
     "kl": "kl",
     "entropy": "entropy",
+    "tries": "residual_tries",
 }
 
 

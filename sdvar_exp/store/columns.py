@@ -82,6 +82,7 @@ STAGES = {
     "one_minus_tv": "float",
     "kl": "float",
     "entropy": "float",
+    "residual_tries": "int",
     "token_agreement": "float",
 }
 

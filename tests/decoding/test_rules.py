@@ -179,7 +179,12 @@ def test_lossless_is_a_property_of_the_cell(cell: Cell, expected: str) -> None:
     assert lossless(cell) == expected
 
 
-PROMISES = {"exact": "tokens", "never": "tokens", "rejection": "distribution"}  # DESIGN 2.2, the rest promise nothing
+PROMISES = {
+    "exact": "tokens",
+    "never": "tokens",
+    "rejection": "distribution",
+    "stage_rejection": "distribution",
+}  # DESIGN 2.2, the rest promise nothing
 
 
 def alone_or_looped(strategy: str, on_reject: str) -> Choice:

@@ -230,12 +230,18 @@ class Noise(NoiseBook):
         super().__init__(PYRAMID, V, units)
         self.seeds = np.array([u.seed for u in units], dtype=np.uint64)
 
-    def _uniforms(self, stream: Stream, stage: int, codes: int) -> np.ndarray:
-        place = np.arange(PYRAMID.lengths[stage], dtype=np.uint64)[None, :, None]
-        blocks = np.arange(-(-codes // 4), dtype=np.uint64)[None, None, :]
-        key = (np.uint64(0), self.seeds[:, None, None])
+    def _uniforms(
+        self, stream: Stream, stage: int, codes: int, first: int = 0, more: int = 0, seeds: np.ndarray | None = None
+    ) -> np.ndarray:
+        seeds = self.seeds if seeds is None else seeds
+        place = np.arange(PYRAMID.lengths[stage] + more, dtype=np.uint64)[None, :, None]
+        blocks = np.arange(first // 4, first // 4 - (-codes // 4), dtype=np.uint64)[None, None, :]
+        key = (np.uint64(0), seeds[:, None, None])
         words = philox4x32((blocks, place, np.uint64(stage), np.uint64(stream)), key)  # type: ignore[arg-type]
-        return (np.stack(words, axis=-1).reshape(len(self.seeds), place.size, -1)[..., :codes] + 0.5) / LIMIT
+        return (np.stack(words, axis=-1).reshape(len(seeds), place.size, -1)[..., :codes] + 0.5) / LIMIT
+
+    def attempts(self, stage: int, first: int, count: int, images: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(self._uniforms(Stream.residual, stage, count, first, 1, self.seeds[list(images)]))
 
     def gumbel(self, stream: Stream, stage: int) -> torch.Tensor:
         if (stream, stage) not in self._kept:
