@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from sdvar_exp import __version__
+from sdvar_exp.cli.guard import guarded
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import check_working_folder, guest
 from sdvar_exp.store.records import watched
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit code."""
-    with guest():
+    with guest(), guarded():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
 

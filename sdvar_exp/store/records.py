@@ -93,6 +93,7 @@ def _matching(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
 
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "str": (_is_text, "text"),
+    "line": (lambda v: _is_text(v) and v == "".join(v.splitlines()), "line of text"),
     "id": (_matching(_ID), "id"),
     "trace": (_matching(_TRACE), "list of numbers like 3,3,2"),
     "when": (_matching(_TIME), "time"),
@@ -175,12 +176,12 @@ ROWS: Mapping[str, Shape] = {
     "noise": Shape({**UNIT, "other_seed": "int"}, NOISE),
     "failures": Shape({**UNIT, "error": "str"}, FAILURES | {"attempt": "count"}),
     "runs": Shape(
-        {"cell": "id", "name": "str", "lossless": "lossless", "order": "count", "baseline": "id", "config": "config"},
+        {"cell": "id", "name": "line", "lossless": "lossless", "order": "count", "baseline": "id", "config": "config"},
         RUNS | dict.fromkeys(("units", "planned", "failures", "timing_units", "timing_repeats"), "count"),
     ),
 }
 """Rows of the tables: `columns.py`, where needed more particularly."""
-CHOICE = Shape({"name": "str"})
+CHOICE = Shape({"name": "line"})
 CONFIG = Shape(
     {"strategy": CHOICE}, {**dict.fromkeys(("model", "mask", "acceptance", "gamma", "cfg_schedule"), CHOICE), "batch": "size"}
 )
@@ -208,11 +209,11 @@ RECORDS: Mapping[str, Shape] = {
     "session": Shape(
         may={
             "argv": ["str"],
-            "cells": ["str"],
-            "host": "str",
+            "cells": ["line"],
+            "host": "line",
             "pid": "count",
             "started_at": "when",
-            "git": Shape(may={"commit": "str", "dirty": "bool"}),
+            "git": Shape(may={"commit": "line", "dirty": "bool"}),
         }
     ),
 }
@@ -237,7 +238,7 @@ CELL = Shape(
     {
         "id": "id",
         "order": "count",
-        "name": "str",
+        "name": "line",
         "lossless": "lossless",
         "baseline": "id",
         "config": CONFIG,
@@ -247,7 +248,7 @@ CELL = Shape(
     {"timing": Shape(may={"units": "count", "repeats": "place"})},
 )
 MANIFEST = Shape(
-    {"study": "str", "fingerprint": FINGERPRINT, "fingerprint_id": "str"},
+    {"study": "line", "fingerprint": FINGERPRINT, "fingerprint_id": "line"},
     {"others": Shape(rest=FINGERPRINT), "created": "when"},
 )
 

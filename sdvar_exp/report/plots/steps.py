@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ MOST_CELLS = 4
 MARKS = {"verified": "judged", "draft": "draft, unjudged", "target": "target alone"}
 
 
+PICTURE = re.compile(r"(\d{1,18})_(\d{1,18})_stages\.png")
+
+
 @register("figure", NAME, place=110)
 def figures(material: Material) -> Iterator[Drawn]:
     """The first unit of up to four cells, those first that replace tokens after a verdict."""
@@ -43,8 +47,10 @@ def frame(material: Material) -> pd.DataFrame:
     if "source" not in material.tables.stages:
         return pd.DataFrame()
     for cell in material.summary[~material.summary["is_baseline"].astype(bool)].itertuples(index=False):
-        for file in sorted((material.images / cell.cell).glob("*_stages.png"))[:1]:
-            label, seed = (int(word) for word in file.name.split("_")[:2])
+        files = sorted((material.images / cell.cell).glob("*_stages.png"))
+        named = [(found, file) for file in files if (found := PICTURE.fullmatch(file.name))]
+        for found, file in named[:1]:
+            label, seed = int(found[1]), int(found[2])
             own = of_cell(material.tables.stages, cell.cell)
             own = own[(own["label"] == label) & (own["seed"] == seed)] if len(own) else own
             with Image.open(file) as picture:
