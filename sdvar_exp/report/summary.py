@@ -12,7 +12,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import Metric, headline, metric, metrics
 from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
-from sdvar_exp.report.source import Tables, cells, derived, noise_rows, numbers, of_cell, true, with_rates
+from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell, true, with_rates
 
 LEVEL = 0.95
 ENDS = ("", "_low", "_high")
@@ -58,22 +58,31 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     """
     known = cells(tables)
     pairs = noise_rows(tables) if noise is None else noise
+    values = _values(tables.samples)
+    units, none = dict(iter(values.groupby("cell"))), values.iloc[:0]
+    timings = dict(iter(tables.timings.groupby("cell"))) if len(tables.timings) else {}
     rows = []
     for cell in known.itertuples(index=False):
         row = {"cell": cell.cell, "name": cell.name, "strategy": cell.strategy, "lossless": cell.lossless}
         row |= {"baseline": cell.baseline, "is_baseline": cell.baseline == cell.cell}
-        row |= _units(of_cell(tables.samples, cell.cell), of_cell(tables.failures, cell.cell), level)
+        row |= _units(units.get(cell.cell, none), of_cell(tables.failures, cell.cell), level)
         if cell.lossless != "tokens":  # a lossy cell differs for other reasons than rounding
             row["near_ties"] = 0
-        row |= _timing(of_cell(tables.timings, cell.cell), level)
+        row |= _timing(timings.get(cell.cell, tables.timings.iloc[:0]), level)
         row |= _noise(of_cell(pairs, cell.baseline))
         rows.append(row)
     return pd.DataFrame(rows, columns=columns())
 
 
-def _units(samples: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[str, Any]:
-    known = ("label", "seed", "identical", "near_tie")
-    values = with_rates(samples).reindex(columns=list(dict.fromkeys([*known, *samples, *(m.name for m in metrics())])))
+def _values(samples: pd.DataFrame) -> pd.DataFrame:
+    """What the summary reads of `samples`: identity, and every metric and what it is pooled from as floats."""
+    shown = [m for m in metrics() if m.summarised and not m.timed]
+    needed = dict.fromkeys([m.name for m in shown] + [name for m in shown if m.average == "pooled" for name in m.needs])
+    found = with_rates(samples).reindex(columns=["cell", "label", "seed", "identical", "near_tie", *needed])
+    return found.assign(**{name: numbers(found[name]) for name in needed})
+
+
+def _units(values: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[str, Any]:
     row: dict[str, Any] = {"n": len(values), "labels": values["label"].nunique()}
     compared = int(numbers(values[headline("difference").name]).notna().sum())
     done = set(zip(values["label"], values["seed"], strict=True))
@@ -88,18 +97,17 @@ def _units(samples: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[
 
 
 def _averaged(metric: Metric, values: pd.DataFrame, level: float) -> dict[str, float | None]:
-    column = numbers(values[metric.name])
-    there = np.isfinite(column)
-    average = ratio_interval if metric.ratio else mean_interval
-    known = np.log(column[there]) if metric.ratio else column[there]
-    return _named(metric, average(known.to_numpy(), values.loc[there, "label"].to_numpy(), level))
+    column, labels = values[metric.name].to_numpy(), values["label"].to_numpy()
+    known = np.log(column) if metric.ratio else column
+    there = np.isfinite(known)
+    return _named(metric, (ratio_interval if metric.ratio else mean_interval)(known[there], labels[there], level))
 
 
 def _pooled(metric: Metric, values: pd.DataFrame) -> dict[str, float]:
-    """The metric of the sums of its columns."""
-    if not set(metric.needs) <= set(values):
-        return {metric.name: np.nan}
-    return {metric.name: float(derived(metric, values[list(metric.needs)].apply(numbers).sum().to_frame().T).iloc[0])}
+    """The metric of the sums of its columns; NaN where it is not finite."""
+    with np.errstate(all="ignore"):
+        value = metric.function(**{name: np.nansum(values[name].to_numpy()) for name in metric.needs})
+    return {metric.name: float(value) if np.isfinite(value) else np.nan}
 
 
 def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
