@@ -23,10 +23,17 @@ def main(argv: list[str]) -> int:
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.report.page import write_page
 
-    path = write_page(folder, asked.out)
+    faults: list[str] = []
+    path = write_page(folder, asked.out, faults=faults)
     count_bytes = path.stat().st_size
     if asked.json:
-        print(json.dumps({"folder": str(folder), "page": str(path), "bytes": count_bytes}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"folder": str(folder), "page": str(path), "bytes": count_bytes, "faults": faults}, indent=1, ensure_ascii=False
+            )
+        )
     else:
         print(f"page     {path}  ({size(count_bytes)})")
-    return 0
+    for line in faults if not asked.json else ():
+        print(f"failed   {line}")
+    return 1 if faults else 0

@@ -20,6 +20,7 @@ from sdvar_exp.metrics.permutation import holm, sign_flip
 from sdvar_exp.metrics.quantities import HEADLINES, Metric, headline, metrics
 from sdvar_exp.metrics.statistics import mean_interval
 from sdvar_exp.registry import declared
+from sdvar_exp.report.material import spread
 from sdvar_exp.report.source import Tables, numbers, with_rates
 
 COLUMNS = ("factor", "change", "metric", "effect", "low", "high", "p", "p_holm", "pairs", "n")
@@ -34,11 +35,12 @@ def drawn() -> list[Metric]:
     return [*map(headline, HEADLINES), *(m for m in metrics() if m.drawn and not m.headline)]
 
 
-def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
+def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.DataFrame:
     """One row per change of a factor and metric, columns `COLUMNS`; effects of ratios are ratios, of the rest differences.
 
     Each factor is changed from its reference: the value that most others can be compared with, of equals the first or the
-    smallest. The baseline is in no pair: every cell is compared with it anyway.
+    smallest. The baseline is in no pair: every cell is compared with it anyway. most: of a factor with more changes than this,
+    so many are computed, evenly spread over its values; `attrs["changes"]` of the table counts all.
     """
     configs = _configs(tables)
     changes: dict[str, dict[tuple[Level, Level], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
@@ -55,8 +57,9 @@ def effects(tables: Tables, level: float = 0.95) -> pd.DataFrame:
         if len(configs)
         else {}
     )
-    rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level)]
+    rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level, most)]
     out = pd.DataFrame(rows, columns=list(COLUMNS))
+    out.attrs["changes"] = sum(len(_from_reference(found)) for found in changes.values())
     for m in drawn():
         own = out["metric"] == m.name
         out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
@@ -121,20 +124,30 @@ def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str
     return choice["name"] + (f"({', '.join(shown)})" if shown else "")
 
 
-def _rows(
-    factor: str, found: Mapping[tuple[Level, Level], list[tuple[str, str]]], samples: Mapping[str, pd.DataFrame], level: float
-) -> list[dict[str, Any]]:
+def _from_reference(found: Mapping[tuple[Level, Level], list[tuple[str, str]]]) -> list[tuple[Level, Level]]:
+    """Changes from or to the value that most others can be compared with; it comes first in none that is `flipped`."""
     partners: dict[Level, int] = defaultdict(int)
     for a, b in found:
         partners[a] += 1
         partners[b] += 1
     reference = max(partners, key=lambda one: partners[one])  # the first of equals
+    return [(b, a) if b == reference else (a, b) for a, b in found if reference in (a, b)]
+
+
+def _rows(
+    factor: str,
+    found: Mapping[tuple[Level, Level], list[tuple[str, str]]],
+    samples: Mapping[str, pd.DataFrame],
+    level: float,
+    most: int | None,
+) -> list[dict[str, Any]]:
+    chosen = _from_reference(found)
+    if most is not None and len(chosen) > most:
+        chosen = [chosen[i] for i in spread(range(len(chosen)), most)]
     rows = []
-    for (a, b), cells in found.items():
-        if reference not in (a, b):
-            continue
-        flipped = b == reference
-        start, end = (b, a) if flipped else (a, b)
+    for start, end in chosen:
+        flipped = (start, end) not in found
+        cells = found[(end, start) if flipped else (start, end)]
         pairs = [(y, x) if flipped else (x, y) for x, y in cells]
         for m in drawn():
             units = _differences(m, pairs, samples)

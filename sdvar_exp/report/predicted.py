@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from sdvar_exp.report.source import Tables, of_cell, true
+from sdvar_exp.report.source import Tables, true
 
 COUNTS = ("target_calls", "target_rows", "draft_calls", "draft_rows")
 COSTS = ("target_call", "target_row", "draft_call", "draft_row")
@@ -25,8 +25,11 @@ FEWEST = 6
 def measured(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
     """Timed cells: what `summary` says, mean counts and mean ms over the timed units; rows halved, see above."""
     rows = []
+    none = tables.timings.iloc[:0]
+    times_of = dict(iter(tables.timings.groupby("cell"))) if len(tables.timings) else {}
+    samples_of = dict(iter(tables.samples.groupby("cell"))) if len(tables.samples) else {}
     for cell in summary[summary["speedup"].notna()].to_dict("records"):
-        timings, samples = of_cell(tables.timings, cell["cell"]), of_cell(tables.samples, cell["cell"])
+        timings, samples = times_of.get(cell["cell"], none), samples_of.get(cell["cell"], none)
         if timings.empty or not set(COUNTS) <= set(samples):
             continue
         times = timings[~true(timings["contended"])].groupby(["label", "seed"])["cell_ms"].mean().astype(float)

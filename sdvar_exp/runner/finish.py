@@ -37,6 +37,7 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
     for line in broken:
         say(console, line, "bold red")
     figures: list[Path] = []
+    faults: list[str] = []
     page: Path | None = None
     sound = False
     try:
@@ -45,8 +46,11 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
             write_typeset(tables, whole, study.folder / "tables")
             figures = write_figures(tables, study.folder / "figures", images=study.folder / "images", summary=whole)
             if len(tables.samples) <= CHEAP:
-                page = write_page(study.folder, tables=tables, draw=False)
-        sound = True
+                page = write_page(study.folder, tables=tables, draw=False, faults=faults)
+        faults += [f"figure {name}: {why}" for name, why in getattr(figures, "failed", {}).items()]
+        for line in faults:
+            say(console, f"failed: {line}", "bold red")
+        sound = not faults
     except Exception as error:  # a table without figures is worth more than a traceback instead of both
         log.debug("figures or page failed", exc_info=True)
         say(console, f"no {'page' if figures else 'figures'}: {type(error).__name__}: {error}", "bold red")

@@ -16,6 +16,7 @@ import pytest
 from sdvar_exp.cli import main
 from sdvar_exp.errors import UserError
 from sdvar_exp.report.page import pictures, stages, write, write_page
+from sdvar_exp.report.page.markup import environment
 from sdvar_exp.report.page.words import noise_floors
 from sdvar_exp.store.manifest import read_cells
 from tests.page.making import HOSTILE, make_study
@@ -105,10 +106,26 @@ def test_hostile_names_stay_text(made: Made) -> None:
 
 def test_data_can_neither_end_their_element_nor_be_misread() -> None:
     hostile = {"</script>": "<!-- \u2028 & ]]>"}
-    block = write.data_block(hostile)
-    assert json.loads(block) == hostile and not set("<>&\u2028\u2029") & set(block)
+    block = environment().from_string("{{ data|tojson }}")
+    text = block.render(data=hostile)
+    assert json.loads(text) == hostile and not set("<>&") & set(text)
     with pytest.raises(ValueError):
-        write.data_block({"x": float("nan")})
+        block.render(data={"x": float("nan")})
+
+
+def test_a_part_that_raises_loses_only_itself(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made().parent
+
+    def broken(*_: object) -> str:
+        raise KeyError("<script>alert(1)</script>")
+
+    monkeypatch.setattr(write.provenance, "cards", broken)
+    monkeypatch.setattr(write.stages, "collect", broken)
+    faults: list[str] = []
+    page = read(write_page(folder, folder / "partly.html", faults=faults))
+    assert [fault.split(":")[0] for fault in faults] == ["the stages", "The cards"]
+    assert "The cards could not be made: KeyError" in "".join(page.words) and "cells-table" in str(page.elements)
+    assert sum(1 for attrs, _ in page.scripts if attrs.get("type") is None) == 2, "one style, one script"
 
 
 def test_every_cell_and_number_is_on_the_page(made: Made) -> None:

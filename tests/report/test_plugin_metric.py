@@ -28,6 +28,8 @@ from sdvar_exp.tracking.content import picture_metrics
 @pytest.fixture
 def blur(monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric of two images, registered for one test."""
+    registry.load("metric")
+    registry.load("figure")
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("metric", "blur", heading="blur of edges", formula="twice |a − b|", range=(0, 2), better=-1)
@@ -89,6 +91,8 @@ def test_it_has_a_figure_and_a_panel(blurred, tmp_path) -> None:
 
 
 def test_what_an_entry_must_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load("metric")
+    registry.load("figure")
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("metric", "bare", heading="bare")
@@ -107,6 +111,8 @@ def test_what_an_entry_must_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_fails_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load("metric")
+    registry.load("figure")
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("metric", "broken", heading="broken", formula="1 ÷ 0")

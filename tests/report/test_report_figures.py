@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from sdvar_exp import registry
 from sdvar_exp.report import summarise, write_figures
 from sdvar_exp.report.figures import draw_figures
 from sdvar_exp.report.labels import place_labels
@@ -240,3 +241,70 @@ def test_the_report_imports_no_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """Two figures of a user's own, registered for one test: one of one function, and one that raises."""
+    registry.load("metric")
+    registry.load("figure")
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+    @registry.register("figure", "speed-by-calls", title="Speed by calls", needs=("target_calls", "speedup"))
+    def speed_by_calls(data, axis):
+        """One point per cell."""
+        axis.plot(data["target_calls"].astype(float), data["speedup"].astype(float), "o")
+
+    @registry.register("figure", "broken", place=1)
+    def broken(material):
+        raise KeyError("no such column")
+        yield
+
+
+def test_a_figure_of_one_function_is_drawn_and_one_that_raises_loses_only_itself(mine, study, tmp_path):
+    written = write_figures(study, tmp_path, only=["broken", "speed-by-calls", "gamma-traces"], command=COMMAND)
+    assert {path.stem for path in written} == {"speed-by-calls", "gamma-traces"}
+    assert written.failed == {"broken": "KeyError: 'no such column'"}
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert [entry["figure"] for entry in index["figures"]] == ["gamma-traces", "speed-by-calls"], "a user's own come last"
+    own = index["figures"][1]
+    assert own["title"] == "Speed by calls" and own["caption"] == "One point per cell. n = 8 rows."
+    assert index["failed"] == {"broken": "KeyError: 'no such column'"}
+
+
+def test_a_figure_without_its_columns_is_skipped(mine, new_study, tmp_path):
+    assert write_figures(new_study(timed=False, seeds=2), tmp_path, only=["speed-by-calls"]) == []
+
+
+def many(new_study, count: int):
+    cells = [("sequential", "sequential", None, 0.0, 1.0, 10.0, 1.0)]
+    cells += [
+        (f"parallel_v1 γ=2 match_rate τ={i} correct", "parallel_v1", "match_rate", 0.06 - 0.05 * i / count, 1.5, 4.0, 1.2)
+        for i in range(1, count)
+    ]
+    return new_study(tuple(cells), labels=(3,), seeds=1)
+
+
+def test_many_cells_make_one_page_that_says_what_it_leaves_out(new_study, tmp_path):
+    """Each figure of panels keeps to one page; `every` draws the rest."""
+    made = many(new_study, 40)
+    summary = summarise(made)
+    panels = ["acceptance-by-stage", "gamma-traces", "time-breakdown"]
+    written = write_figures(made, tmp_path / "few", summary=summary, only=panels)
+    assert [path.stem for path in written if path.suffix == ".pdf"] == panels
+    captions = [entry["caption"] for entry in json.loads((tmp_path / "few" / "index.json").read_text())["figures"]]
+    assert "Shown: 12 of 39 cells" in captions[0] and "Shown: 12 of 39 cells" in captions[1]
+    assert "Shown: 30 of 40 cells" in captions[2]
+    whole = write_figures(made, tmp_path / "all", summary=summary, only=["gamma-traces"], every=True)
+    assert [path.stem for path in whole if path.suffix == ".pdf"] == [f"gamma-traces{end}" for end in ("", "-2", "-3", "-4")]
+    (entry, *_) = json.loads((tmp_path / "all" / "index.json").read_text())["figures"]
+    assert "Shown" not in entry["caption"] and entry["command"].endswith("--only gamma-traces --all") and entry["every"]
+
+
+def test_the_most_telling_cells_are_those_of_the_front_and_both_ends(summary, study, tmp_path):
+    material = Material(study, summary, tmp_path)
+    chosen = material.telling(summary["cell"].tolist(), 5)
+    names = set(summary.set_index("cell").loc[chosen, "name"])
+    front = tradeoff.frame(summary)
+    assert set(front.loc[front["pareto"], "name"]) <= names and len(chosen) == 5
+    assert material.telling(["a", "b"], 5) == ["a", "b"]

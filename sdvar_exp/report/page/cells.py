@@ -1,11 +1,10 @@
-"""The table of cells as HTML: one row per cell, values to sort by beside the text that is read."""
+"""The table of cells: one row per cell, values to sort by beside the text that is read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import Metric, headline, tabled
 from sdvar_exp.report.console import DASH, number, with_interval
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import numbers, pareto
 
 PLOT = 84
@@ -23,45 +23,29 @@ MOST_LISTED = 6
 def table(summary: pd.DataFrame) -> str:
     """The whole table; every body cell that sorts otherwise than its text carries `data-value`."""
     shown = tabled()
-    heads = ["#", "cell", "lossless", *(m.plain_heading for m in shown), "identical", "n"]
-    says = [
-        "number in the figures",
-        "",
-        "whether the cell gives the baseline's tokens, their distribution, or neither by construction",
-        *(m.says for m in shown),
-        "images whose tokens all equal the baseline's",
-        "images",
+    heads = [
+        ("#", "number", "number in the figures"),
+        ("cell", "text", ""),
+        ("lossless", "text", "whether the cell gives the baseline's tokens, their distribution, or neither by construction"),
+        *((m.plain_heading, "number", m.says) for m in shown),
+        ("identical", "number", "images whose tokens all equal the baseline's"),
+        ("n", "number", "images"),
     ]
-    kinds = ["number", "text", "text", *("number" for _ in shown), "number", "number"]
-    head = "".join(
-        f'<th scope="col" data-kind="{kind}"{_titled(what)}><button type="button" class="sort">{escape(text)}</button></th>'
-        for text, what, kind in zip(heads, says, kinds, strict=True)
-    )
     scales = {m.name: Scale.of(summary, m) for m in shown if m.interval}
-    rows = "\n".join(_row(row, scales) for row in summary.to_dict("records"))
-    caption = "Means over images, in brackets 95 % intervals: labels fixed, seeds resampled within a label."
-    return (
-        f'<table id="cells-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>'
-    )
+    return part("table", heads=heads, rows=[_row(row, scales) for row in summary.to_dict("records")])
 
 
-def _row(row: dict[str, Any], scales: dict[str, Scale]) -> str:
-    front = '<span class="badge" title="no other cell is both faster and closer">front</span>' if row["front"] else ""
-    base = '<span class="badge plain">baseline</span>' if row["is_baseline"] else ""
-    name = f'<button type="button" class="pick" data-cell="{escape(row["cell"])}">{escape(str(row["name"]))}</button>'
-    out = [f'<td class="n">{row["number"]}</td><th scope="row">{name}{base}{front}</th>']
-    out.append(f"<td>{escape(str(row['lossless']))}</td>")
+def _row(row: dict[str, Any], scales: Mapping[str, Scale]) -> dict[str, Any]:
+    numbers = []
     for m in tabled():
         text = with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits)
-        mean, bracket, rest = text.partition(" [")
-        shown = f'{mean} <span class="ci">[{rest}</span>' if bracket else mean
-        drawing = scales[m.name].draw(row) if m.interval else ""
-        out.append(f'<td class="n"{_value(row[m.name])}>{shown}{drawing}</td>')
+        mean, _, rest = text.partition(" [")
+        drawing = scales[m.name].drawing(row) if m.interval else None
+        numbers.append({"value": _sortable(row[m.name]), "mean": mean, "interval": rest and f"[{rest}", "drawing": drawing})
     share = row["identical"] / row["compared"] if row["compared"] else None
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
-    out.append(f'<td class="n"{_value(share)}>{identical}</td><td class="n">{row["n"]}</td>')
-    facts = f'data-strategy="{escape(str(row["strategy"]))}" data-lossless="{escape(str(row["lossless"]))}"'
-    return f'<tr data-cell="{escape(row["cell"])}" {facts} data-front="{int(row["front"])}">{"".join(out)}</tr>'
+    plain = {key: row[key] for key in ("cell", "name", "strategy", "lossless", "number", "n", "is_baseline")}
+    return {**plain, "front": int(row["front"]), "numbers": numbers, "share": share, "identical": identical}
 
 
 @dataclass(frozen=True)
@@ -90,19 +74,16 @@ class Scale:
         low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return round(3 + (PLOT - 6) * (value - low) / (high - low), 1)
 
-    def draw(self, row: dict[str, Any]) -> str:
-        """Mean and interval as a small drawing, decoration beside the numbers; empty where there is no mean."""
+    def drawing(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Places of mean, interval and reference, decoration beside the numbers; None where there is no mean."""
         mean, low, high = (row[f"{self.key}{end}"] for end in ("", "_low", "_high"))
         if not _there(mean) or (self.log and mean <= 0):
-            return ""
+            return None
         reference = 1.0 if self.log else row.get(f"noise_{self.key}")
-        lines = (
-            f'<path class="ref" d="M{self.at(float(reference))} 1V13"/>' if reference is not None and _there(reference) else ""
-        )
-        if _there(low) and _there(high) and (low > 0 or not self.log):
-            lines += f'<path class="bar" d="M{self.at(low)} 7H{self.at(high)}"/>'
-        dot = f'<circle cx="{self.at(mean)}" cy="7" r="2.6"/>'
-        return f'<svg class="spark" width="{PLOT}" height="14" aria-hidden="true" focusable="false">{lines}{dot}</svg>'
+        line = self.at(float(reference)) if reference is not None and _there(reference) else None
+        known = _there(low) and _there(high) and (low > 0 or not self.log)
+        ends = {"low": self.at(low) if known else None, "high": self.at(high) if known else None}
+        return {"width": PLOT, "mean": self.at(mean), **ends, "reference": line}
 
 
 def on_front(summary: pd.DataFrame) -> list[bool]:
@@ -113,18 +94,12 @@ def on_front(summary: pd.DataFrame) -> list[bool]:
 
 def filters(summary: pd.DataFrame) -> str:
     """One checkbox per strategy."""
-    return "".join(
-        f'<label class="chip"><input type="checkbox" name="strategy" value="{escape(s)}" checked> {escape(s)}</label>'
-        for s in dict.fromkeys(summary["strategy"].astype(str))
-    )
+    return part("filters", strategies=list(dict.fromkeys(summary["strategy"].astype(str))))
 
 
 def choices(summary: pd.DataFrame) -> str:
     """Options of a list of cells."""
-    return "".join(
-        f'<option value="{escape(row["cell"])}">{row["number"]} · {escape(str(row["name"]))}</option>'
-        for row in summary.to_dict("records")
-    )
+    return part("choices", cells=summary[["cell", "number", "name"]].to_dict("records"))
 
 
 def listed(words: Sequence[str]) -> str:
@@ -138,10 +113,6 @@ def _there(value: Any) -> bool:
     return value is not None and math.isfinite(float(value))
 
 
-def _value(value: Any) -> str:
-    """The attribute to sort by; without it, a row goes last."""
-    return f' data-value="{float(value):.9g}"' if _there(value) else ' data-value=""'
-
-
-def _titled(text: str) -> str:
-    return f' title="{escape(text)}"' if text else ""
+def _sortable(value: Any) -> float | None:
+    """The number to sort by; a row without it goes last."""
+    return float(value) if _there(value) else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from PIL import Image
 
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.page.pictures import data_url, webp
 
 BUDGET = 6_000_000
@@ -56,20 +56,7 @@ def collect(folder: Path, base: str) -> list[Shown]:
 
 def markup(shown: list[Shown]) -> str:
     """A figure element each; a button opens it large."""
-    if not shown:
-        return "<p class='empty'>No figure could be drawn from what the study has so far.</p>"
-    return "\n".join(_figure(i, one) for i, one in enumerate(shown, start=1))
-
-
-def _figure(i: int, one: Shown) -> str:
-    links = " · ".join(f'<a href="{escape(href)}">{kind.upper()}</a>' for kind, href in one.links.items())
-    caption = f"<span>{escape(one.caption)}</span>" if one.caption else ""
-    width, height = one.size
-    return (
-        f'<figure><button type="button" class="zoom" aria-label="Figure {i}, {escape(one.title)}: show large">'
-        f'<img src="{one.url}" width="{width}" height="{height}" alt="{escape(one.title)}"></button>'
-        f"<figcaption><b>{i}. {escape(one.title)}</b> {caption} <small>{links}</small></figcaption></figure>"
-    )
+    return part("figures", shown=shown)
 
 
 def _url(stem: Path, png: Path, image: Image.Image) -> str:

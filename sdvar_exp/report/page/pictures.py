@@ -10,7 +10,6 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.store.images import image_name
 
@@ -78,17 +78,9 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Galleries:
     return Galleries(data, (sprites or {}) | full, sum(map(len, chosen.values())), there)
 
 
-def note(galleries: Galleries, summary: pd.DataFrame) -> str:
+def note(galleries: Galleries) -> str:
     """What pictures there are, in a sentence."""
-    if not galleries.there:
-        return "<p class='empty'>This study kept no images: it was run with <code>images=none</code>, or they were removed.</p>"
-    fewer = galleries.shown < galleries.there
-    text = f"Thumbnails of {galleries.shown} of {galleries.there} images" if fewer else f"All {galleries.there} images"
-    more = ", evenly spread over pixel differences" if fewer else ""
-    return (
-        f"<p class='note'>{escape(text + more)}. The worst, the median and the best of each cell, by pixel difference, are "
-        "inside this file at full size; the others are read from the study's folder beside it.</p>"
-    )
+    return part("images", shown=galleries.shown, there=galleries.there)
 
 
 def data_url(content: bytes, kind: str) -> str:

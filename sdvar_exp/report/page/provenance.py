@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,16 +13,17 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import metrics
 from sdvar_exp.report.console import number
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.store.columns import TABLES
 from sdvar_exp.store.ledger import LedgerReader
 
 
 def cards(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]], base: str) -> str:
     """One card per cell; the page shows the one that is chosen."""
-    return "\n".join(_card(row, about.get(row["cell"], {}), base) for row in summary.to_dict("records"))
+    return part("cards", cells=[_card(row, about.get(row["cell"], {}), base) for row in summary.to_dict("records")])
 
 
-def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
+def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> dict[str, Any]:
     facts = {
         "id": f"{row['cell']}",
         "images": f"{row['n']}, {row['failed']} failed",
@@ -34,38 +34,27 @@ def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> str:
             f"{m.plain_heading} {number(row[f'noise_{m.name}'], m.digits)}" for m in metrics() if m.has_floor
         ),
     }
-    command = shlex.join(["sdvar-exp", "run", *map(str, about.get("overrides", ()))])
-    config = "\n".join(_choices(about.get("config", {})))
-    listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-    file = f"{base}/cells/{quote(row['cell'])}.json"
-    return (
-        f'<article class="card" data-cell="{escape(row["cell"])}"><h3>{row["number"]} · {escape(str(row["name"]))}</h3>'
-        f'<dl class="facts-list">{listed}</dl>'
-        f"<h4>Made by</h4><pre>{escape(command)}</pre><h4>Configuration</h4><pre>{escape(config)}</pre>"
-        f'<p><a href="{escape(file)}">cells/{escape(row["cell"])}.json</a></p></article>'
-    )
+    return {
+        **{key: row[key] for key in ("cell", "number", "name")},
+        "facts": list(facts.items()),
+        "command": shlex.join(["sdvar-exp", "run", *map(str, about.get("overrides", ()))]),
+        "config": "\n".join(_choices(about.get("config", {}))),
+        "file": f"{base}/cells/{quote(row['cell'])}.json",
+    }
 
 
 def study(folder: Path, manifest: Mapping[str, Any], base: str) -> str:
     """Fingerprint, commands and links of the whole study."""
-    made = "\n".join(_yaml(manifest["fingerprint"]))
-    out = [
-        f"<h3>Fingerprint</h3><p>What may not change within a study; id {escape(str(manifest['fingerprint_id']))}, "
-        f"made {escape(str(manifest.get('created', 'at an unknown time')))}.</p><pre>{escape(made)}</pre>"
-    ]
-    for tag, other in manifest.get("others", {}).items():
-        out.append(f"<h4>Rows tagged {escape(str(tag))}</h4><pre>{escape(chr(10).join(_yaml(other)))}</pre>")
-    commands = "".join(f"<li><code>{escape(line)}</code></li>" for line in dict.fromkeys(_commands(folder)))
-    if commands:
-        out.append(f"<h3>Commands</h3><ul>{commands}</ul>")
     links = [(f"tables/{name}.{kind}", folder / "tables" / f"{name}.{kind}") for name in TABLES for kind in ("csv", "parquet")]
     links += [(name, folder / name) for name in ("manifest.json", "ledger", "images", "figures")]
-    found = "".join(
-        f'<li><a href="{escape(base)}/{quote(name)}">{escape(name)}</a></li>' for name, path in links if path.exists()
+    return part(
+        "study",
+        manifest={"fingerprint_id": manifest["fingerprint_id"], "created": manifest.get("created")},
+        made="\n".join(_yaml(manifest["fingerprint"])),
+        others=[(tag, "\n".join(_yaml(other))) for tag, other in manifest.get("others", {}).items()],
+        commands=list(dict.fromkeys(_commands(folder))),
+        links=[(name, f"{base}/{quote(name)}") for name, path in links if path.exists()],
     )
-    says = "<p>Links lead into the study's folder, where this page found it.</p>"
-    out.append(f"<h3>Files</h3>{says}<ul class='files'>{found}</ul>")
-    return "\n".join(out)
 
 
 def _commands(folder: Path) -> Iterator[str]:

@@ -104,5 +104,5 @@
   const verifies = new Set(DATA.stages.filter((walk) => walk.stages.some((step) => step.passed === false)).map((walk) => walk.cell));
   const differs = DATA.cells.filter((cell) => cell.units[DATA.headline]?.some((value) => value > 0));
   const first = differs.find((cell) => verifies.has(cell.id)) ?? differs[0] ?? DATA.cells.find((cell) => cell.id !== cell.baseline) ?? DATA.cells[0];
-  choose(first.id);
+  if (first) choose(first.id);
 }

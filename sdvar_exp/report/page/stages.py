@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.page.pictures import fit
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.store.images import STAGE_COLOURS
@@ -58,21 +58,12 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Walks:
 
 def legend() -> str:
     """Colours of the token maps."""
-    return "".join(
-        f'<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" '
-        f'fill="rgb{colour}"/></svg> {escape(MEANING[kind])}</li>'
-        for kind, colour in STAGE_COLOURS.items()
-    )
+    return part("colours", kinds=[(colour, MEANING[kind]) for kind, colour in STAGE_COLOURS.items()])
 
 
 def note(walks: Walks) -> str:
     """What is missing, where something is."""
-    if walks.data:
-        return ""
-    return (
-        "<p class='empty'>This study has no stage-by-stage pictures: it was run with <code>stage_images=0</code> or "
-        "<code>images=none</code>, or before they were made.</p>"
-    )
+    return part("stages", walks=walks.data)
 
 
 def _key(cell: str, label: int, seed: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
+from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import Tables
 
 
@@ -22,7 +22,7 @@ def lead(tables: Tables, summary: pd.DataFrame, manifest: dict[str, Any]) -> str
     words = [f"{_count(len(summary), 'cell')}", f"{counts} images a cell from {_count(labels, 'label')}"]
     words += [f"models {models}"] if models else []
     words += [f"{made.get('dtype', '')} on {made.get('device_kind', '')}".strip()]
-    return escape(" · ".join(words))
+    return " · ".join(words)
 
 
 def facts(summary: pd.DataFrame) -> str:
@@ -43,11 +43,7 @@ def facts(summary: pd.DataFrame) -> str:
         found.append((f"{same}/{of}", "images identical, of cells that claim it", _count(len(exact), "cell")))
     if floor := noise_floors(summary):
         found.append((floor, f"noise floor: {headline('difference').plain_heading} of two seeds", ""))
-    return "".join(
-        f'<div class="fact"><dt>{escape(what)}</dt><dd><b>{escape(value)}</b>'
-        f"{f'<span>{escape(which)}</span>' if which else ''}</dd></div>"
-        for value, what, which in found
-    )
+    return part("facts", found=found)
 
 
 def noise_floors(summary: pd.DataFrame) -> str:
@@ -60,9 +56,7 @@ def noise_floors(summary: pd.DataFrame) -> str:
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
     """What the study shows, sentence by sentence; then what the numbers mean."""
     sentences = [*_speed(summary), *_closeness(summary), *_exactness(summary), *_missing(tables, summary)]
-    text = "".join(f"<p>{escape(s)}</p>" for s in sentences)
-    notes = "".join(f"<li>{escape(line)}</li>" for line in [*legend(summary), *getattr(tables, "notes", ())])
-    return f"{text}<details><summary>What the numbers mean</summary><ul>{notes}</ul></details>"
+    return part("prose", sentences=sentences, notes=[*legend(summary), *getattr(tables, "notes", ())])
 
 
 def _speed(summary: pd.DataFrame) -> list[str]:

@@ -28,15 +28,15 @@ SURE = 0.05
 @register("figure", NAME, place=90)
 def figures(material: Material) -> Iterator[Drawn]:
     """One page of 24 changes, or as many as all of them need."""
-    data = effects(material.tables)
+    data = effects(material.tables, most=None if material.every else PER_PAGE)
     if data.empty:
         raise Skipped("no two cells differ in one factor alone")
-    changes = data[["factor", "change"]].drop_duplicates()
+    changes, total = data[["factor", "change"]].drop_duplicates(), data.attrs["changes"]
     shown = changes if material.every else largest(data, PER_PAGE)
     for page, start in enumerate(range(0, len(shown), PER_PAGE), 1):
         drawn = figure(data.merge(shown.iloc[start : start + PER_PAGE]), material.size, page)
-        note = f" Shown: {len(shown)} of {len(changes)} changes, the largest of each factor; `figures --all` draws all."
-        yield replace(drawn, caption=drawn.caption + note * (len(shown) < len(changes)))
+        note = f" Shown: {len(shown)} of {total} changes, the largest of each factor; `figures --all` draws all."
+        yield replace(drawn, caption=drawn.caption + note * (len(shown) < total))
 
 
 def largest(data: pd.DataFrame, most: int) -> pd.DataFrame:
