@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sdvar_exp import registry
 from sdvar_exp.cli import main
-from sdvar_exp.report import figures
 from sdvar_exp.store import Study, load_tables, write_tables
 from sdvar_exp.store.ledger import encode
 from sdvar_exp.store.manifest import read_cells
@@ -294,7 +294,7 @@ def fuzz(sound: dict[bool, Path], capsys: pytest.CaptureFixture[str], seeds: ran
         before = sorted(Path().glob("*"))
         verbs = rng.sample(CHEAP, 1)
         if rng.random() < 0.05:
-            verbs.append(("figures", "--only", rng.choice(list(figures.FIGURES))))
+            verbs.append(("figures", "--only", rng.choice(registry.names("figure"))))
         if rng.random() < 0.01:
             verbs.append(rng.choice((("report",), ("figures",), ("collect",), ("verify",))))
         for verb in verbs:
