@@ -89,8 +89,9 @@ def _as_dict(option: folder.Option) -> dict[str, object]:
 
 def _one(group: str, choice: str, extra: Path | None) -> str:
     path = folder.find(group, choice, extra)
-    if path is not None:
-        return path.read_text(encoding="utf-8").rstrip()
+    if path is not None and (text := path.read_text(encoding="utf-8", errors="replace").rstrip()):
+        return text
+    # a shell that writes `ls KIND NAME > conf/KIND/NAME.yaml` has made the file empty by now
     if group in registry.KINDS and choice in registry.names(group):
         return entry_yaml(group, choice).rstrip()
     names = folder.names(group, extra)

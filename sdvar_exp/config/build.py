@@ -15,7 +15,7 @@ from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.names import count, short_name
 from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
-from sdvar_exp.errors import UserError
+from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Plan, PlannedCell
 
 UNITED = ("labels", "seeds")
@@ -64,11 +64,16 @@ def _searchpath(value: Any) -> tuple[str, ...]:
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) and text.strip() for text in listed):
         raise UserError(f"hydra.searchpath must be a list of folders, got {shown(value)}")
-    split = [text.rpartition("://") for text in listed]
-    return tuple(
-        f"file://{user_path(path, 'hydra.searchpath')}" if scheme in ("", "file") else f"{scheme}://{path}"
-        for scheme, _, path in split
-    )
+    out = []
+    for text in listed:
+        scheme, _, path = text.rpartition("://")
+        if scheme in ("", "file"):
+            folder = user_path(path, "hydra.searchpath")
+            require(folder.is_dir(), f"hydra.searchpath {path}: no such folder")
+            out.append(f"file://{folder.absolute()}")
+        else:
+            out.append(text)
+    return tuple(out)
 
 
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:

@@ -75,7 +75,7 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     nothing: list[designs.Combination] = []
     arranged = [work.attempt(nothing, designs.DESIGNS[name], row) for row in rows]
     no_rules: list[designs.Rule] = []
-    rules = work.attempt(no_rules, designs.read_rules, plain(master.cfg, "exclude"), work.known)
+    rules = work.attempt(no_rules, lambda: designs.read_rules(plain(master.cfg, "exclude"), work.known))
     if (size := sum(map(len, arranged))) > MOST_COMBINATIONS:
         work.errors.append(f"these are {size} combinations, more than {MOST_COMBINATIONS}: give several commands")
         return []
@@ -90,9 +90,10 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
 
 def _listed(master: Tree, work: Work) -> list[dict[str, list[Item]]]:
     """The root key `cells`, expanded; one empty item where there is none."""
-    value = plain(master.cfg, "cells")
+    before = len(work.errors)
+    value = work.attempt(None, plain, master.cfg, "cells")
     if value is None:
-        return [{}]
+        return [{}] if len(work.errors) == before else []
     rows = value if isinstance(value, list) else []
     if not rows or not all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows):
         work.errors.append(f"cells must be a list of lists of overrides, {CELLS_EXAMPLE}, not {shown(value)}")

@@ -28,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sdvar_exp import registry
 from sdvar_exp.config.errors import did_you_mean, explain, one_line
-from sdvar_exp.config.folder import GROUPS, STUDY_GROUPS, conf_folder, find, names
+from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, STUDY_GROUPS, conf_folder, find, names
 from sdvar_exp.config.overrides import Item, choice_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
 from sdvar_exp.config.schema import type_text
@@ -163,7 +163,7 @@ class Composer:
     def _self_contained(self, group: str, name: str) -> bool:
         """Whether a yaml sets nothing outside its group; a strategy may choose defaults for others."""
         path = find(group, name, self.extra)
-        text = path.read_text(encoding="utf-8") if path else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path else ""
         return "@package" not in text and (group == "strategy" or "_global_" not in text) and not self.searchpath
 
     def job(self, items: Mapping[str, Item], errors: list[str]) -> Tree | None:
@@ -174,8 +174,9 @@ class Composer:
             errors.append(str(error))
             return None
         cfg, before = tree.cfg, len(errors)
-        for group in (*KINDS, "model", "sampling"):
-            if not isinstance(cfg[group], DictConfig) or OmegaConf.get_type(cfg[group]) is dict:
+        for group in (*CELL_GROUPS, "tracking", "engine", "design"):
+            node = cfg._get_node(group)
+            if not isinstance(node, DictConfig) or node._is_none() or OmegaConf.get_type(node) is dict:
                 errors.append(
                     f"{group}={tree.choices.get(group)}: its yaml has no schema; begin its defaults with "
                     f"/schema/{group}/<entry>@_here_ and _self_"

@@ -41,7 +41,7 @@ def choices_text(names: Iterable[str]) -> str:
 
 def one_line(text: object) -> str:
     """Any message on one line, without the pointers to Hydra's own documentation."""
-    words = re.sub(r"See https://hydra\.cc\S*( for \w+)?", "", str(text))
+    words = re.sub(r"See https://hydra\.cc\S*( for \w+)?|\s+full_key: \S*|\s+object_type=\S+", "", str(text))
     return " ".join(words.split())
 
 
@@ -64,7 +64,7 @@ def explain(error: BaseException) -> str:
         options = [line.strip() for line in text.split(":\n", 1)[-1].splitlines() if line.startswith("\t")]
         options = options or list(getattr(error, "options", None) or ())
         return f"{where}unknown {group or 'config'} {name!r}{did_you_mean(name, options)}"
-    value = re.search(r"(Invalid value .*|Value .*)", text)
+    value = re.search(r"(Invalid value .*|Value .*|Incompatible value .*|Merge error: .*|field '.*' is not Optional)", text)
     if key and value:
         return f"{where}{key[1]}: {value[1]}"
     return one_line(text) or type(error).__name__

@@ -38,7 +38,7 @@ def conf_folder() -> Path:
 
 def header(path: Path) -> str:
     """First comment line of a yaml file that is not a Hydra directive."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             return ""
         text = line.lstrip("# ").strip()

@@ -49,12 +49,16 @@ def run(words: Sequence[str], job: Job) -> int:
     """
     command = read_command(words)
     load_entries(command)
+    check_groups(command.overrides)
     overrides = for_hydra(command.overrides, Known(command.extra))
     place = [] if command.extra is None else ["--config-dir", str(command.extra)]
     own = [*place, *(word for word in overrides if word.startswith("hydra.searchpath="))]
     swept = {o.key_or_group for o in parse(overrides, []) if o.is_sweep_override()}
 
+    begun = []
+
     def task(cfg: Any) -> float | None:
+        begun.append(cfg)
         settings = HydraConfig.get()
         many = swept | set(settings.sweeper.get("params") or ())
         return job([*own, *(_one_seed(word) if "seeds" in many else word for word in settings.overrides.task)])
@@ -65,12 +69,23 @@ def run(words: Sequence[str], job: Job) -> int:
             main()
         except UserError:
             raise
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
+            if begun and not isinstance(error, HydraException | OmegaConfBaseException):
+                raise
+            # before the first job, whatever is raised comes of the words
             hint = next((f"; {text}" for key, text in HINTS.items() if key in str(error)), "")
             raise UserError(f"{explain(error)}{hint}") from error
     return 0
+
+
+def check_groups(overrides: Sequence[str]) -> None:
+    """Raise `UserError` unless each sweeper and launcher is chosen by a name."""
+    for override in parse(overrides, []):
+        group = override.key_or_group
+        if group in HINTS and (override.package is not None or not isinstance(override.value(), str) or not override.value()):
+            raise UserError(f"{override.input_line}: write {group}=NAME; {HINTS[group]}")
 
 
 def _one_seed(word: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -58,7 +59,12 @@ def answer(argv: Sequence[str], program: str) -> int:
     folder = ["--config-dir", str(extra)] if extra else []
     words = list(asked.overrides)
     if asked.shell_completion or asked.hydra_help:
-        load_entries(Command())
+        load_entries(Command(extra=extra))
+        form = re.compile(r"(install|uninstall|query)=(bash|fish|zsh)")
+        if asked.hydra_help:
+            words = []
+        elif len(words) != 1 or not form.fullmatch(words[0]):
+            raise UserError("-sc takes one word, {install,uninstall,query}={bash,fish,zsh}; see sdvar-exp completion")
     else:
         swept = [o.input_line for o in parse(words, []) if o.is_sweep_override()]
         if swept:

@@ -19,8 +19,11 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
+
+from sdvar_exp.config.folder import GROUPS
+from sdvar_exp.errors import UserError
 
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
 BOOL = "tag:yaml.org,2002:bool"
@@ -101,6 +104,27 @@ def _as_name(node: yaml.Node, group: str, names: Names) -> None:
         _as_text(node)
 
 
+def _check_choices(config: Any, where: str) -> None:
+    """Raise `UserError` where a file of the whole configuration chooses by a key what the defaults list chooses."""
+    for group in GROUPS if isinstance(config, DictConfig) else ():
+        if group not in config or group == "debug":
+            continue
+        value = config._get_node(group)
+        name = value.get("name") if isinstance(value, DictConfig) and group != "model" else None
+        if name is None and isinstance(value, DictConfig):
+            continue
+        word = name or config.get(group)
+        line = f"- override /{group}: {word if isinstance(word, str) else '<name>'}"
+        raise UserError(f"{where}.yaml: {group} is chosen in its defaults list; write there {line!r}")
+    node: Any = config
+    for key in ("hydra", "sweeper") if isinstance(config, DictConfig) else ():
+        if key not in node:
+            return
+        node = node._get_node(key)
+        if not isinstance(node, DictConfig) or node._is_none():
+            raise UserError(f"{where}.yaml: {key} holds keys of its own, e.g. hydra.sweeper.params; give them or leave it out")
+
+
 @contextmanager
 def reading(names: Names) -> Iterator[None]:
     """For the length of a `with`, Hydra reads the files of its search path by `read_yaml`."""
@@ -110,9 +134,17 @@ def reading(names: Names) -> Iterator[None]:
             file = Path(self.path) / self._normalize_file_name(config_path)
             if not file.exists():
                 raise ConfigLoadError(f"Config not found : {file}")
-            text = file.read_text(encoding="utf-8")
+            try:
+                text = file.read_text(encoding="utf-8")
+                config = read_yaml(text, cache(names), str(file))
+            except UnicodeDecodeError:
+                raise UserError(f"{file} is no text in UTF-8") from None
+            except RecursionError:
+                raise UserError(f"{file} is too deeply nested, or refers to itself") from None
             place, header = f"{self.scheme()}://{self.path}", self._get_header_dict(text[:512])
-            return ConfigResult(self.provider, place, read_yaml(text, cache(names), str(file)), header)
+            if config_path.startswith(("experiment/", "debug/")) and header.get("package") == "_global_":
+                _check_choices(config, config_path)
+            return ConfigResult(self.provider, place, config, header)
 
     Plugins.instance()  # registers Hydra's own sources
     types = SourcesRegistry.instance().types

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sdvar_exp import registry
 from sdvar_exp.cli import VERBS
 from sdvar_exp.cli.studies import match_cells
 from sdvar_exp.metrics import mean_interval
@@ -342,3 +343,20 @@ class TestGc:
         Study(folder).attach().append({"type": "session", "cells": cells[:2]})
         (found,) = json.loads(call("gc", "--json")[1])["found"]
         assert Path(found["path"]).name == f"{cells[2]}.json" and "never decoded" in found["why"]
+
+
+def test_ls_writes_a_yaml_over_the_empty_file_that_the_shell_made(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "strategy").mkdir()
+    own = tmp_path / "strategy" / "mine.yaml"
+    plugin = tmp_path / "empty_yaml_plugin.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\nfrom sdvar_exp.registry import register\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine:\n    entry: int = 3\n\n\n"
+        "@register('strategy', 'mine', Mine, reads=())\ndef mine():\n    'Mine.'\n"
+    )
+    os.chdir(tmp_path)
+    own.write_text("")
+    code, out, _ = call("ls", "strategy", "mine", "--config-dir", str(tmp_path), "--plugin", "empty_yaml_plugin")
+    del registry._entries["strategy", "mine"]
+    assert code == 0
+    assert out == "# Mine.\ndefaults:\n  - /schema/strategy/mine@_here_\n  - _self_\n\nentry: 3\n"

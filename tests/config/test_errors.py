@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdvar_exp import registry
-from sdvar_exp.config import compose
+from sdvar_exp.config import compose, multirun, passthrough
 from sdvar_exp.config.schema import SlurmNode
 from sdvar_exp.errors import UserError
 from sdvar_exp.tracking.options import resolve
@@ -103,6 +103,27 @@ ONE_LINE = {
     'cells=[["labels=3"]]': "labels belongs to the whole study: it cannot stand in cells or hydra.sweeper.params; write it beside them (labels: …)",
     "hydra/launcher=joblib": "hydra/launcher: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line",
     "hydra.run.dir=x": "hydra.run.dir has no effect here: nothing is written outside results_dir; remove it",
+    # what could not end, or means nothing
+    "labels=range(1,1e9)": "labels=range(1,1e9): has more than 100000 values; give fewer",
+    "gamma.value=range(0,inf)": "gamma.value=range(0,inf): has more than 100000 values; give fewer",
+    "gamma.value=range(0,3,0)": "gamma.value=range(0,3,0): cannot be counted out (range() arg 3 must not be zero); list the values",
+    "strategy=glob(zz*)": "strategy=glob(zz*): no strategy is called like that; "
+    "choose one of collaborative, draft_only, dynamic_gamma, hybrid, parallel_v1, sequential, test3",
+    "labels=[range(1,3)]": "labels=[range(1,3)]: a sweep inside of a value cannot be expanded; list the values",
+    "labels=choice(1,2),3": "labels=choice(1,2),3: a sweep inside of a value cannot be expanded; list the values",
+    "cells={a:choice(1,2)}": "cells={a:choice(1,2)}: a sweep inside of a value cannot be expanded; list the values",
+    "hydra.searchpath=3": "hydra.searchpath must be a list of folders, got 3",
+    "hydra.searchpath=null": "hydra.searchpath must be a list of folders, got null",
+    "hydra.searchpath=nowhere": "hydra.searchpath nowhere: no such folder",
+    "study=???": "study=???: ??? stands for a value that is missing; give one",
+    "labels=[0,???]": "labels=[0,???]: ??? stands for a value that is missing; give one",
+    "study=${x}": "study: Interpolation key 'x' not found",
+    "labels=${hydra:runtime.cwd}": "labels must be a class, a list of classes or all, got '${hydra:runtime.cwd}'",
+    "strategy.bonus=${x}": "strategy: Interpolation key 'x' not found",
+    "cells=${x}": "cells: Interpolation key 'x' not found",
+    "exclude=[[[[": "cannot read 'exclude=[[[[' (no viable alternative at input '[[[['); quote values that hold special characters",
+    f"labels={'[' * 40}1{']' * 40}": f"labels={'[' * 33}…: too long or too deeply nested for the command line; write it into an experiment yaml",
+    f"labels=[{'1,' * 1001}1]": "labels=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,…: too long or too deeply nested for the command line; write it into an experiment yaml",
     # what cannot be read
     "foo": "cannot read 'foo': write key=value",
     "labels=interval(0,3)": "labels=interval(0,3): an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead",
@@ -201,6 +222,34 @@ def test_names_of_300_characters(key: str) -> None:
 def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
     roles = ("stages", "classes", "vae", "draft", "target")
     assert lines("model=files") == [f"model.{role} has no value here: set it" for role in roles]
+
+
+def test_a_product_is_counted_before_it_is_made(lines: Lines) -> None:
+    sweeps = [f"{key}=range(0,99)" for key in ("sampling.top_k", "batch", "gamma.value")]
+    assert lines(*sweeps) == ["these are 970299 combinations, more than 20000: give several commands"]
+
+
+@pytest.mark.parametrize(
+    "sweep", ["labels=choice(1,2)", "labels=range(0,2)", "mask=glob(block*)", "labels=shuffle(1,2)", "labels=sort(2,1)"]
+)
+def test_a_sweep_beside_another_mistake(sweep: str, lines: Lines) -> None:
+    assert "unknown key 'foo'" in lines(sweep, "foo=1")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["hydra/sweeper=9", "+hydra/launcher@_global_=bool(2)", "hydra/launcher=", "hydra/sweeper=[a]", "hydra/sweeper=nope"],
+)
+def test_a_sweeper_is_chosen_by_a_name(word: str) -> None:
+    with pytest.raises(UserError, match=r"hydra/(sweeper|launcher)|unknown") as caught:
+        multirun.run([word], lambda words: None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["", "x", "query=x", "query=bash labels=3", "labels=3"])
+def test_shell_completion_of_hydra_takes_one_word(words: str) -> None:
+    with pytest.raises(UserError, match="-sc takes one word"):
+        passthrough.answer(["-sc", *words.split()], "sdvar-exp run")
 
 
 def test_all_mistakes_at_once(lines: Lines) -> None:
@@ -306,6 +355,60 @@ class TestYamlFiles:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabels: [0\n")
         (line,) = lines(*argv, "experiment=mine")
         assert "mine.yaml" in line
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            (
+                "tracking: null",
+                "experiment/mine.yaml: tracking is chosen in its defaults list; write there '- override /tracking: <name>'",
+            ),
+            (
+                "strategy: hybrid",
+                "experiment/mine.yaml: strategy is chosen in its defaults list; write there '- override /strategy: hybrid'",
+            ),
+            (
+                "cfg_schedule: off",
+                "experiment/mine.yaml: cfg_schedule is chosen in its defaults list; write there '- override /cfg_schedule: off'",
+            ),
+            (
+                "strategy: {name: test3}",
+                "experiment/mine.yaml: strategy is chosen in its defaults list; write there '- override /strategy: test3'",
+            ),
+            (
+                "engine: 3",
+                "experiment/mine.yaml: engine is chosen in its defaults list; write there '- override /engine: <name>'",
+            ),
+            (
+                "defaults: [{override /strategy: null}]",
+                "strategy=None: its yaml has no schema; begin its defaults with /schema/strategy/<entry>@_here_ and _self_",
+            ),
+            ("timing: null", "conf experiment/mine: timing: field 'timing' is not Optional"),
+            ("device: null", "conf experiment/mine: device: Incompatible value 'None' for field of type 'str'"),
+            (
+                "hydra: null",
+                "experiment/mine.yaml: hydra holds keys of its own, e.g. hydra.sweeper.params; give them or leave it out",
+            ),
+            (
+                "hydra: {sweeper: 3}",
+                "experiment/mine.yaml: sweeper holds keys of its own, e.g. hydra.sweeper.params; give them or leave it out",
+            ),
+            ("gamma: {value: '${x}'}", "gamma: Interpolation key 'x' not found"),
+            ("hydra: {sweeper: {params: {foo: 3}}}", "unknown key 'foo'"),
+        ],
+    )
+    def test_values_of_another_kind(self, text: str, line: str, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", f"# @package _global_\n{text}\n")
+        assert lines(*argv, "experiment=mine") == [line]
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [(b"\xff\xfe", "is no text in UTF-8"), (b"labels: &a [*a]\n", "refers to itself")]
+    )
+    def test_no_text(self, content: bytes, said: str, tmp_path: Path, lines: Lines) -> None:
+        argv = self.write(tmp_path, "experiment/mine", "")
+        (tmp_path / "experiment/mine.yaml").write_bytes(content)
+        (line,) = lines(*argv, "experiment=mine")
+        assert said in line and "mine.yaml" in line
 
     def test_bad_cells(self, tmp_path: Path, lines: Lines) -> None:
         text = "# @package _global_\ncells:\n  - [strategy=tset3]\n  - [strategy=test3, strategy.entry_num=12]\n"
