@@ -102,7 +102,7 @@ class Cell:
     @property
     def reads(self) -> tuple[str, ...]:
         """Factors that the strategy reads, of mask, acceptance, gamma, noise."""
-        return tuple(self.strategy.entry.meta.get("reads", ()))
+        return tuple(self.strategy.declares("reads", ()))
 
     def normalised(self) -> Cell:
         """The same cell without the factors that its strategy does not read, and under its canonical name."""

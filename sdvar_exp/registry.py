@@ -74,6 +74,11 @@ class Choice:
     def entry(self) -> Entry:
         return get(self.kind, self.name)
 
+    def declares(self, fact: str, default: Any = None) -> Any:
+        """What the entry declares as `fact`; a function there is asked with the parameters."""
+        found = self.entry.meta.get(fact, default)
+        return found(self.params) if callable(found) else found
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for hashing and storage: {"name": …, parameter: value, …}.
 

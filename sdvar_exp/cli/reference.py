@@ -39,7 +39,10 @@ def remarks(entry: registry.Entry) -> str:
     elif entry.kind == "acceptance":
         out.append("lossy")
     if entry.kind == "strategy":
-        out.append("reads " + (", ".join(meta.get("reads", ())) or "guidance and sampling only"))
+        reads = meta.get("reads", ())
+        out.append(
+            "reads " + ("what its parameters need" if callable(reads) else ", ".join(reads) or "guidance and sampling only")
+        )
     return "; ".join(out) or "–"
 
 

@@ -14,6 +14,7 @@ SYMBOLS = {
     ("strategy", "entry_num"): "K=",
     ("strategy", "verify_until"): "until=",
     ("strategy", "target_stages"): "N=",
+    ("strategy", "stages"): "",
     ("acceptance", "tau"): "τ=",
     ("acceptance", "theta"): "θ=",
     ("acceptance", "epsilon"): "ε=",
@@ -24,7 +25,7 @@ SYMBOLS = {
     ("mask", "window"): "w=",
     ("sampling", "temperature"): "T=",
 }
-ALWAYS = {"entry_num", "verify_until", "target_stages"}
+ALWAYS = {"entry_num", "verify_until", "target_stages", "stages"}
 
 
 def count(number: int, what: str) -> str:

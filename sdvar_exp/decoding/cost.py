@@ -1,15 +1,16 @@
 """What a decode costs: the time of a forward from its shape, fitted to measurements or derived from a hardware profile.
 
-A pass feeds rows of the stages first … stop-1 for `halves` guidance halves of B images. Its time is modelled as
+A pass feeds rows of some stages for `halves` guidance halves of B images. Its time is modelled as
 
     T = launch + row · N + context · Σ_k N_k · keys_k + run · (stages - 1)
 
-with N = B · halves · rows, and for each stage k in the pass N_k its share and keys_k = o_{k+1} the rows that it sees (one
-fixed cost per forward, linear layers in proportion to the rows fed, attention in proportion to rows × keys, and one more
-attention call per block for every further stage in a merged pass: `masks.spans`). A decode is the sum over its passes, plus
-`stage` per stage in a pass for input rows, sampling and f̂, plus what each model costs once. From a hardware profile the
-same numbers follow by the roofline (Williams et al., CACM 2009): the greater of FLOPs ÷ rate and bytes ÷ bandwidth, plus
-launches; docs/cost-model.md lists what is assumed. NumPy and SciPy only.
+with N = B · halves · rows, and for each stage k in the pass N_k its share and keys_k the rows that it sees: o_{k+1}, less
+those of stages that were left out of the cache (one fixed cost per forward, linear layers in proportion to the rows fed,
+attention in proportion to rows × keys, and one more attention call per block for every further stage in a merged pass:
+`masks.spans`). A decode is the sum over its passes, plus `stage` per stage in a pass for input rows, sampling and f̂, plus
+what each model costs once. From a hardware profile the same numbers follow by the roofline (Williams et al., CACM 2009):
+the greater of FLOPs ÷ rate and bytes ÷ bandwidth, plus launches; docs/cost-model.md lists what is assumed. NumPy and SciPy
+only.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class ModelCost:
 
 def context(pyramid: Pyramid, one: Pass) -> int:
     """Rows × keys of one batch row and half: every stage of the pass sees all rows up to its own last."""
-    return sum(pyramid.lengths[k] * pyramid.offsets[k + 1] for k in range(one.first, one.stop))
+    return sum(pyramid.lengths[k] * one.keys(pyramid, k) for k in one.stages)
 
 
 def features(pyramid: Pyramid, one: Pass, batch: int) -> np.ndarray:
     """(1, N, Σ N_k · keys_k, stages - 1) of a pass, (4,)."""
     rows = batch * one.halves
-    return np.array([1.0, rows * pyramid.count(one.first, one.stop), rows * context(pyramid, one), one.stop - one.first - 1])
+    return np.array([1.0, rows * one.rows(pyramid), rows * context(pyramid, one), len(one.stages) - 1])
 
 
 def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelCost:
@@ -73,7 +74,7 @@ class DecodeCost:
     def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1) -> float:
         """Predicted milliseconds of a decode without its VAE decode."""
         forwards = sum(self.models[p.role].ms(pyramid, p, batch) for p in passes)
-        stages = sum(self.stage.get(p.role, 0.0) * (p.stop - p.first) for p in passes)
+        stages = sum(self.stage.get(p.role, 0.0) * len(p.stages) for p in passes)
         return forwards + stages + sum(self.once.get(role, 0.0) for role in {p.role for p in passes})
 
 
@@ -110,13 +111,13 @@ def roofline_ms(
     hardware: Hardware, depth: int, width: int, pyramid: Pyramid, one: Pass, batch: int = 1, vocab: int = 4096
 ) -> float:
     """Milliseconds of one forward of a VAR on a device: max(compute, memory) plus launches."""
-    n = batch * one.halves * pyramid.count(one.first, one.stop)
-    keys = pyramid.offsets[one.stop]
+    n = batch * one.halves * one.rows(pyramid)
+    keys = one.keys(pyramid, one.stop - 1)
     flops = 2 * n * parameters(depth, width, vocab) + 4 * depth * batch * one.halves * context(pyramid, one) * width
     cache = 2 * depth * batch * one.halves * keys * width
     moved = hardware.bytes * (parameters(depth, width, vocab) + cache + 16 * depth * n * width)
     busy = max(flops / (hardware.tflops * 1e12), moved / (hardware.bandwidth * 1e9))
-    kernels = depth * (KERNELS_PER_BLOCK + one.stop - one.first - 1)
+    kernels = depth * (KERNELS_PER_BLOCK + len(one.stages) - 1)
     return 1e3 * busy + kernels * hardware.launch_us / 1e3
 
 

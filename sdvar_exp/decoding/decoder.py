@@ -78,6 +78,8 @@ class Decoder:
         self.quantize = pair.vae.quantize
         self.labels_B = torch.tensor([u.label for u in units], device=noise.device)
         self.weights = weights(cell.cfg_schedule, self.stages)
+        self.guidance: dict[str, tuple[float, ...]] = {}  # of a model, where it is not the cell's
+        self.both_until: dict[str, int] = {}  # where a model is fed both halves, if not as its guidance asks
         self.tokens: list[torch.Tensor] = []
         self.f_hats: list[torch.Tensor] = []
         self.rounds: list[Round] = []
@@ -85,6 +87,7 @@ class Decoder:
         self.sessions: dict[str, ModelSession] = {}  # of the models used so far, by role
         self.judged: dict[int, Judged] = {}
         self.sampled: dict[int, torch.Tensor] = {}
+        self.sources: dict[int, str] = {}  # of stages that were neither judged nor sampled by one model as it is
         self.drafted: dict[int, torch.Tensor] = {}
         self.wasted_tokens = self.forced_commits = self.verify_calls = self.committed_by_verify = 0
         self._verified_rows = 0  # fed by the last verify, per guidance half
@@ -114,11 +117,11 @@ class Decoder:
         return self.sessions.get("draft") or self.session("draft")
 
     def session(self, role: str, weights: Sequence[float] | None = None) -> ModelSession:
-        """A model's cache and counters, made on first use, guided from now on with `weights` (default: the cell's)."""
-        guidance = self.weights if weights is None else weights
+        """A model's cache and counters, made on first use, guided from now on with `weights` (default: its own)."""
+        guidance = self.guidance.get(role, self.weights) if weights is None else weights
         if role not in self.sessions:
             self.sessions[role] = self._session(role, guidance)
-        self.sessions[role].use(guidance)
+        self.sessions[role].use(guidance, self.both_until.get(role) if weights is None else None)
         return self.sessions[role]
 
     # --- verbs -------------------------------------------------------------------------------------------------------
@@ -132,6 +135,34 @@ class Decoder:
         if role == "target":
             self.sampled[k] = logits
         self._append(tokens)
+
+    def leave_out(self, role: str, stages: Sequence[int]) -> None:
+        """Never feed these stages' rows to a model: what it has not seen of them it sees in f̂ alone."""
+        self.session(role).leave_out(stages)
+
+    def sample_beside(self, by_draft: bool) -> None:
+        """Commit the next stage as sampled by the target's conditional half, the draft being the other branch of guidance.
+
+        by_draft: ℓ = c_T + t·(c_T - c_D), the draft's conditional logits in place of the target's unconditional ones (after
+        Karras et al., arXiv 2406.02507); else ℓ = c_T + t·(c_D - u_D), the draft's own difference. The two models' `guidance`
+        must be 0 here, but for the draft's in the second form. Where t = 0 the draft is not asked.
+        """
+        k, t, batch = self.committed, self.weights[self.committed], len(self.labels_B)
+        with self._time("verify"):
+            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[:batch]
+        if t:
+            with self._time("draft"):
+                other = self.session("draft").raw(self.f_hats, k + 1, want=k)
+            cond, null = (logits, other[:batch]) if by_draft else (other[:batch], other[batch:])
+            logits = logits + t * (cond - null)
+        self._commit_sampled(logits, "target_draft")
+
+    def sample_unguided(self) -> None:
+        """Commit the next stage as sampled by the target's conditional half."""
+        k = self.committed
+        with self._time("verify"):
+            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[: len(self.labels_B)]
+        self._commit_sampled(logits, "target_unguided")
 
     def next_gamma(self, until: int, largest: int) -> tuple[int, str]:
         """γ of the next round and the controller's reason."""
@@ -160,7 +191,7 @@ class Decoder:
         self.verify_calls += 1
         with self._time("verify"):
             f_hats, target = self.f_hats + proposal.f_hats, self.session("target")
-            self._verified_rows = self.pyramid.count(target.stage, stop)
+            self._verified_rows = target.count(target.stage, stop)
             return target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
 
     def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool = False) -> list[Judged]:
@@ -259,6 +290,14 @@ class Decoder:
             self._observer.round(self, proposal, verdicts)
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _commit_sampled(self, logits: torch.Tensor, source: str) -> None:
+        """Commit the target's sample of the next stage. source: see `StageOutcome`."""
+        k = self.committed
+        self.sampled[k], self.sources[k] = logits, source
+        with self._time("verify"):
+            tokens = self._sample(logits, "target", k)
+        self._append(tokens)
 
     def _declared(self, factor: str, choice: Choice | None) -> Choice:
         """The choice of a factor that a verb reads; `UserError` where the strategy does not declare that it does."""

@@ -20,12 +20,12 @@ def lossless(cell: Cell) -> str:
     that happen to give the same tokens: hybrid with verify_until = S, test3 with entry_num = 0, always(until=0),
     neighbourhood with δ = 0.
     """
-    meta = cell.strategy.entry.meta
-    if "lossless" in meta:
-        return str(meta["lossless"])
-    if not meta.get("loop") or cell.acceptance is None or not (_corrects(cell) and _exact_passes(cell.mask)):
+    own = cell.strategy.declares("lossless")
+    if own is not None:
+        return str(own)
+    if not cell.strategy.declares("loop") or cell.acceptance is None or not (_corrects(cell) and _exact_passes(cell.mask)):
         return "no"
-    return str(cell.acceptance.entry.meta.get("lossless", "no"))
+    return str(cell.acceptance.declares("lossless", "no"))
 
 
 def _corrects(cell: Cell) -> bool:
@@ -34,7 +34,7 @@ def _corrects(cell: Cell) -> bool:
 
 def _exact_passes(mask: Choice | None) -> bool:
     """Whether merged passes give the logits of single ones; without a mask they are block-causal."""
-    return mask is None or bool(mask.entry.meta.get("lossless"))
+    return mask is None or bool(mask.declares("lossless"))
 
 
 def _option(cell: Cell, name: str, default: Any) -> Any:
@@ -43,7 +43,7 @@ def _option(cell: Cell, name: str, default: Any) -> Any:
 
 def _may_be_zero(gamma: Choice | None) -> bool:
     """Whether a controller declares that it leaves stages to the target alone (`zero=`, a function of its parameters)."""
-    return gamma is not None and "zero" in gamma.entry.meta and bool(gamma.entry.meta["zero"](gamma.params))
+    return gamma is not None and bool(gamma.declares("zero"))
 
 
 def batch_free(cell: Cell) -> bool:
@@ -55,8 +55,12 @@ def batch_free(cell: Cell) -> bool:
     """
     if "acceptance" not in cell.reads or cell.acceptance is None:
         return True
-    meta = cell.strategy.entry.meta
-    if not (meta.get("loop") or meta.get("partly_loop")) or not (_corrects(cell) and _exact_passes(cell.mask)) or repairs(cell):
+    strategy = cell.strategy
+    if (
+        not (strategy.declares("loop") or strategy.declares("partly_loop"))
+        or not (_corrects(cell) and _exact_passes(cell.mask))
+        or repairs(cell)
+    ):
         return False
     unjudged = _option(cell, "bonus", False) or _option(cell, "skip_last", False) or _may_be_zero(cell.gamma)
-    return not unjudged or cell.acceptance.entry.meta.get("lossless") == "tokens"
+    return not unjudged or cell.acceptance.declares("lossless") == "tokens"

@@ -88,7 +88,7 @@ def outcomes(d: Decoder, record: bool) -> tuple[StageOutcome, ...]:
 def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
     judged = d.judged.get(stage)
     if judged is None:
-        return StageOutcome(stage, "target" if stage in d.sampled else "draft")
+        return StageOutcome(stage, d.sources.get(stage, "target" if stage in d.sampled else "draft"))
     if not record:
         return StageOutcome(stage, "verified")
     view, verdict = judged.view, judged.verdict

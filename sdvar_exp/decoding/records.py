@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sdvar_exp.pyramid import Pyramid
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,9 +37,10 @@ class Round:
 class StageOutcome:
     """One committed stage. Tuples have one value per image; None where the stage was not judged or not recorded.
 
-    source: `target` (sampled by the target), `draft` (committed unverified), `verified`. acceptance: share of tokens that
-    the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q) on
-    processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
+    source: who made it. `target` (sampled by the target), `target_draft` (by the target, guided by the draft),
+    `target_unguided` (by the target's conditional half), `draft` (committed unverified), `verified`. acceptance: share of
+    tokens that the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q)
+    on processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
     tries: attempts that the residual of a whole stage took, 0 where it passed; None for rules that make none.
     """
 
@@ -76,12 +79,29 @@ class Counts:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward of a model: rows of the stages first … stop-1, for `halves` guidance halves."""
+    """One forward of a model: rows of the stages first … stop-1, for `halves` guidance halves.
+
+    left_out: stages that the model's cache lacks for good; their rows were neither fed nor seen.
+    """
 
     role: str
     first: int
     stop: int
     halves: int
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stages that were fed."""
+        return tuple(k for k in range(self.first, self.stop) if k not in self.left_out)
+
+    def rows(self, pyramid: Pyramid) -> int:
+        """Rows fed per guidance half."""
+        return sum(pyramid.lengths[k] for k in self.stages)
+
+    def keys(self, pyramid: Pyramid, stage: int) -> int:
+        """Rows that a row of a stage sees: all up to its stage's last that are in the cache."""
+        return pyramid.offsets[stage + 1] - sum(pyramid.lengths[k] for k in self.left_out if k <= stage)
 
 
 @dataclass(frozen=True)

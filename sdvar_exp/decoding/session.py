@@ -1,15 +1,17 @@
 """One model inside one decode: cache, modulations, guidance and counters.
 
 Knows how to feed the rows of any run of stages and to guide the logits; knows nothing of proposals or acceptance.
-A session whose cache lacks stages (after a bonus, a hand-off, a rollback) feeds them in the same forward.
+A session whose cache lacks stages (after a bonus, a hand-off, a rollback) feeds them in the same forward, but for those that
+were left out of it for good (`leave_out`): later rows then do not see them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from sdvar_exp.decoding.masks import materialise, spans
@@ -21,7 +23,7 @@ from sdvar_exp.registry import Choice, choose
 
 
 class ModelSession:
-    """`stage` stages are cached; `f_hats[k]` given to a pass is f̂ after stage k.
+    """The stages < `stage` are cached, or left out for good; `f_hats[k]` given to a pass is f̂ after stage k.
 
     Args:
         model: draft or target transformer.
@@ -39,23 +41,27 @@ class ModelSession:
     ) -> None:
         self.model, self.next_input = model, next_input
         self.batch = len(labels_B)
-        self.weights = tuple(weights)
-        self._labels = self._with_null(labels_B) if any(weights) else labels_B
+        self.weights, self.both_until = tuple(weights), _both_until(weights)
+        self._labels = self._with_null(labels_B) if self.both_until else labels_B
         self.condition = model.condition(self._labels)
         self.cache = model.new_cache(len(self._labels))
-        self.stage = self.null_stage = self.base = 0
+        self.stage = self.null_stage = 0
+        self.left_out: frozenset[int] = frozenset()
         self.calls = self.rows = 0
-        self.passes: list[tuple[int, int, int]] = []  # first stage, stop, guidance halves of every forward
+        self.passes: list[tuple[int, int, int, tuple[int, ...]]] = []  # first stage, stop, halves, stages < stop left out
         self.observer: Callable[[ModelSession, Forward], None] | None = None
 
     @property
     def pyramid(self) -> Pyramid:
         return self.model.pyramid
 
-    def use(self, weights: Sequence[float]) -> None:
-        """Guide from now on with these weights. Where none did so far, the cache gets room for unconditional rows."""
-        self.weights = tuple(weights)
-        if any(weights) and len(self._labels) == self.batch:
+    def use(self, weights: Sequence[float], both_until: int | None = None) -> None:
+        """Guide from now on with these weights. Where none did so far, the cache gets room for unconditional rows.
+
+        both_until: stages before this one are fed both halves; by default those up to the last with a weight.
+        """
+        self.weights, self.both_until = tuple(weights), _both_until(weights) if both_until is None else both_until
+        if self.both_until and len(self._labels) == self.batch:
             self._labels = self._with_null(self._labels)
             self.condition = self.model.condition(self._labels)
             wide = self.model.new_cache(len(self._labels))
@@ -65,11 +71,21 @@ class ModelSession:
 
     def halves(self, stage: int) -> int:
         """Guidance halves fed at a stage: 2 while any stage from here on is guided."""
-        return 2 if any(self.weights[stage:]) else 1
+        return 2 if stage < self.both_until else 1
 
-    def rows_alone(self) -> int:
-        """Rows × halves that this model alone feeds for a whole image under the present weights."""
-        return sum(n * self.halves(k) for k, n in enumerate(self.pyramid.lengths))
+    def count(self, first: int, stop: int) -> int:
+        """Rows of the stages first … stop-1 that are not left out."""
+        return sum(self.pyramid.lengths[k] for k in range(first, stop) if k not in self.left_out)
+
+    def leave_out(self, stages: Iterable[int]) -> None:
+        """Never feed the rows of these stages, none of which is cached."""
+        more = frozenset(stages)
+        if any(k < self.stage for k in more - self.left_out):
+            raise ValueError(f"stages {sorted(more)} cannot be left out of a cache that has the stages < {self.stage}")
+        even = self.null_stage == self.stage
+        self.left_out |= more
+        self.stage = self._next(self.stage)
+        self.null_stage = self.stage if even else self.null_stage
 
     def logits(
         self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None, mask_from: int = 0
@@ -83,9 +99,20 @@ class ModelSession:
         Returns:
             guided logits (B, L_k, V) of the stages want … stop-1.
         """
-        start = self.stage
         if mask is not None and mask.entry.meta.get("feeds") == "entry":
-            start = want = self._skip_to(stop - 1)
+            if self.stage:
+                raise ValueError(f"{mask.name} needs an empty cache")
+            self.leave_out(range(stop - 1))
+            want = stop - 1
+        out = self.raw(f_hats, stop, want, mask, mask_from)
+        guided = self._guide(out, want, stop) if len(out) > self.batch else out
+        return list(guided.split(self.pyramid.lengths[want:stop], dim=1))
+
+    def raw(
+        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None, mask_from: int = 0
+    ) -> torch.Tensor:
+        """As `logits`, before guidance: (B, rows, V), or (2B, rows, V) with the unconditional half below."""
+        start = self.stage
         halves = self.halves(start)
         if halves == 2:
             self._fill_null(f_hats)
@@ -96,28 +123,22 @@ class ModelSession:
         self.stage = stop
         if halves == 2:
             self.null_stage = stop
-        out = out[:, self.pyramid.count(start, want) :]
-        guided = self._guide(out, want, stop) if halves == 2 else out
-        return list(guided.split(self.pyramid.lengths[want:stop], dim=1))
+        return out[:, self.count(start, want) :]
 
     def truncate(self, stage: int) -> None:
         """Forget the rows of the stages from `stage` on. Copies nothing."""
         if stage < self.stage:
-            self.stage = max(stage, self.base)
+            self.stage = self._next(stage)
             self.null_stage = min(self.null_stage, self.stage)
-            self.cache.truncate(self._at(self.stage))
+            self.cache.truncate(self.count(0, self.stage))
 
     def _with_null(self, labels_B: torch.Tensor) -> torch.Tensor:
         return torch.cat((labels_B, torch.full_like(labels_B, self.model.num_classes)))
 
-    def _at(self, stage: int) -> int:
-        return self.pyramid.offsets[stage] - self.pyramid.offsets[self.base]
-
-    def _skip_to(self, stage: int) -> int:
-        """Leave the stages before `stage` out of the cache for good (mask no_prefix)."""
-        if self.stage:
-            raise ValueError("no_prefix needs an empty cache")
-        self.base = self.stage = self.null_stage = stage
+    def _next(self, stage: int) -> int:
+        """The first stage from here on that is not left out."""
+        while stage in self.left_out:
+            stage += 1
         return stage
 
     def _fill_null(self, f_hats: Sequence[torch.Tensor]) -> None:
@@ -125,13 +146,13 @@ class ModelSession:
         first, stop = self.null_stage, self.stage
         if first == stop:
             return
-        self.cache.truncate(self._at(first))
+        self.cache.truncate(self.count(0, first))
         seen = self._seen(_block_causal(), first, stop, first)
         self._forward(first, stop, f_hats, slice(self.batch, 2 * self.batch), seen)
         self.null_stage = stop
 
     def _seen(self, mask: Choice, first: int, stop: int, fed: int) -> Seen:
-        return Seen(mask, self.pyramid, first, stop, fed, self.pyramid.offsets[self.base])
+        return Seen(mask, self.pyramid, first, stop, fed, self.left_out)
 
     def _forward(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, seen: Seen | None) -> torch.Tensor:
         x = self._embed(first, stop, f_hats, rows)
@@ -142,7 +163,8 @@ class ModelSession:
         logits = self.model(x, condition, self.cache, mask, rows, runs)
         self.cache.advance(x.shape[1])
         self.calls += 1
-        self.passes.append((first, stop, (rows.stop - rows.start) // self.batch))
+        left_out = tuple(sorted(k for k in self.left_out if k < stop))
+        self.passes.append((first, stop, (rows.stop - rows.start) // self.batch, left_out))
         self.rows += x.shape[1] * (rows.stop - rows.start) // self.batch
         if self.observer is not None:
             self.observer(self, Forward(first, stop, x, mask, rows, before, self.cache.length, logits))
@@ -151,12 +173,14 @@ class ModelSession:
     def _embed(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
         """Input rows of the stages first … stop-1 for the given batch rows, (N, q, C)."""
         copies = (rows.stop - rows.start) // self.batch
-        parts = [self.model.first_rows(self.condition.class_NC[rows])] if first == 0 else []
-        later = range(max(first, 1), stop)
-        if later:
-            maps = torch.cat([self.next_input(k, f_hats[k - 1]) for k in later], dim=1).to(self.model.dtype)
-            x = self.model.stage_rows(later.start, maps, stop)
-            parts.append(x.repeat(copies, 1, 1))
+        parts = []
+        for a, b in runs([k for k in range(first, stop) if k not in self.left_out]):
+            if a == 0:
+                parts.append(self.model.first_rows(self.condition.class_NC[rows]))
+            if b > 1:
+                later = range(max(a, 1), b)
+                maps = torch.cat([self.next_input(k, f_hats[k - 1]) for k in later], dim=1).to(self.model.dtype)
+                parts.append(self.model.stage_rows(later.start, maps, b).repeat(copies, 1, 1))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _guide(self, logits_NqV: torch.Tensor, first: int, stop: int) -> torch.Tensor:
@@ -165,6 +189,17 @@ class ModelSession:
         if stop - first == 1:
             return torch.lerp(null, cond, 1 + self.weights[first])
         return torch.lerp(null, cond, per_row(self.weights, self.pyramid, first, stop, cond.dtype, cond.device))
+
+
+def _both_until(weights: Sequence[float]) -> int:
+    """One behind the last stage that is guided: the unconditional rows before it are needed in the cache."""
+    return max((k + 1 for k, t in enumerate(weights) if t), default=0)
+
+
+def runs(stages: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending stages as runs without gaps, (first, stop) each."""
+    starts = [i for i, k in enumerate(stages) if i == 0 or stages[i - 1] != k - 1]
+    return [(stages[a], stages[b - 1] + 1) for a, b in zip(starts, [*starts[1:], len(stages)], strict=True)]
 
 
 @lru_cache(maxsize=1)
@@ -185,7 +220,7 @@ def per_row(
 class Seen:
     """What the rows of a pass may attend to: a mask for the stages first … stop-1, the stages fed … first-1 block-causal.
 
-    offset: leading columns that the cache lacks.
+    left_out: stages that are neither fed nor cached.
     """
 
     mask: Choice
@@ -193,12 +228,15 @@ class Seen:
     first: int
     stop: int
     fed: int
-    offset: int
+    left_out: frozenset[int]
 
     @lru_cache(maxsize=4096)  # noqa: B019 (of a frozen value; bounded)
     def attention(self, device: torch.device) -> tuple[torch.Tensor | None, Spans | None]:
         """The mask as a bool tensor (None: all columns) and as runs, both made once per process and device."""
-        matrix = materialise(self.mask, self.pyramid, self.first, self.stop, self.fed)[:, self.offset :]
+        matrix = materialise(self.mask, self.pyramid, self.first, self.stop, self.fed)
+        if self.left_out:
+            there = np.isin(self.pyramid.stage_of[: matrix.shape[1]], list(self.left_out), invert=True)
+            matrix = matrix[there[-len(matrix) :]][:, there]
         if matrix.all():
             return None, None
         return torch.tensor(matrix, device=device), spans(matrix, self.pyramid.stages)

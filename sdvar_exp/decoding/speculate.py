@@ -15,7 +15,8 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
     """Commit the stages < until by rounds of draft, verify, accept, commit (Leviathan et al., 2211.17192, per stage)."""
     d.loops.append(options)
     policy = Policy(options.draft_stale, options.target_stale, repairs(d.cell))
-    guidance = proposal_weights(d.cell.cfg_schedule, d.stages, options.draft_cfg)
+    same = options.draft_cfg == "same"
+    guidance = None if same else proposal_weights(d.cell.cfg_schedule, d.stages, options.draft_cfg)
     largest = d.stages
     while d.committed < until:
         gamma, reason = d.next_gamma(until, largest)

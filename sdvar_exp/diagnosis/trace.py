@@ -63,6 +63,7 @@ class Trace:
                 "stop": f.stop,
                 "rows": x.shape[1],
                 "halves": x.shape[0] // session.batch,
+                "left_out": sorted(k for k in session.left_out if k < f.stop),
                 "batch_rows": [f.batch_rows.start, f.batch_rows.stop],
                 "input": about(x),
                 "mask": _mask(f.mask_qK),

@@ -33,7 +33,7 @@ def stage_picture(
         committed = _picture(image_of(after))
         if draft is None:
             top = committed if outcome["source"] == "draft" else np.full_like(committed, 255)
-            kinds = np.full(len(tokens), outcome["source"])
+            kinds = np.full(len(tokens), outcome["source"].partition("_")[0])  # `target_draft`: made by the target
         else:
             kinds = np.where(draft == tokens, "kept", "replaced")
             equal = bool((draft == tokens).all())

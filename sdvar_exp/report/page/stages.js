@@ -14,7 +14,10 @@
     const size = () => `${100 * walk.stages.length}% 300%`;
     const at = (row, stage) => `${walk.stages.length > 1 ? (100 * stage) / (walk.stages.length - 1) : 0}% ${50 * row}%`;
     const percent = (value) => (value === null || value === undefined ? "–" : `${shown(100 * value, 1)} %`);
-    const who = { target: "the target, alone", draft: "the draft, unverified", verified: "verified" };
+    const who = {
+      target: "the target, alone", target_draft: "the target, guided by the draft", target_unguided: "the target, without guidance",
+      draft: "the draft, unverified", verified: "verified",
+    };
 
     function show() {
       const stage = Number(slider.value);
@@ -23,7 +26,7 @@
         tile.style.backgroundPosition = at(row, stage);
         tile.setAttribute("aria-label", `${["proposal", "map of tokens", "committed image"][row]} at stage ${stage}`);
       });
-      tiles[0].classList.toggle("none", step.source === "target");
+      tiles[0].classList.toggle("none", step.source.startsWith("target"));
       [...strip.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === stage)));
       slider.setAttribute("aria-valuetext", `stage ${stage} of ${walk.stages.length}`);
       facts($("stage-facts"), [

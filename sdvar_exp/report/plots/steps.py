@@ -25,7 +25,13 @@ NAME, TITLE = "stages-of-a-decode", "One decode, stage by stage"
 ROWS = ("draft's\nproposal", "tokens of\nthe stage", "committed\nso far")
 KINDS = {"kept": "kept", "replaced": "replaced", "target": "target alone", "draft": "draft, unjudged"}
 MOST_CELLS = 4
-MARKS = {"verified": "judged", "draft": "draft, unjudged", "target": "target alone"}
+MARKS = {
+    "verified": "judged",
+    "draft": "draft, unjudged",
+    "target": "target alone",
+    "target_draft": "target by draft",
+    "target_unguided": "target, cond.",
+}
 
 
 PICTURE = re.compile(r"(\d{1,18})_(\d{1,18})_stages\.png")

@@ -1,0 +1,115 @@
+"""Who makes each stage, as a text of one letter a stage, and the decode that follows it.
+
+T  target, both guidance halves          t  target's conditional half, the draft as the other branch of guidance
+D  draft                                 o  target's conditional half, unguided
+V  draft and verify: `speculate`
+
+Every fixed hand-off between two models is such a text. The name is that of the diffusion literature (OMS-DPM, arXiv
+2306.08860; T-Stitch, arXiv 2402.14167).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from sdvar_exp.decoding.options import Loop
+from sdvar_exp.decoding.speculate import speculate
+from sdvar_exp.errors import require
+from sdvar_exp.registry import Choice
+
+if TYPE_CHECKING:
+    from sdvar_exp.decoding.decoder import Decoder
+
+LETTERS = "TtoDV"
+
+
+class Fill(Enum):
+    """Rows of the stages that the other model made: `recompute` feeds them in the next forward, `none` never."""
+
+    none = "none"
+    recompute = "recompute"
+
+
+class GuidedBy(Enum):
+    """What guides the target at a stage `t`: the draft's conditional minus unconditional logits, or the draft's own."""
+
+    draft_difference = "draft_difference"
+    draft = "draft"
+
+
+def spell(text: str) -> str:
+    """One letter a stage, from letters and run lengths: `T5 D4 t1` is `TTTTTDDDDt`. `UserError` for anything else."""
+    shown = f"strategy.stages={text}"
+    letters = sorted({c for c in text if not (c.isdigit() or c.isspace())})
+    unknown = [c for c in letters if c not in LETTERS]
+    require(
+        not unknown, f"{shown}: unknown {', '.join(unknown)}; use the letters T, t, o, D and V, each with or without a count"
+    )
+    found = re.fullmatch(rf"\s*(?:[{LETTERS}]\d{{0,3}}\s*)*", text)
+    require(found is not None, f"{shown}: a count of at most three digits stands behind its letter, as in T5 D4 t1")
+    return "".join(letter * int(count or 1) for letter, count in re.findall(rf"([{LETTERS}])(\d*)", text))
+
+
+def brief(letters: str) -> str:
+    """The same as run lengths: `T5 D4 t1`."""
+    return " ".join(f"{letter}{len(list(run))}" for letter, run in groupby(letters))
+
+
+def _runs(letters: str) -> Iterator[tuple[str, int, int]]:
+    """(letter, first stage, stop) of each run."""
+    stop = 0
+    for letter, run in groupby(letters):
+        first, stop = stop, stop + len(list(run))
+        yield letter, first, stop
+
+
+def follow(
+    d: Decoder,
+    letters: str,
+    loop: Loop | None = None,
+    target_fill: Fill = Fill.recompute,
+    draft_fill: Fill = Fill.recompute,
+    guided_by: GuidedBy = GuidedBy.draft_difference,
+    mask: Choice | None = None,
+) -> None:
+    """Commit every stage as its letter says.
+
+    Args:
+        letters: one of `LETTERS` a stage.
+        loop: options of the stages V.
+        target_fill, draft_fill: what becomes of the rows of stages that the other model made. A model that is not fed at some
+            stages lacks their rows when its turn comes.
+        guided_by: the other branch at stages t.
+        mask: attention of the target's first pass, if that also feeds stages that the draft made.
+    """
+    by_draft = guided_by is GuidedBy.draft
+    for role, guided in (("target", "TV"), ("draft", "DV" if by_draft else "DVt")):
+        d.guidance[role] = tuple(t if letter in guided else 0.0 for t, letter in zip(d.weights, letters, strict=True))
+        needed = [k + 1 for k, letter in enumerate(letters) if letter in guided and any(d.weights[k:])]
+        d.both_until[role] = max(needed, default=0)  # dropped for good after the last stage that needs it
+    beside = ["D" if letter == "t" and t else letter for letter, t in zip(letters, d.weights, strict=True)]
+    own = {"target": [letter != "D" for letter in letters], "draft": [letter in "DV" for letter in beside]}
+    fills = {"target": target_fill, "draft": draft_fill}
+    for letter, first, stop in _runs(letters):
+        for role, makes in own.items():
+            lacking = [k for k in range(first) if not makes[k]]
+            if lacking and fills[role] is Fill.none and any(makes[first:stop]):
+                d.leave_out(role, lacking)
+        if letter == "V":
+            speculate(d, loop or Loop(), until=stop)
+            continue
+        for k in range(first, stop):
+            match letter:
+                case "T":
+                    entry = mask if k and "target" not in d.sessions else None
+                    d.sample_alone("target", entry)
+                case "D":
+                    d.sample_alone("draft")
+                case "t":
+                    d.sample_beside(by_draft)
+                case "o":
+                    d.sample_unguided()
