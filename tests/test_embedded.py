@@ -1,4 +1,4 @@
-"""The shipped pair: what it is, and the exactness and equivalence of decoding with it (DESIGN 2.2, 2.3)."""
+"""The shipped pair: what it is, and the exactness and equivalence of decoding with it."""
 
 from __future__ import annotations
 

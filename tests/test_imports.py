@@ -120,5 +120,5 @@ def test_discovery_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("part", [part for part in ("runner",) if part in _parts()])
 def test_the_runner_never_imports_wandb(part: str) -> None:
-    """W&B lives in a child process: a server that hangs costs a sweep nothing (DESIGN 6.3)."""
+    """W&B lives in a child process: a server that hangs costs a sweep nothing."""
     assert "wandb" not in _modules_after(f"import sdvar_exp.{part}")

@@ -121,7 +121,7 @@ def test_no_exception_is_dropped() -> None:
 
 
 def test_nothing_draws_from_the_global_generator() -> None:
-    """Randomness in decoding is keyed (DESIGN 2.2), so nothing there may depend on what was drawn before."""
+    """Randomness in decoding is keyed, so nothing there may depend on what was drawn before."""
     places = [path for path in PACKAGE if {"decoding", "metrics", "store", "report"} & set(path.parts)]
     pattern = r"torch\.(manual_seed|multinomial|rand|randn|randint)\(|np\.random\.(seed|rand)|\.exponential_\("
     found = _lines(places, pattern)

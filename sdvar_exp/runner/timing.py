@@ -1,4 +1,4 @@
-"""The timing phase: baseline and cell decoded again, in turn, alone on the device, nothing recorded (DESIGN 4, 6.2).
+"""The timing phase: baseline and cell decoded again, in turn, alone on the device, nothing recorded.
 
 Noise is made before the clock starts; the VAE decode has a time of its own. The breakdown comes from the timed decodes
 themselves: `Clock` only takes time stamps (CUDA events, no synchronisation), on a CPU a few µs per section of a decode

@@ -1,4 +1,4 @@
-"""Weights & Biases as a sink that reads the ledger (DESIGN 6.3): one run per cell, grouped by study.
+"""Weights & Biases as a sink that reads the ledger: one run per cell, grouped by study.
 
 The runner starts a child process, `start_follower(folder, mode)`, and ends it with `handle.finish(timeout_s)`; only the
 child imports wandb, so a server that refuses or hangs costs the sweep nothing. `push` sends what is not yet sent, at any

@@ -1,4 +1,4 @@
-"""The loop of DESIGN 2.1 once more, in plain Python on lists of integers, for the fake pair.
+"""The loop of draft, verify, accept, commit once more, in plain Python on lists of integers, for the fake pair.
 
 Written from the text, not from the code: no tensors, no f̂, no sessions. It knows only which tokens the two scripted
 models say after which codes, and counts what is fed.

@@ -184,7 +184,7 @@ PROMISES = {
     "never": "tokens",
     "rejection": "distribution",
     "stage_rejection": "distribution",
-}  # DESIGN 2.2, the rest promise nothing
+}  # the rest promise nothing
 
 
 def alone_or_looped(strategy: str, on_reject: str) -> Choice:
@@ -195,7 +195,7 @@ def alone_or_looped(strategy: str, on_reject: str) -> Choice:
 @pytest.mark.parametrize("strategy", names("strategy"))
 @pytest.mark.parametrize("on_reject", ["correct", "continue", "redraft"])
 def test_lossless_over_all_combinations(strategy: str, on_reject: str) -> None:
-    """Strategy × on_reject × rule × mask, against the sentence of DESIGN 2.2; options that cannot matter do not."""
+    """Strategy × on_reject × rule × mask, against what docs/design.md says; options that cannot matter do not."""
     options: list[dict[str, Any]] = [{}] if on_reject == "redraft" else [{}, {"bonus": True}, {"draft_cfg": "off"}]
     for rule, mask in product(names("acceptance"), names("mask")):
         expected = "no"
