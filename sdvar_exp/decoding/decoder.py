@@ -23,7 +23,7 @@ from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.options import Loop, Policy, Stale
 from sdvar_exp.decoding.records import Round
-from sdvar_exp.decoding.sampling import gumbel_argmax, process
+from sdvar_exp.decoding.sampling import gumbel_argmax, process, sample_gap
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
@@ -164,19 +164,29 @@ class Decoder:
             logits = self.session("target").raw(self.f_hats, k + 1, want=k)[: len(self.labels_B)]
         self._commit_sampled(logits, "target_unguided")
 
-    def next_gamma(self, until: int, largest: int) -> tuple[int, str]:
-        """γ of the next round and the controller's reason."""
-        context = controllers.GammaContext(self.committed, until, self.pyramid, tuple(self.rounds))
+    def next_gamma(self, until: int, largest: int, drafted: Proposal | None = None) -> tuple[int, str]:
+        """γ of the next round and the controller's reason, given the margins of what was drafted in it so far."""
+        margins = tuple(self._margins(drafted, i) for i in range(len(drafted))) if drafted else ()
+        context = controllers.GammaContext(self.committed, until, self.pyramid, tuple(self.rounds), margins)
         gamma, reason = controllers.next_gamma(self._declared("gamma", self.cell.gamma), context)
         return min(gamma, largest), reason
 
-    def propose(self, count: int, weights: Sequence[float] | None = None) -> Proposal:
-        """Draft the next `count` stages one after another, guided with `weights` (default: the cell's)."""
-        room = self.stages - self.committed
+    @property
+    def reads_margins(self) -> bool:
+        """Whether the controller decides on γ while the round is drafted."""
+        return self.cell.gamma is not None and bool(self.cell.gamma.entry.meta.get("reads_margins"))
+
+    def propose(self, count: int, weights: Sequence[float] | None = None, behind: Proposal | None = None) -> Proposal:
+        """Draft the next `count` stages one after another, guided with `weights` (default: the cell's).
+
+        With `behind` they are added to that proposal, which is given back.
+        """
+        proposal = Proposal(self.committed) if behind is None else behind
+        first = proposal.first + len(proposal)
+        room = self.stages - first
         if not 0 <= count <= room:
             raise UserError(f"{self.cell.strategy.name} proposes {count} stages where {room} are left")
-        proposal = Proposal(self.committed)
-        for k in range(self.committed, self.committed + count):
+        for k in range(first, first + count):
             self._extend(proposal, k)
             with self._time("draft"):
                 logits = self.session("draft", weights).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
@@ -298,6 +308,11 @@ class Decoder:
         with self._time("verify"):
             tokens = self._sample(logits, "target", k)
         self._append(tokens)
+
+    def _margins(self, proposal: Proposal, i: int) -> tuple[tuple[float, ...], ...]:
+        """Gaps of the draft's tokens at the i-th proposed stage, by image."""
+        g = self.noise.gumbel(self._stream["draft"], proposal.first + i)
+        return tuple(map(tuple, sample_gap(process(proposal.logits[i], self.cell.sampling), g).tolist()))
 
     def _declared(self, factor: str, choice: Choice | None) -> Choice:
         """The choice of a factor that a verb reads; `UserError` where the strategy does not declare that it does."""

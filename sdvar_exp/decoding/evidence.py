@@ -15,7 +15,7 @@ import torch
 
 from sdvar_exp.cell import Noise, Sampling
 from sdvar_exp.decoding.noise import NoiseBook, Stream
-from sdvar_exp.decoding.sampling import gumbel_argmax, margin, process, rounding, support_edge
+from sdvar_exp.decoding.sampling import gumbel_argmax, margin, process, rounding, sample_gap, support_edge
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ class StageView:
     @cached_property
     def margin_Bl(self) -> torch.Tensor:
         """Gap between the best and the second perturbed logit where the draft sampled, in logits, (B, l)."""
-        best = (self.draft_processed + self.noise.gumbel(self._draft_stream, self.stage)).topk(2, dim=-1).values
-        return best[..., 0] - best[..., 1]
+        return sample_gap(self.draft_processed, self.noise.gumbel(self._draft_stream, self.stage))
 
     @cached_property
     def draft_edge_Bl(self) -> torch.Tensor:

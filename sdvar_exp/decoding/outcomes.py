@@ -47,7 +47,8 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
     """Target calls that each image would have needed alone, replayed from its verdicts.
 
     None for an image with a near-tie, which alone may fall the other way. None for all where the verdicts of an image depend
-    on its batch-mates, where stages are committed without one, and for rounds that are not those of `speculate`.
+    on its batch-mates, where stages are committed without one, where γ was decided by margins (rounding may lengthen a
+    round), and for rounds that are not those of `speculate`.
     """
     batch = len(d.labels_B)
     if batch == 1 or not d.rounds:
@@ -55,7 +56,7 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
     until = d.rounds[-1].first + d.rounds[-1].committed
     if len(d.loops) != 1 or d.loops[0].bonus or d.loops[0].skip_last or any(k not in d.judged for k in range(until)):
         return None
-    if not batch_free(d.cell) or calls != len(d.rounds):
+    if not batch_free(d.cell) or d.reads_margins or calls != len(d.rounds):
         return None
     close = near_ties(d)[:, :until].any(dim=1).tolist()
     return tuple(None if close[image] else _replay(d, image, until) for image in range(batch))

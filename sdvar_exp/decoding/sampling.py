@@ -62,6 +62,12 @@ def gumbel_argmax(processed_BlV: torch.Tensor, g_BlV: torch.Tensor) -> torch.Ten
     return (processed_BlV + g_BlV).argmax(dim=-1)
 
 
+def sample_gap(processed_BlV: torch.Tensor, g_BlV: torch.Tensor) -> torch.Tensor:
+    """Gap between the best and the second perturbed logit, (B, l); +inf where one code is left."""
+    best = (processed_BlV + g_BlV).topk(2, dim=-1).values
+    return best[..., 0] - best[..., 1]
+
+
 def margin(logits_BlV: torch.Tensor, g_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """How far each sampled token is from being another one, (B, l), in logits (top-p edges: in probability).
 

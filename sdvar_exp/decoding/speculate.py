@@ -21,6 +21,12 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
     while d.committed < until:
         gamma, reason = d.next_gamma(until, largest)
         proposal = d.propose(gamma - 1 if options.skip_last and gamma else gamma, guidance)
+        while d.reads_margins and len(proposal):
+            wanted, reason = d.next_gamma(until, largest, proposal)
+            if wanted <= len(proposal):
+                break
+            gamma = wanted
+            d.propose(1, guidance, proposal)
         room = d.committed + len(proposal) < until
         extra = room and (gamma == 0 or options.skip_last or options.bonus)
         logits = d.verify(proposal, extra)

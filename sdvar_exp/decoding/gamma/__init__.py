@@ -15,12 +15,19 @@ from sdvar_exp.registry import Choice
 
 @dataclass(frozen=True)
 class GammaContext:
-    """stage: first stage that is not committed. until: stage where speculation ends. history: rounds so far."""
+    """What a controller may read.
+
+    stage: first stage that is not committed. until: stage where speculation ends. history: rounds so far. margins: of every
+    stage drafted so far in this round, of every image, of every token, the gap between the draft's best and second perturbed
+    logit; filled for controllers registered with `reads_margins=True`, which are asked again after each drafted stage
+    until they want no more stages than there are.
+    """
 
     stage: int
     until: int
     pyramid: Pyramid
     history: tuple[Round, ...] = ()
+    margins: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
     @property
     def room(self) -> int:
