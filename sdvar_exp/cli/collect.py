@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 from sdvar_exp.cli.studies import count, find_study, study_parser
+
+FAILED = 1
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -23,12 +28,17 @@ def main(argv: list[str]) -> int:
     if is_kept(folder):
         notes.append(f"{folder} was kept without its ledger: its tables are left as they are")
     figures: list[Path] = []
+    failed: list[str] = []
     if not asked.no_figures:
         from sdvar_exp.report import summarise, write_figures
         from sdvar_exp.report.typeset import write_typeset
 
         summary = summarise(tables)
-        write_typeset(tables, summary, folder / "tables")
+        try:
+            write_typeset(tables, summary, folder / "tables")
+        except Exception as error:  # figures do not rest on it
+            log.debug("typeset tables failed", exc_info=True)
+            failed.append(f"no tables for a paper: {type(error).__name__}: {error}")
         figures = list(write_figures(tables, folder / "figures", images=folder / "images", summary=summary))
     pieces = len(list((folder / "ledger").glob("*.jsonl")))
     missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
@@ -44,16 +54,19 @@ def main(argv: list[str]) -> int:
                     "failures": len(tables.failures),
                     "figures": [str(p) for p in figures],
                     "notes": notes,
+                    "failed": failed,
                 },
                 indent=1,
             )
         )
-        return 0
+        return FAILED if failed else 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
     print(
         f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
         + (f"; {missing} units are missing" if missing else "")
     )
     print(f"tables   {folder / 'tables'}" + (f"\nfigures  {folder / 'figures'}" if figures else ""))
-    return 0
+    return FAILED if failed else 0

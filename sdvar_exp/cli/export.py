@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from sdvar_exp.cli.studies import count, find_study, one_cell, size, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 
+FAILED = 1
 ABOUT = """The kept images of one cell as an npz in the layout of OpenAI's guided-diffusion evaluator (arr_0, uint8,
 N×H×W×3), or as a folder of PNG files. The order is random but fixed, as the Inception Score needs it. Refuses while units
 are missing, unless --partial."""
@@ -25,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
-    from sdvar_exp.store.export import sample_files, shuffled, write_folder, write_npz
+    from sdvar_exp.store.export import sample_files, shuffled, usable, write_folder, write_npz
 
     cell = one_cell(asked.cell, folder) if asked.cell else _only(folder)
     files = sample_files(folder / "images" / cell)
@@ -37,8 +39,13 @@ def main(argv: list[str]) -> int:
             f"{count(missing, 'image')} of cell {cell} missing: run the command again to finish it (with "
             "images=all), or export what there is with --partial"
         )
+    files, unusable = usable(files)
+    for problem in unusable:
+        print(f"error: left out: {problem}", file=sys.stderr)
+    if not files:
+        raise UserError(f"no image of cell {cell} of {folder} can be read: delete them and run the study again")
     paths = shuffled(files)
-    said = {"cell": cell, "to": str(asked.to), "images": len(paths), "missing": missing}
+    said = {"cell": cell, "to": str(asked.to), "images": len(paths), "missing": missing, "unusable": len(unusable)}
     if asked.to.suffix == ".npz":
         shape = write_npz(paths, asked.to)
         text = f"{asked.to}  arr_0 uint8 {'×'.join(map(str, shape))}, {size(asked.to.stat().st_size)}"
@@ -46,7 +53,7 @@ def main(argv: list[str]) -> int:
         _own_folder(asked.to, len(paths))
         text = f"{asked.to}  {count(len(paths), 'image')}, {write_folder(paths, asked.to)} new"
     print(json.dumps(said, indent=1, ensure_ascii=False) if asked.json else text)
-    return 0
+    return FAILED if unusable else 0
 
 
 def _only(folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from sdvar_exp.cli.studies import UnitKey, count, find_study, read_rows, size, study_parser
 from sdvar_exp.errors import UserError
 
+FAILED = 1
 FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young
 IMAGE = re.compile(r"(\d+)_(\d+)(_\w+)?\.png")
 
@@ -47,21 +49,23 @@ def main(argv: list[str]) -> int:
         lock.acquire()  # no run may begin, or be at work, meanwhile
         try:
             found = list(waste(folder))
-            for one in found:
-                remove(one.path)
+            stays = {one.path: why for one in found if (why := remove(one.path))}
         finally:
             lock.release()
     else:
-        found = list(waste(folder))
+        found, stays = list(waste(folder)), {}
+    for path, why in stays.items():
+        print(f"error: {path} stays: {why}", file=sys.stderr)
     if asked.json:
-        listed = [{"path": str(w.path), "why": w.why, "bytes": w.bytes} for w in found]
+        listed = [{"path": str(w.path), "why": w.why, "bytes": w.bytes, "stays": stays.get(w.path)} for w in found]
         print(json.dumps({"deleted": asked.delete, "found": listed}, indent=1))
-        return 0
+        return FAILED if stays else 0
+    found = [one for one in found if one.path not in stays]
     for one in found:
         print(f"{one.path}  {one.why}")
     total = f"{count(len(found), 'thing')}, {size(sum(w.bytes for w in found))}"
     print(f"removed {total}" if asked.delete else f"{total} to remove" + ("; remove with --delete" if found else ""))
-    return 0
+    return FAILED if stays else 0
 
 
 def waste(folder: Path) -> Iterator[Waste]:
@@ -111,9 +115,13 @@ def _bytes(path: Path) -> int:
         return 0
 
 
-def remove(path: Path) -> None:
-    """A file or a folder; one that is gone already is fine."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def remove(path: Path) -> str:
+    """Remove a file or a folder, the link where it is one; why it stays, empty where it is gone (also before)."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.report.figures import INDEX, draw_figures, family, known, material_of, read_index
+from sdvar_exp.report.figures import INDEX, Failed, draw_figures, family, known, material_of, read_index
 from sdvar_exp.report.style import Drawn, rendered
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,10 @@ def verify(folder: Path, share: float = SHARE) -> list[Checked]:
             if isinstance(drawn, str):
                 reasons[name] = drawn
             elif drawn.name in entries:
-                found[drawn.name] = _check(drawn, entries[drawn.name], place, share)
+                try:
+                    found[drawn.name] = _check(drawn, entries[drawn.name], place, share)
+                except Exception as error:  # one file that cannot be read loses no other
+                    found[drawn.name] = Checked(drawn.name, str(Failed(error)), data_sha256=drawn.data_hash)
             else:
                 found[drawn.name] = Checked(drawn.name, f"is not in {INDEX}: the study has more data now")
         for name, entry in entries.items():

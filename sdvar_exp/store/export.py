@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,26 @@ def sample_files(folder: Path) -> list[tuple[int, int, Path]]:
     """(label, seed, file) of the samples that a cell's folder of images holds, in that order."""
     found = ((SAMPLE.fullmatch(path.name), path) for path in folder.glob("*.png"))
     return sorted((int(m[1]), int(m[2]), path) for m, path in found if m)
+
+
+def usable(files: Sequence[tuple[int, int, Path]]) -> tuple[list[tuple[int, int, Path]], list[str]]:
+    """The images that can be read and have the size of most of them, and one line for each that is left out."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    problems = []
+    for _, _, path in files:
+        try:
+            with Image.open(path) as image:
+                image.load()
+                sizes[path] = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            problems.append(f"{path} cannot be read ({error}): delete it and run the study again")
+    usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
+    for path, (width, height) in sizes.items():
+        if (width, height) != usual and usual is not None:
+            problems.append(
+                f"{path} is {width}×{height} pixels, the others {usual[0]}×{usual[1]}: they must all be of one size"
+            )
+    return [one for one in files if one[2] in sizes and sizes[one[2]] == usual], problems
 
 
 def shuffled(files: Sequence[tuple[int, int, Path]]) -> list[Path]:

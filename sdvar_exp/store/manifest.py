@@ -125,6 +125,8 @@ def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
             cell = parsed(path.read_bytes())
             if found := fault(cell, CELL) or ("" if cell["id"] == path.stem else "id is not the file's name"):
                 raise ValueError(found)
+            unsaid = {"lossless": "no", "baseline": cell["id"], "overrides": [], "timing": {}}
+            cell |= {k: v for k, v in unsaid.items() if cell.get(k) is None}
             cells.append((cell["order"], cell["id"], cell))
         except (ValueError, OSError) as error:
             leave_out(f"{path} is damaged and its cell left out; a run that has the cell writes it again ({error})")

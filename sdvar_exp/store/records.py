@@ -183,7 +183,7 @@ ROWS: Mapping[str, Shape] = {
 """Rows of the tables: `columns.py`, where needed more particularly."""
 CHOICE = Shape({"name": "line"})
 CONFIG = Shape(
-    {"strategy": CHOICE}, {**dict.fromkeys(("model", "mask", "acceptance", "gamma", "cfg_schedule"), CHOICE), "batch": "size"}
+    may={**dict.fromkeys(("strategy", "model", "mask", "acceptance", "gamma", "cfg_schedule"), CHOICE), "batch": "size"}
 )
 FINGERPRINT = Shape(
     may={
@@ -235,17 +235,13 @@ PARTS: Mapping[str, Mapping[str, Schema]] = {
 }
 """Parts that are left out alone where they do not fit, so that the row of the unit stays."""
 CELL = Shape(
+    {"id": "id", "order": "count", "name": "line", "config": CONFIG, "planned": ["block"]},
     {
-        "id": "id",
-        "order": "count",
-        "name": "line",
         "lossless": "lossless",
         "baseline": "id",
-        "config": CONFIG,
         "overrides": ["str"],
-        "planned": ["block"],
+        "timing": Shape(may={"units": "count", "repeats": "place"}),
     },
-    {"timing": Shape(may={"units": "count", "repeats": "place"})},
 )
 MANIFEST = Shape(
     {"study": "line", "fingerprint": FINGERPRINT, "fingerprint_id": "line"},

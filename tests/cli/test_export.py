@@ -96,10 +96,21 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         Image.new("RGB", (8, 8)).save(study / "images" / cell / "0_0.png")
     assert main(["export", "s", "--to", "a.npz"]) == 2 and "which cell of" in capsys.readouterr().err
     Image.new("RGB", (9, 9)).save(study / "images" / ("a" * 12) / "0_1.png")
-    assert main(["export", "s", "--cell", "one", "--to", "a.npz"]) == 2
-    assert "must all be of one size" in capsys.readouterr().err and not Path("a.npz").exists()
+    Image.new("RGB", (8, 8)).save(study / "images" / ("a" * 12) / "0_2.png")
+    (study / "images" / ("a" * 12) / "0_3.png").write_bytes(b"no picture")
+    for to in ("a.npz", "a"):
+        assert main(["export", "s", "--cell", "one", "--to", to]) == 1, "what cannot be exported loses nothing else"
+        said = capsys.readouterr()
+        assert (
+            "0_1.png is 9×9 pixels, the others 8×8: they must all be of one size" in said.err
+            and "0_3.png cannot be read" in said.err
+        )
+    assert "2×8×8×3" not in said.out and "2 images, 2 new" in said.out
+    with np.load("a.npz") as file:
+        assert file["arr_0"].shape == (2, 8, 8, 3)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.png").write_bytes(b"")
     assert main(["export", "s", "--cell", "two", "--to", "mine"]) == 2 and "holds other files" in capsys.readouterr().err
     (study / "images" / ("b" * 12) / "0_0.png").write_bytes(b"no picture")
     assert main(["export", "s", "--cell", "two", "--to", "b.npz"]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert not Path("b.npz").exists()

@@ -295,6 +295,18 @@ def test_collect_makes_the_tables_again(call: Call) -> None:
     assert (found["samples"], found["missing"], found["failures"]) == (17, 1, 1)
 
 
+def test_collect_draws_the_figures_though_the_tables_for_a_paper_fail(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_study()
+
+    def broken(*_: object) -> None:
+        raise ValueError("no LaTeX today")
+
+    monkeypatch.setattr("sdvar_exp.report.typeset.write_typeset", broken)
+    monkeypatch.setattr("sdvar_exp.report.write_figures", lambda *_, **__: [Path("a.pdf")])
+    code, out, err = call("collect")
+    assert code == 1 and "figures  " in out and err == "error: no tables for a paper: ValueError: no LaTeX today\n"
+
+
 class TestGc:
     @pytest.fixture
     def folder(self) -> Path:
@@ -343,6 +355,20 @@ class TestGc:
         Study(folder).attach().append({"type": "session", "cells": cells[:2]})
         (found,) = json.loads(call("gc", "--json")[1])["found"]
         assert Path(found["path"]).name == f"{cells[2]}.json" and "never decoded" in found["why"]
+
+    def test_what_cannot_be_removed_loses_nothing_else(self, call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        listed = [Path(one["path"]) for one in json.loads(call("gc", "--json")[1])["found"]]
+        real = Path.unlink
+
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            if path == listed[0]:
+                raise PermissionError(13, "Permission denied")
+            real(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        code, out, err = call("gc", "--delete")
+        assert code == 1 and err == f"error: {listed[0]} stays: Permission denied\n" and str(listed[0]) not in out
+        assert [path.exists() for path in listed] == [True] + [False] * (len(listed) - 1) and len(listed) > 2
 
 
 def test_ls_writes_a_yaml_over_the_empty_file_that_the_shell_made(call: Call, tmp_path: Path) -> None:

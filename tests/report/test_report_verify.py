@@ -149,3 +149,16 @@ def test_pages_belong_to_their_figure():
     assert family({"name": "images-2"}) == "images" and family({"name": "images"}) == "images"
     assert family({"name": "speedup-vs-blur", "figure": "speedup-vs-pixel-difference"}) == "speedup-vs-pixel-difference"
     assert all(family({"name": entry.name}) == entry.name for entry in known())
+
+
+def test_a_picture_that_cannot_be_read_loses_no_other(stored, tmp_path, capsys):
+    assert (
+        main(["figures", str(stored), "--out", str(tmp_path), "--only", "acceptance-by-stage", "--only", "factor-effects"]) == 0
+    )
+    spoilt, *others = read_index(tmp_path).figures
+    (tmp_path / f"{spoilt['name']}.png").write_bytes(b"data sha256 " + spoilt["data_sha256"].encode())
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path), "--json"]) == 1
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["figures"]}
+    assert "is no readable PNG file" in found[spoilt["name"]]["problem"]
+    assert others and all(found[one["name"]]["same"] for one in others)

@@ -206,6 +206,28 @@ def test_disk_full_leaves_whole_lines_and_one_line_of_text(tmp_path: Path) -> No
     assert [b["n"] for b in read(tmp_path)] == list(range(int(failed) + 1))
 
 
+def test_whole_lines_of_a_batch_that_broke_off_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three records the disk takes two and a half: two are committed, and the next append follows them."""
+    writer = LedgerWriter(tmp_path)
+    writer.append({"n": 0})
+    sizes = [len(encode({"n": n})) for n in (1, 2, 3)]
+    real, room = os.write, [sizes[0] + sizes[1] + sizes[2] // 2, 0]
+
+    def partial(fd: int, data: bytes) -> int:
+        if not (left := room.pop(0)):
+            raise OSError(28, "No space left on device")
+        return real(fd, data[:left])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", partial)
+        with pytest.raises(StorageError, match="No space left"):
+            writer.append({"n": 1}, {"n": 2}, {"n": 3})
+    (path,) = files_of(tmp_path)
+    assert [decode(line) for line in path.read_bytes().splitlines()] == [{"n": n} for n in range(3)]
+    writer.append({"n": 4})
+    assert [b["n"] for b in read(tmp_path)] == [0, 1, 2, 4] and files_of(tmp_path) == [path]
+
+
 def test_a_failed_append_that_cannot_be_cut_off_begins_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = LedgerWriter(tmp_path)
     writer.append({"n": 1})

@@ -33,6 +33,13 @@ def test_redact(words: list[str], shown: list[str]) -> None:
     assert redact(words, ENVIRONMENT) == shown
 
 
+@pytest.mark.parametrize("names", [("A_TOKEN", "B_TOKEN"), ("B_TOKEN", "A_TOKEN")])
+def test_of_secrets_inside_each_other_the_longest_goes_first(names: tuple[str, str]) -> None:
+    """Were the short one hidden first, the rest of the long one would stay to be read."""
+    environ = dict(zip(names, ("abcdef", "abcdefGHIJKL"), strict=True))
+    assert redact(["x=abcdefGHIJKL", "y=abcdef"], environ) == ["x=***", "y=***"]
+
+
 def test_a_session_record_goes_into_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "5ecret5ecret")
     record = session_record(["run", "x=5ecret5ecret"], device="cpu")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Timing
-from sdvar_exp.store import StorageError, Study, baseline_key, lock, stable_csv
+from sdvar_exp.store import StorageError, Study, baseline_key, lock, manifest, stable_csv
 from sdvar_exp.store.manifest import planned_units, read_cells
 from tests.store.making import FINGERPRINT, all_units, make_plan, opened, unit_body
 
@@ -377,3 +377,27 @@ def test_the_baseline_cache_keeps_no_times_and_survives_damage(tmp_path: Path, c
         path.write_bytes(broken)
         assert study.baseline_get(key) is None
     assert caplog.text.count("will be made again") == 4
+
+
+def test_a_new_cell_comes_behind_those_that_are_left(tmp_path: Path) -> None:
+    """After gc removed the second of three cells, a fourth gets a place of its own, not that of the third."""
+    plan = make_plan(tmp_path)
+    first, second, third = plan.cells
+    opened(plan).close()
+    (plan.folder / "cells" / f"{second.cell.id}.json").unlink()
+    with opened(plan) as study:
+        cells = study.cells()
+    assert [(c["order"], c["name"]) for c in cells.values()] == [(0, first.name), (2, third.name), (3, second.name)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ({"a": "1"}, {"a": "1", "b": "2"}, ["checkpoints.b none → 2"]),  # flat: one hash a model, which must not come and go
+        ({"a": "1"}, {"a": "3"}, ["checkpoints.a 1 → 3"]),
+        ({"a": {"vae": "1"}}, {"a": {"vae": "1"}, "b": {"vae": "2"}}, []),
+        ({"a": {"vae": "1"}}, {"a": {"vae": "1", "draft": "2"}}, ["checkpoints.a.draft none → 2"]),
+    ],
+)
+def test_checkpoints_that_differ(old: dict, new: dict, found: list[str]) -> None:
+    assert manifest.differences({"checkpoints": old}, {"checkpoints": new}) == found
