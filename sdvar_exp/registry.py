@@ -131,8 +131,8 @@ def discover(plugins: Iterable[str] = ()) -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(f"plugins: cannot import {name!r}: {error}") from error
+        except (ImportError, ValueError, TypeError, SyntaxError) as error:
+            raise UserError(f"plugins: cannot import {name!r}: {' '.join(str(error).split())}") from error
 
 
 def load(kind: str) -> None:

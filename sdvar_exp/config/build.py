@@ -79,7 +79,7 @@ def _searchpath(value: Any) -> tuple[str, ...]:
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:
     for key, items in axes.items():
         if len(items) > 1 and not items[0].of_cell and key not in UNITED:
-            values = ",".join(item.text.partition("=")[2] for item in items)
+            values = ",".join(item.text.partition("=")[2] for item in items[:6]) + (",…" if len(items) > 6 else "")
             errors.append(f"{key}={values}: {key} belongs to the whole study and cannot be swept; give one command per value")
 
 

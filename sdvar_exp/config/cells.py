@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from sdvar_exp.cell import Cell, ModelSpec, Sampling
 from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
 from sdvar_exp.config.folder import user_path
+from sdvar_exp.config.names import count
 from sdvar_exp.config.overrides import MOST_COMBINATIONS, Item, Known, expand_all
 from sdvar_exp.config.schema import check_number, to_choice, values_of
+from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError, require
 
 FACTORS = ("mask", "acceptance", "gamma")
@@ -27,14 +30,23 @@ T = TypeVar("T")
 
 @dataclass
 class Job:
-    """One combination, checked."""
+    """One combination, checked. dropped: parameters, as `group.parameter`, that its choices do not have but others do."""
 
     items: Mapping[str, Item]
     cell: Cell
+    dropped: tuple[str, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
         return tuple(item.text for item in self.items.values())
+
+
+@dataclass
+class Misfit:
+    """One combination of choices that do not go together, and why."""
+
+    items: Mapping[str, Item]
+    why: str
 
 
 @dataclass
@@ -81,11 +93,40 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
         return []
     combinations = [c for row in arranged for c in row if not designs.excluded(rules, c, None)]
     work.composer.large = len(combinations) > LARGE
-    made = [_job(combination, context, rules, work) for combination in combinations]
+    offered = {group: {i.value for row in rows for i in row.get(group, ())} for group in registry.KINDS}
+    made = [_job(combination, context, rules, offered, work) for combination in combinations]
     work.notices += designs.notices(rules)
-    if rules and not work.errors and not any(made):
+    good = [job for job in made if isinstance(job, Job)]
+    _leave_out(good, [job for job in made if isinstance(job, Misfit)], rows, work)
+    if rules and not work.errors and not good:
         work.errors.append("exclude leaves out every combination; drop a rule")
-    return [job for job in made if job is not None]
+    return good
+
+
+def _leave_out(good: Sequence[Job], misfits: Sequence[Misfit], rows: Sequence[designs.Axes], work: Work) -> None:
+    """Note the combinations that do not fit while each of their swept values fits elsewhere; the others are mistakes."""
+    swept = {key for row in rows for key in designs.swept(row)}
+    fits = {(key, item.text) for job in good for key, item in job.items.items()}
+    forgiven: Counter[str] = Counter()
+    for misfit in misfits:
+        own = {(key, item.text) for key, item in misfit.items.items() if key in swept}
+        if own and own <= fits:
+            forgiven[misfit.why] += 1
+        else:
+            work.errors.append(misfit.why)
+    work.notices += [f"{count(n, 'combination')} left out: {why}" for why, n in forgiven.items()]
+
+
+def _foreign(items: Mapping[str, Item], offered: Mapping[str, set[Any]]) -> list[str]:
+    """Keys of parameters that the chosen entry does not have, though another that is swept over does."""
+    out = []
+    for key in items:
+        group, dot, word = key.partition(".")
+        others = offered.get(group, set())
+        if dot and len(others) > 1 and group in items:
+            owners = {name for name in others if word in parameters(group, str(name))}
+            out += [key] if owners and items[group].value not in owners else []
+    return out
 
 
 def _listed(master: Tree, work: Work) -> list[dict[str, list[Item]]]:
@@ -111,8 +152,20 @@ def _cell_level(axes: Mapping[str, list[Item]], errors: list[str]) -> dict[str, 
     return {key: items for key, items in axes.items() if items[0].of_cell}
 
 
-def _job(items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence[designs.Rule], work: Work) -> Job | None:
+def _job(
+    items: Mapping[str, Item],
+    context: Mapping[str, Item],
+    rules: Sequence[designs.Rule],
+    offered: Mapping[str, set[Any]],
+    work: Work,
+) -> Job | Misfit | None:
     before = len(work.errors)
+    dropped = [] if work.known.bad else _foreign(items, offered)
+    for key in dropped:
+        group, _, word = key.partition(".")
+        note = f"{key} is left out for {group}={items[group].value}, which has no {word}"
+        work.notices += [note] if note not in work.notices else []
+    items = {key: item for key, item in items.items() if key not in dropped}
     tree = work.composer.job({**context, **items}, work.errors)
     if tree is None or (len(work.errors) == before and designs.excluded(rules, items, tree)):
         return None
@@ -121,9 +174,14 @@ def _job(items: Mapping[str, Item], context: Mapping[str, Item], rules: Sequence
         work.attempt(None, _check_sizes, classes, stages)
         work.models[str(tree.cfg.model.name)] = classes
     cell = to_cell(tree.cfg, work)
-    if cell is not None and len(work.errors) == before and not work.known.bad:
-        work.attempt(None, check_cell, cell, stages)
-    return Job(items, cell) if cell is not None and len(work.errors) == before else None
+    if cell is None or len(work.errors) > before:
+        return None
+    try:
+        if not work.known.bad:
+            check_cell(cell, stages)
+    except UserError as error:
+        return Misfit(items, str(error))
+    return Job(items, cell, tuple(dropped))
 
 
 def _check_sizes(classes: int, stages: int) -> None:
@@ -169,6 +227,9 @@ def reason(job: Job, kept: Cell) -> str:
     """Why a combination is the same cell as one before."""
     if kept.strategy.name != job.cell.strategy.name:
         return f"{job.cell.strategy.name} with these settings is {kept.strategy.name}"
+    if job.dropped:
+        group, _, word = job.dropped[0].partition(".")
+        return f"{group}={job.items[group].value} has no {word}"
     varied = {key.split(".")[0] for key in job.items}
     unread = [f for f in FACTORS if f not in kept.reads and f in varied]
     return f"{kept.strategy.name} reads no {listed(unread)}" if unread else "some are listed twice"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdvar_exp.config import compose
+from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 
 SWEEPS = ["strategy=parallel_v1", "acceptance.tau=0.5,0.7", "gamma.value=2,3,4"]
@@ -139,3 +140,34 @@ def test_files_count_by_name_wherever_they_lie(lines: Callable[..., list[str]]) 
 
 def test_an_empty_study_name(lines: Callable[..., list[str]]) -> None:
     assert lines("study=''") == ["study must not be empty; leave it out, or give a folder name"]
+
+
+class TestNaturalSweeps:
+    """Sweeps whose values do not all go together run; what has no meaning is left out and said, a typo is refused."""
+
+    def test_parameters_that_a_choice_does_not_have(self) -> None:
+        plan = compose(["acceptance=exact,match_rate", "acceptance.tau=0.4,0.7"])
+        assert [p.name for p in plan.cells] == ["parallel_v1 exact γ=2", "parallel_v1 τ=0.4 γ=2", "parallel_v1 τ=0.7 γ=2"]
+        assert "acceptance.tau is left out for acceptance=exact, which has no tau" in plan.notices
+        plan = compose(["strategy=test3,parallel_v1", "strategy.entry_num=3,5"])
+        assert [p.name for p in plan.cells] == ["test3 K=3", "test3 K=5", "parallel_v1 γ=2"]
+        plan = compose(["strategy=dynamic_gamma", "gamma=fixed,aimd", "gamma.value=2,4"])
+        assert len(plan.cells) == 3
+        plan = compose(["acceptance=exact,match_rate", "acceptance.tau=0.7"])
+        assert [p.overrides for p in plan.cells] == [("acceptance=exact",), ("acceptance=match_rate", "acceptance.tau=0.7")]
+
+    def test_choices_that_do_not_go_together(self) -> None:
+        plan = compose(["strategy=parallel_v1,dynamic_gamma", "gamma=fixed,aimd", "acceptance=exact"])
+        assert [p.cell.gamma.name for p in plan.cells if p.cell.gamma] == ["fixed", "aimd"]
+        (left_out, _) = plan.notices
+        assert left_out.startswith("1 combination left out: parallel_v1 takes gamma=fixed only")
+
+    def test_a_value_that_fits_nowhere_is_a_mistake(self) -> None:
+        for argv in (["gamma.value=2,11"], ["strategy=parallel_v1", "gamma=fixed,aimd"], ["mask=block_causal,no_prefix"]):
+            with pytest.raises(UserError):
+                compose(argv)
+
+    def test_a_typo_is_refused(self) -> None:
+        for argv in (["acceptance=exact,match_rate", "acceptance.tua=0.7"], ["acceptance=exact", "acceptance.tau=0.7"]):
+            with pytest.raises(UserError, match="unknown key"):
+                compose(argv)
