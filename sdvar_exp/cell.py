@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -70,6 +71,16 @@ class ModelSpec:
             raise UserError(f"model.execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
         if self.autocast not in AUTOCASTS:
             raise UserError(f"model.autocast must be one of {', '.join(AUTOCASTS)}, got {self.autocast!r}")
+
+    def target_identity(self) -> tuple[str, ...]:
+        """What says whether two pairs have the same VQVAE and target: their files' names, or the shipped pair's."""
+        files = tuple(PurePath(getattr(self, role)).name for role in ("vae", "target"))
+        return files if any(files) else (self.name.removesuffix("_plain"),)
+
+    def plainly(self) -> ModelSpec:
+        """The same files under the usual arithmetic."""
+        usual = {f.name: f.default for f in fields(self) if f.name in ("execution", "autocast")}
+        return replace(self, **usual)
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
@@ -135,8 +146,28 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def baseline(self) -> Cell:
-        """The `sequential` cell that this one is compared with: same model, guidance and sampling, batch 1."""
+        """The cell's own baseline, which isolates the decoder: `sequential`, same model, guidance and sampling, batch 1."""
         return replace(self, strategy=choose("strategy", "sequential"), batch=1).normalised()
+
+    @classmethod
+    def sequential(cls, config: Mapping[str, Any], model: ModelSpec) -> Cell:
+        """The inverse of `as_dict` for a cell of the target alone. Raises `UserError` for values that do not fit."""
+        schedule = dict(config["cfg_schedule"])
+        sampling = {k: Noise(v) if k == "noise" else v for k, v in config["sampling"].items()}
+        chosen = choose("cfg_schedule", schedule.pop("name"), **{k: v for k, v in schedule.items() if k != "source"})
+        return cls(choose("strategy", "sequential"), chosen, sampling=Sampling(**sampling), model=model).normalised()
+
+    def compared_with(self, reference: Cell | None) -> Cell:
+        """The cell that headline numbers compare this one with: the study's reference, on this cell's target.
+
+        A cell of another target is compared with that target alone, under the reference's guidance and sampling. Without a
+        reference it is the cell's own baseline.
+        """
+        if reference is None:
+            return self.baseline()
+        if self.model.target_identity() == reference.model.target_identity():
+            return reference
+        return replace(reference, model=self.model.plainly()).normalised()
 
 
 @dataclass(frozen=True, order=True)

@@ -97,6 +97,8 @@ class PlannedCell:
 class Plan:
     """Cells × labels × seeds of one study. design: how the swept values were combined, in words.
 
+    reference: the `sequential` cell that headline numbers compare with; None: each cell's own baseline. said: whether the
+    command names it, else a study that has one keeps its own.
     only: (cell, label, seed) of the units to decode, where not all are asked for. shared: other processes may work on
     the same study at once, as the parallel jobs of a Hydra launcher do.
     """
@@ -112,6 +114,19 @@ class Plan:
     design: str = "product"
     only: frozenset[tuple[str, int, int]] | None = None
     shared: bool = False
+    reference: Cell | None = None
+    said: bool = False
+
+    def compared_with(self, cell: Cell) -> tuple[Cell, ...]:
+        """What a cell is compared with: the reference, and behind it its own baseline, where that is another cell."""
+        reference, own = cell.compared_with(self.reference), cell.baseline()
+        return (reference,) if own.id == reference.id else (reference, own)
+
+    def added(self) -> tuple[Cell, ...]:
+        """References and baselines that are compared with and are no cells of the plan: the runner adds them."""
+        ids = {planned.id for planned in self.cells}
+        found = {cell.id: cell for planned in self.cells for cell in self.compared_with(planned.cell)}
+        return tuple(cell for key, cell in found.items() if key not in ids)
 
     def asks(self, key: tuple[str, int, int]) -> bool:
         """Whether a unit, (cell, label, seed), is to be decoded."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from sdvar_exp.cli.options import help_wanted, run_help
 from sdvar_exp.cli.studies import Ledger, count, duration, kept_notice, read_ledger, size
 from sdvar_exp.plan import Plan
+from sdvar_exp.store.manifest import settle_reference
 
 
 def main(argv: list[str]) -> int:
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
         return passthrough.answer(argv, "sdvar-exp plan")
     as_json = "--json" in argv
     plan = compose([word for word in argv if word != "--json"])
+    plan = settle_reference(plan)
     notice = kept_notice(plan.folder)
     plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
     left = whats_left(plan)
@@ -61,23 +63,12 @@ class Left:
         return self.units - self.cached
 
 
-def baseline_ids(plan: Plan) -> list[str]:
-    """Ids of the `sequential` cells that the runner adds, to compare with."""
-    ids = {planned.cell.id for planned in plan.cells}
-    return [cell for cell in dict.fromkeys(p.cell.baseline().id for p in plan.cells) if cell not in ids]
-
-
-def added_baselines(plan: Plan) -> int:
-    """How many `sequential` cells the runner adds, to compare with."""
-    return len(baseline_ids(plan))
-
-
 def whats_left(plan: Plan) -> Left:
     """Compare the plan with the ledger on disk."""
     ledger = read_ledger(plan.folder)
     own = {p.cell.id: p.cell.batch for p in plan.cells}
-    baselines = {p.cell.baseline().id for p in plan.cells}
-    cells = {**dict.fromkeys(baseline_ids(plan), 1), **own}
+    baselines = {p.cell.compared_with(plan.reference).id for p in plan.cells}
+    cells = {**dict.fromkeys((cell.id for cell in plan.added()), 1), **own}
     wanted = [(cell, label, seed) for cell in cells for seed in plan.seeds for label in plan.labels]
     pending = [key for key in wanted if key not in ledger.units]
     failed = set(ledger.failed)
@@ -158,7 +149,7 @@ def text(plan: Plan, left: Left) -> str:
         total = len(plan.labels) * len(plan.seeds)
         state = "" if pending == total else ("  done" if not pending else f"  {pending} pending")
         lines.append(f"{planned.cell.id}  {planned.name}{state}")
-    extra = added_baselines(plan)
+    extra = len(plan.added())
     cells = count(len(plan.cells), "cell") + (f" + {count(extra, 'baseline')} to compare with" if extra else "")
     lines += ["", f"{cells} × {count(len(plan.labels), 'label')} × {count(len(plan.seeds), 'seed')} = {left.units} units"]
     lines += [f"labels {_numbers(plan.labels)}; seeds {_numbers(plan.seeds)}; results go to {plan.folder}"]
@@ -195,7 +186,7 @@ def as_dict(plan: Plan, left: Left) -> dict[str, object]:
         "labels": list(plan.labels),
         "seeds": list(plan.seeds),
         "units": len(plan.cells) * len(plan.labels) * len(plan.seeds),
-        "baselines_added": added_baselines(plan),
+        "baselines_added": len(plan.added()),
         "design": plan.design,
         "notices": list(plan.notices),
         "units_with_baselines": left.units,

@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.cell import ModelSpec
-from sdvar_exp.config.cells import FACTORS, Job, Work, default_cell, jobs, reason
+from sdvar_exp.config.cells import (
+    FACTORS,
+    REFERENCE,
+    REFERENCE_GROUPS,
+    Job,
+    Work,
+    default_cell,
+    jobs,
+    reason,
+    reference_of,
+    reference_words,
+)
 from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import Composer, Tree, plain, shown, started
 from sdvar_exp.config.errors import ConfigErrors
@@ -31,14 +42,15 @@ def compose(argv: Sequence[str]) -> Plan:
     load_entries(command)
     with started(command.extra):
         work = Work(Known(command.extra), Composer(command.extra))
-        axes = expand_all(command.overrides, work.known, work.errors)
+        said = [word for word in command.overrides if word.lstrip("+").startswith(REFERENCE)]
+        axes = expand_all([word for word in command.overrides if word not in said], work.known, work.errors)
         _refuse_study_sweeps(axes, work.errors)
         if "hydra.searchpath" in axes:
             work.composer.searchpath = work.attempt((), _searchpath, axes.pop("hydra.searchpath")[0].value)
-        return _plan(axes, work, tuple(argv))
+        return _plan(axes, said, work, tuple(argv))
 
 
-def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> Plan:
+def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv: tuple[str, ...]) -> Plan:
     study_items = {key: items[0] for key, items in axes.items() if not items[0].of_cell}
     cell_axes = {key: items for key, items in axes.items() if items[0].of_cell}
     master = work.composer.job(study_items, work.errors)
@@ -46,6 +58,8 @@ def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> 
         raise ConfigErrors(work.errors)
     context = {key: item for key, item in study_items.items() if item.is_group}
     made = jobs(master, cell_axes, context, work)
+    words = [*reference_words(master, work), *(word.lstrip("+").removeprefix(REFERENCE) for word in said)]
+    reference = reference_of(master, {**context, **_unswept(cell_axes)}, words, work)
     labels = _labels(axes, master, work)
     seeds = _seeds(axes, master, work)
     settings = settings_of(master, work.errors)
@@ -56,7 +70,19 @@ def _plan(axes: Mapping[str, list[Item]], work: Work, argv: tuple[str, ...]) -> 
     experiment = context.get("experiment")
     cells = _collapse(made, (experiment.text,) if experiment and experiment.value else (), work)
     _note_unread(cell_axes, made, work.notices)
-    return Plan(name, where, cells, labels, seeds, settings, argv, tuple(work.notices), work.design)
+    notices = tuple(work.notices)
+    return Plan(
+        *(name, where, cells, labels, seeds, settings, argv, notices, work.design), reference=reference, said=bool(words)
+    )
+
+
+def _unswept(axes: Mapping[str, list[Item]]) -> dict[str, Item]:
+    """Guidance, sampling and model as the command sets them for all of its cells."""
+    return {
+        key: items[0]
+        for key, items in axes.items()
+        if len(items) == 1 and not items[0].swept and key.split(".")[0] in REFERENCE_GROUPS
+    }
 
 
 def _searchpath(value: Any) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError, require
 
 FACTORS = ("mask", "acceptance", "gamma")
+REFERENCE = "reference."
+REFERENCE_GROUPS = ("cfg_schedule", "sampling", "model")
 LARGE = 8  # combinations from which on trees are assembled instead of composed one by one
 CELLS_EXAMPLE = "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"
 T = TypeVar("T")
@@ -213,6 +215,51 @@ def to_cell(cfg: DictConfig, work: Work) -> Cell | None:
     batch = plain(cfg, "batch")
     work.attempt(None, check_number, "batch", batch)
     return work.attempt(None, lambda: Cell(batch=batch, **parts))
+
+
+def reference_words(master: Tree, work: Work) -> list[str]:
+    """The root key `reference` as overrides: {cfg_schedule: {cfg: 1.5}} gives cfg_schedule.cfg=1.5."""
+
+    def words(node: Mapping[str, Any], place: str) -> list[str]:
+        nested = (words(v, f"{place}{k}.") if isinstance(v, Mapping) else [f"{place}{k}={v}"] for k, v in node.items())
+        return [word for found in nested for word in found]
+
+    value = plain(master.cfg, "reference")
+    if value is None or isinstance(value, Mapping):
+        return words(value or {}, "")
+    work.errors.append("reference must name guidance, sampling or model, as {cfg_schedule: {cfg: 1.5}}, not " + shown(value))
+    return []
+
+
+def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], work: Work) -> Cell | None:
+    """The target alone under the study's own guidance, sampling and model, as `words` override them; eager.
+
+    items: what the command sets for all cells. Raises nothing: mistakes in `words` go to `work.errors`.
+    """
+    for word in words:
+        key = word.partition("=")[0]
+        if key.split(".")[0] not in REFERENCE_GROUPS or "=" not in word:
+            work.errors.append(
+                f"{REFERENCE}{word}: the reference is the target alone, stage by stage; "
+                f"set its {listed(REFERENCE_GROUPS)}, e.g. {REFERENCE}cfg_schedule.cfg=1.5"
+            )
+            return None
+    before = len(work.errors)
+    own = {key: several[0] for key, several in expand_all(words, work.known, work.errors).items()}
+    if len(work.errors) > before:
+        return None
+    chosen = {key for key, item in own.items() if item.is_group}
+    usual = {key: item for key, item in items.items() if key.split(".")[0] not in chosen}
+    trial = dataclasses.replace(work, errors=[], notices=[])
+    for attempt in ({**usual, **own}, {k: v for k, v in {**usual, **own}.items() if v.is_group or k in own}):
+        trial.errors = []
+        tree = work.composer.job(attempt, trial.errors)
+        cell = to_cell(tree.cfg, trial) if tree is not None and not trial.errors else None
+        if cell is not None:
+            alone = dataclasses.replace(cell.baseline(), model=cell.model.plainly() if not own else cell.model)
+            return alone.normalised()
+    work.errors += [f"reference: {line}" for line in trial.errors] if own else []
+    return None
 
 
 def default_cell(work: Work) -> Cell:

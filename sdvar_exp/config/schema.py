@@ -167,6 +167,7 @@ class Root:
     cells: Any = MISSING
     exclude: Any = MISSING
     objective: str | None = MISSING
+    reference: Any = MISSING
 
 
 FIXED_NODES: dict[tuple[str, str], type] = {

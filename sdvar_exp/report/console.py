@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.report.summary import table_metrics
 
 NARROW = 96
 WIDE = 130
@@ -28,13 +31,14 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
     if summary.empty:
         console.print("no cells yet")
         return
-    rows = [_texts(row) for row in summary.to_dict("records")] + _noise_rows(summary)
+    shown = _shown(summary)
+    rows = [_texts(row, shown) for row in summary.to_dict("records")] + _noise_rows(summary, shown)
     if not console.is_terminal:
         unlimited = Console(file=StringIO(), width=10_000, color_system=None)
-        unlimited.print(_table(rows, wide=True))
+        unlimited.print(_table(rows, shown, wide=True))
         _plain(console, [line.rstrip() for line in unlimited.file.getvalue().splitlines()])  # type: ignore[attr-defined]
     elif console.width >= NARROW:
-        console.print(_table(rows, wide=console.width >= WIDE))
+        console.print(_table(rows, shown, wide=console.width >= WIDE))
     else:
         _plain(console, [_paragraph(row) for row in rows])
     _plain(console, legend(summary), "dim")
@@ -53,12 +57,13 @@ def _paragraph(row: dict[str, str]) -> str:
 def legend(summary: pd.DataFrame) -> list[str]:
     """Lines that say what the numbers compare, over how many images, and beside which noise floor."""
     lines = [_count_line(summary), _timing_line(summary)]
-    lines.append("target token-forwards: rows fed to the target ÷ rows fed when it decodes alone")
-    lines.append("pixel difference: mean |a-b| to the baseline's image of the same label and seed, on [0, 1]")
+    lines.append("target token-forwards: rows fed to the target, both guidance halves, ÷ rows of the reference")
+    lines.append("pixel difference: mean |a-b| to the reference's image of the same label and seed, on [0, 1]")
+    lines += _reference_lines(summary)
     lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
-        lines.append(f"noise floor: two baseline images of one label that differ in the seed alone, {pairs:.0f} pairs")
+        lines.append(f"noise floor: two reference images of one label that differ in the seed alone, {pairs:.0f} pairs")
     else:
         lines.append("noise floor: not measured, it needs two seeds of one label")
     if near_ties := int(summary["near_ties"].sum()):
@@ -83,43 +88,57 @@ def _timing_line(summary: pd.DataFrame) -> str:
         why = f" alone; {left_out} images timed beside another process of this project: time them in another study"
         return "speed-up: nothing timed" + (why if left_out else "")
     timed = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"speed-up: baseline time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
+    text = f"speed-up: reference time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
     if summary["is_baseline"].any():
-        text += f"; {AA_MARK}: the baseline timed against itself"
+        text += f"; {AA_MARK}: the reference timed against itself"
     return text + (f"; {left_out} images timed beside other work left out" if left_out else "")
 
 
-def _texts(row: dict[str, Any]) -> dict[str, str]:
+def _reference_lines(summary: pd.DataFrame) -> list[str]:
+    """What the numbers compare with, where cells have baselines of their own beside it."""
+    names = dict(zip(summary["cell"], summary["name"], strict=True))
+    references = [names.get(cell, "the target alone") for cell in dict.fromkeys(summary["baseline"])]
+    if (summary["baseline"] == summary["own_baseline"]).all():
+        return []
+    return [
+        f"reference: {', '.join(references)}; own baseline: the target alone under the cell's own guidance, sampling and "
+        "precision, of which lossless and identical are said"
+    ]
+
+
+def _texts(row: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, str]:
     mark = f" ({AA_MARK})" if row["is_baseline"] and row["timed"] else ""
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
     shown = {
-        m.plain_heading: with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits) for m in _shown()
+        m.plain_heading: with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits) for m in metrics
     }
     return {"cell": f"{row['name']}{mark}", **shown, "identical": identical, "lossless": str(row["lossless"])}
 
 
-def _shown() -> list[Metric]:
-    """Metrics of the table, where there is room for all."""
-    return [m for m in metrics() if m.shown in ("everywhere", "wide")]
+def _shown(summary: pd.DataFrame) -> list[Metric]:
+    """Metrics of the table, where there is room for all; against the own baseline the headline's alone."""
+    heads = {headline(role).against_baseline().name for role in ("difference", "speed")}
+    own = [m for m in table_metrics(summary) if m.name in heads]
+    return [*(m for m in metrics() if m.shown in ("everywhere", "wide")), *(replace(m, shown="wide") for m in own)]
 
 
-def _noise_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
+def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric]) -> list[dict[str, str]]:
     """One row per baseline that has a noise floor, with the same keys as a cell's row."""
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
         if not _missing(row[f"noise_{headline('difference').name}"]):
-            texts = dict.fromkeys(_texts(row), DASH)
-            texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the baseline')}"
+            texts = dict.fromkeys(_texts(row, shown), DASH)
+            texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the reference')}"
             out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
     return out
 
 
-def _table(rows: list[dict[str, str]], wide: bool) -> Table:
+def _table(rows: list[dict[str, str]], shown: Sequence[Metric], wide: bool) -> Table:
     """A table without frame. Intervals stand behind their mean where there is room, else below it."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    headings = {m.plain_heading: "\n".join(m.lines()) for m in _shown()}
-    only_wide = {"lossless", *(m.plain_heading for m in _shown() if m.shown == "wide")}
+    headings = {m.plain_heading: "\n".join(m.lines()) for m in shown}
+    only_wide = {"lossless", *(m.plain_heading for m in shown if m.shown == "wide")}
     keys = [key for key in rows[0] if wide or key not in only_wide]
     for key in keys:
         first = key == "cell"

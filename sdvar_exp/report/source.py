@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.metrics.quantities import Metric, metrics
+from sdvar_exp.metrics.quantities import OWN, REFERENCE_ROWS, Metric, metrics
 from sdvar_exp.store.columns import NOISE, SAMPLES
 
-RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline"]
+RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline", "own_baseline"]
 NOISE_COLUMNS = list(NOISE)[1:]
 
 
@@ -46,8 +46,11 @@ def read_tables(folder: Path, stages: bool = True) -> Tables:
 
 
 def cells(tables: Tables) -> pd.DataFrame:
-    """One row per cell in plan order: cell, name, strategy, lossless, baseline (id of the cell it is compared with)."""
+    """One row per cell in plan order: cell, name, strategy, lossless, baseline (id of the cell that headline numbers compare
+    with, the study's reference), own_baseline (the target alone under the cell's own guidance, sampling and precision)."""
     runs = tables.runs
+    if "own_baseline" not in runs and "baseline" in runs:  # a study from before there were references
+        runs = runs.assign(own_baseline=runs["baseline"])
     if runs.empty:
         return pd.DataFrame(columns=RUN_COLUMNS)
     ordered = runs.sort_values("order", kind="stable") if "order" in runs else runs
@@ -71,13 +74,19 @@ def with_rates(samples: pd.DataFrame) -> pd.DataFrame:
     Raises `UserError` for a metric of a user's whose parameters are neither evidence nor columns.
     """
     rates: dict[str, pd.Series] = {}
+    alone = numbers(samples["target_rows_alone"]) if "target_rows_alone" in samples else None
+    two = REFERENCE_ROWS in samples
+    if alone is not None:
+        samples = samples.assign(**{REFERENCE_ROWS: numbers(samples[REFERENCE_ROWS]).fillna(alone) if two else alone})
     for m in metrics():
         if m.measured or m.average == "pooled" or m.name in samples:
             continue
-        if unknown := set(m.needs) - set(samples) - set(SAMPLES):
+        if unknown := set(m.needs) - set(samples) - set(SAMPLES) - {REFERENCE_ROWS}:
             raise UserError(f"metric={m.name} needs {', '.join(sorted(unknown))}, which samples lack")
         if set(m.needs) <= set(samples):
             rates[m.name] = derived(m, samples)
+            if two and alone is not None and REFERENCE_ROWS in m.needs:
+                rates[m.name + OWN] = derived(m, samples.assign(**{REFERENCE_ROWS: alone}))
     return samples.assign(**rates)
 
 

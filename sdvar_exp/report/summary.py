@@ -5,12 +5,13 @@ Knows the tables of the results store; every rate of the report is derived here,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric, headline, metric, metrics
+from sdvar_exp.metrics.quantities import OWN, Metric, headline, metric, metrics, tabled
 from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
 from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell, true, with_rates
 
@@ -18,11 +19,15 @@ LEVEL = 0.95
 ENDS = ("", "_low", "_high")
 
 
-def columns() -> list[str]:
-    """Columns of the summary: what a cell is, means with intervals, counts, speed, noise floor."""
+def columns(own: bool = False) -> list[str]:
+    """Columns of the summary: what a cell is, means with intervals, counts, speed, noise floor.
+
+    own: a cell's own baseline is not always the reference, so that what compares stands twice, with the ending `_own`.
+    """
     shown = [m for m in metrics() if m.summarised and not m.timed]
     return [
-        *("cell", "name", "strategy", "lossless", "baseline", "is_baseline", "n", "labels", "compared", "failed"),
+        *("cell", "name", "strategy", "lossless", "baseline", "is_baseline", "own_baseline"),
+        *("n", "labels", "compared", "failed"),
         *(f"{m.name}{end}" for m in shown if m.average != "pooled" for end in ENDS),
         *(m.name for m in shown if m.average == "pooled"),
         *("identical", "different_bound", "near_ties"),
@@ -38,7 +43,19 @@ def columns() -> list[str]:
         ),
         *(f"noise_{m.name}" for m in metrics() if m.has_floor),
         "noise_pairs",
+        *(f"{m.name}{end}" for m in (_own_metrics() if own else ()) for end in ENDS),
     ]
+
+
+def _own_metrics() -> list[Metric]:
+    """Metrics that stand a second time against the own baseline."""
+    return [m.against_baseline() for m in metrics() if m.summarised and m.relative and m.average != "pooled"]
+
+
+def table_metrics(summary: pd.DataFrame) -> list[Metric]:
+    """Metrics of every table, each followed by its second column against the own baseline where the summary has one."""
+    both = [(m, m.against_baseline()) for m in tabled()]
+    return [m for pair in both for m in pair if m.name in summary and (m is pair[0] or summary[m.name].notna().any())]
 
 
 def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = LEVEL) -> pd.DataFrame:
@@ -46,7 +63,8 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
 
     n: units (label, seed) with a row; labels: how many labels they have; compared: units that have a baseline image;
     failed: units without a row that failed. Means are over units, intervals at `level` as in `metrics.statistics`.
-    target_token_forwards: target_rows / target_rows_alone, 1 for the target alone; likewise draft.
+    Numbers that compare are against `baseline`, the study's reference; where some cell's own baseline is another one, the
+    same numbers against that stand in `…_own`. target_token_forwards: target_rows / rows of the reference; likewise draft.
     committed_per_call: stages committed by verify rounds per target call, totals over units; NaN without target calls.
     identical: k of `compared` units whose tokens all equal the baseline's; different_bound: 95 % upper bound on the
     share of images that differ. speedup: geometric mean of baseline time / cell time, paired, without VAE decode, over
@@ -57,6 +75,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     else `tables.noise`, see `source.NOISE_COLUMNS`.
     """
     known = cells(tables)
+    own = bool((known["baseline"] != known["own_baseline"]).any())
     pairs = noise_rows(tables) if noise is None else noise
     values = _values(tables.samples)
     units, none = dict(iter(values.groupby("cell"))), values.iloc[:0]
@@ -64,21 +83,25 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     rows = []
     for cell in known.itertuples(index=False):
         row = {"cell": cell.cell, "name": cell.name, "strategy": cell.strategy, "lossless": cell.lossless}
-        row |= {"baseline": cell.baseline, "is_baseline": cell.baseline == cell.cell}
+        row |= {"baseline": cell.baseline, "is_baseline": cell.baseline == cell.cell, "own_baseline": cell.own_baseline}
         row |= _units(units.get(cell.cell, none), of_cell(tables.failures, cell.cell), level)
         if cell.lossless != "tokens":  # a lossy cell differs for other reasons than rounding
             row["near_ties"] = 0
         row |= _timing(timings.get(cell.cell, tables.timings.iloc[:0]), level)
         row |= _noise(of_cell(pairs, cell.baseline))
+        if own and cell.own_baseline == cell.baseline:
+            row |= {f"{m.name}{OWN}{end}": row.get(f"{m.name}{end}") for m in metrics() if m.relative for end in ENDS}
         rows.append(row)
-    return pd.DataFrame(rows, columns=columns())
+    return pd.DataFrame(rows, columns=columns(own))
 
 
 def _values(samples: pd.DataFrame) -> pd.DataFrame:
     """What the summary reads of `samples`: identity, and every metric and what it is pooled from as floats."""
     shown = [m for m in metrics() if m.summarised and not m.timed]
     needed = dict.fromkeys([m.name for m in shown] + [name for m in shown if m.average == "pooled" for name in m.needs])
-    found = with_rates(samples).reindex(columns=["cell", "label", "seed", "identical", "near_tie", *needed])
+    found = with_rates(samples)
+    needed |= dict.fromkeys(m.name + OWN for m in shown if m.relative and m.name + OWN in found)
+    found = found.reindex(columns=["cell", "label", "seed", "identical", "near_tie", *needed])
     return found.assign(**{name: numbers(found[name]) for name in needed})
 
 
@@ -91,6 +114,8 @@ def _units(values: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[s
     for m in metrics():
         if m.summarised and not m.timed:
             row |= _pooled(m, values) if m.average == "pooled" else _averaged(m, values, level)
+            if m.relative and m.name + OWN in values and values[m.name + OWN].notna().any():
+                row |= _averaged(m.against_baseline(), values, level)
     identical, near_ties = (int(true(values[name]).sum()) for name in ("identical", "near_tie"))
     row |= {"identical": identical, "near_ties": near_ties}
     return row | {"different_bound": identical_bound(identical, compared, level)}
@@ -115,15 +140,20 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
         return {"timed": 0, "contended": 0}
     beside = true(timings["contended"])
     alone = timings[~beside]
-    with_vae = (alone["baseline_ms"] + alone["baseline_decode_ms"], alone["cell_ms"] + alone["cell_decode_ms"])
-    measured = alone.assign(
-        log=numbers(np.log(alone["baseline_ms"] / alone["cell_ms"])), log_with_vae=numbers(np.log(with_vae[0] / with_vae[1]))
-    )
-    repeats = measured.groupby(["label", "seed"])
-    units = repeats[["log", "log_with_vae"]].mean().reset_index()
+    others = ["baseline", *(["own"] if "own_ms" in alone and alone["own_ms"].notna().any() else [])]
+    logs = {}
+    for other in others:
+        logs[other] = numbers(np.log(alone[f"{other}_ms"] / alone["cell_ms"]))
+        with_vae = alone[f"{other}_ms"] + alone[f"{other}_decode_ms"], alone["cell_ms"] + alone["cell_decode_ms"]
+        logs[f"{other}_vae"] = numbers(np.log(with_vae[0] / with_vae[1]))
+    repeats = alone.assign(**logs).groupby(["label", "seed"])
+    units = repeats[list(logs)].mean().reset_index()
     times = repeats[["cell_ms", "baseline_ms"]].median().mean()
-    row: dict[str, Any] = _named(metric("speedup"), ratio_interval(units["log"].to_numpy(), units["label"].to_numpy(), level))
-    row |= {"speedup_with_vae": float(np.exp(units["log_with_vae"].mean()))}
+    row: dict[str, Any] = {}
+    for other, ending in zip(others, ("", OWN), strict=False):
+        speed = replace(metric("speedup"), name=f"speedup{ending}")
+        row |= _named(speed, ratio_interval(units[other].to_numpy(), units["label"].to_numpy(), level))
+        row |= {f"speedup_with_vae{ending}": float(np.exp(units[f"{other}_vae"].mean()))}
     row |= {"latency_ms": times["cell_ms"], "baseline_latency_ms": times["baseline_ms"]}
     return row | {"timed": len(units), "contended": _unit_count(timings[beside])}
 

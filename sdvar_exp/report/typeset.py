@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric, tabled
+from sdvar_exp.metrics.quantities import Metric
 from sdvar_exp.report.console import DASH, number
 from sdvar_exp.report.significance import ALPHA, comparisons, winners
 from sdvar_exp.report.source import Tables
+from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.store.files import atomic_write
 
 LATEX = {
@@ -129,13 +130,13 @@ def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
     shown = "±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals"
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
     times = f", {timed[-1]} of them timed" if timed else ""
-    speed = "Speed-up: baseline time ÷ cell time, geometric mean. " if timed else ""
+    speed = "Speed-up: reference time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
     return (
         f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
-        f"every other cell but the baseline at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
-        f"{speed}Pixel difference: mean |a−b| to the baseline's image. "
-        "Identical: images with all tokens equal."
+        f"every other cell but the reference at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
+        f"{speed}Pixel difference: mean |a−b| to the reference's image. "
+        "Identical: images with all tokens equal to the own baseline's, the target alone under the cell's guidance and precision."
     )
 
 
@@ -152,7 +153,7 @@ def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[P
 def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[Heading], list[list[str]]]:
     """Headings and rows as escaped text; columns without any number are left out."""
     best = winners(comparisons(tables, summary))
-    columns = [m for m in tabled() if pd.to_numeric(summary[m.name]).notna().any()]
+    columns = [m for m in table_metrics(summary) if pd.to_numeric(summary[m.name]).notna().any()]
     several = summary["n"].nunique() > 1  # else the note says it
     plain = ["identical", *(["n"] if several else [])]
     head = [("cell", ("", "cell")), *((m.plain_heading, m.lines()) for m in columns), *((text, ("", text)) for text in plain)]

@@ -1,4 +1,4 @@
-"""The noise floor of each baseline: its own images, compared between seeds of one label."""
+"""The noise floor of the reference: its own images, compared between seeds of one label."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def record_noise(job: Job) -> None:
     """Append the pairs that the ledger lacks, of the plan's labels and its first `SEEDS` seeds."""
     plan, done = job.prepared.plan, job.study.done()
     known = job.study.noise_pairs()
+    references = {planned.cell.compared_with(plan.reference).id for planned in plan.cells}
     for planned in plan.cells:
-        if planned.cell.id != planned.cell.baseline().id:
+        if planned.id not in references:
             continue
         for label in plan.labels:
             units = [Unit(label, s) for s in plan.seeds[:SEEDS] if (planned.cell.id, label, s) in done]

@@ -62,16 +62,11 @@ def prepare(plan: Plan, load: Load) -> Prepared:
 
 
 def with_baselines(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
-    """The plan with each cell once, in normal form, behind the baselines that it lacks; names of those."""
+    """The plan with each cell once, in normal form, behind the reference and baselines that it lacks; names of those."""
     cells = {p.cell.id: replace(p, cell=p.cell.normalised()) for p in reversed(plan.cells)}
     ordered = {p.cell.id: cells[p.cell.id] for p in plan.cells}
-    missing: dict[str, PlannedCell] = {}
-    for planned in ordered.values():
-        baseline = planned.cell.baseline()
-        if baseline.id not in ordered and baseline.id not in missing:
-            missing[baseline.id] = PlannedCell(baseline, baseline_name(baseline), ("strategy=sequential",))
-    names = tuple(p.name for p in missing.values())
-    return replace(plan, cells=(*missing.values(), *ordered.values())), names
+    missing = [PlannedCell(cell, baseline_name(cell), ("strategy=sequential",)) for cell in plan.added()]
+    return replace(plan, cells=(*missing, *ordered.values())), tuple(p.name for p in missing)
 
 
 def check(planned: PlannedCell, pair: Pair, labels: tuple[int, ...]) -> None:

@@ -21,6 +21,7 @@ from sdvar_exp.runner.sweep import Sweep, attempts_of
 from sdvar_exp.runner.work import Group, groups, plan_units
 from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
+from sdvar_exp.store.manifest import settle_reference
 from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
 
@@ -38,6 +39,7 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
     """
     with interruptible() as interrupt, ExitStack() as stack:
         try:
+            plan = settle_reference(plan)
             engine = make_engine(plan.settings)
             factory = backend or stack.enter_context(models_of(load))
             made = factory(plan)

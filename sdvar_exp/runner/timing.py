@@ -96,9 +96,12 @@ def device_name(device: torch.device) -> str:
 
 def measure_pair(at: Watched, timed: Timed, noise: NoiseBook, repeat: int) -> Body:
     """Time baseline and cell once, in an order that alternates over units and repeats."""
-    order = "AB" if (timed.index + repeat) % 2 == 0 else "BA"
+    letters = "ABC"[: 1 + len(at.job.prepared.plan.compared_with(timed.task.cell))]
+    order = letters if (timed.index + repeat) % 2 == 0 else letters[::-1]
     before = at.presence.others()
-    a, b = pair_up(at.job, timed.task, noise, order)
+    took = pair_up(at.job, timed.task, noise, order)
+    a, b = took["A"], took["B"]
+    own = {"own_ms": took["C"].ms, "own_decode_ms": took["C"].decode_ms} if "C" in took else {}
     contended = before or at.presence.others()
     first = timed.task.units[0]
     return {
@@ -113,20 +116,21 @@ def measure_pair(at: Watched, timed: Timed, noise: NoiseBook, repeat: int) -> Bo
         "cell_ms": b.ms,
         "baseline_decode_ms": a.decode_ms,
         "cell_decode_ms": b.decode_ms,
+        **own,
         "breakdown": b.breakdown,
         "contended": contended,
     }
 
 
-def pair_up(job: Job, task: Task, noise: NoiseBook, order: str) -> tuple[Measured, Measured]:
-    """Decode with the baseline (A) and the cell (B) in the given order: what each took.
+def pair_up(job: Job, task: Task, noise: NoiseBook, order: str) -> dict[str, Measured]:
+    """Decode with the reference (A), the cell (B) and, where it is asked for, the cell's own baseline (C) in the given order.
 
-    The baseline decodes the same units in the same lockstep, whatever the batch: a speed-up is the cell's own.
+    All decode the same units in the same lockstep, whatever the batch: a speed-up is the cell's own.
     """
-    cells = {"A": task.cell.baseline(), "B": task.cell}
+    against = job.prepared.plan.compared_with(task.cell)
+    cells = {"A": against[0], "B": task.cell, "C": against[-1]}
     with _no_collection():
-        took = {letter: measure(job, cells[letter], task.units, noise) for letter in order}
-    return took["A"], took["B"]
+        return {letter: measure(job, cells[letter], task.units, noise) for letter in order}
 
 
 def measure(job: Job, cell: Cell, units: Sequence[Unit], noise: NoiseBook) -> Measured:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdvar_exp.cell import ModelSpec, Unit
+from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding.api import Decoded, NoiseBook, decode
 from sdvar_exp.guest import kept_random_state
 from sdvar_exp.runner.baselines import Baselines
@@ -20,7 +20,7 @@ from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.pixels import Pixels
 from sdvar_exp.runner.prepare import Prepared
 from sdvar_exp.runner.result import Result, f_hat_of, result_of, to_numpy
-from sdvar_exp.runner.rows import Body, amplified_difference, unit_body
+from sdvar_exp.runner.rows import Body, amplified_difference, compared, unit_body
 from sdvar_exp.runner.stages import stage_picture
 from sdvar_exp.runner.work import Task, UnitKey, plan_units
 from sdvar_exp.store import StorageError, Study
@@ -57,9 +57,12 @@ def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> J
 def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Body]:
     """One record per unit of the task; images are written."""
     cell, pair = task.cell, job.prepared.pairs[task.cell.model]
-    own = cell.id == cell.baseline().id
+    against = job.prepared.plan.compared_with(cell)
+    own = cell.id == against[-1].id
     peak = PeakMemory(job.prepared.device)
-    baselines, hit = baselines_of(job, task, noise)
+    made = [baselines_of(job, task, noise, other) for other in against]
+    hit = all(cached for _, cached in made)
+    references, baselines = made[0][0], made[-1][0]
     decoded = None
     if not own:
         peak = PeakMemory(job.prepared.device)
@@ -68,25 +71,25 @@ def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Bo
     circumstances: dict[str, Any] = {"noise_ms": noise_ms, "cache_hit": hit, "peak_memory_bytes": memory}
     exact = job.prepared.plan.settings.dtype == "float64"
     bodies = []
-    for i, (unit, baseline) in enumerate(zip(task.units, baselines, strict=True)):
+    for i, (unit, reference, baseline) in enumerate(zip(task.units, references, baselines, strict=True)):
         result = baseline if decoded is None else result_of(decoded, i, image_of(job, task, decoded, i, baseline))
         check_finite(result)
-        write_images(job, task, unit, result, baseline)
+        write_images(job, task, unit, result, reference)
         if unit in job.staged:
             write_stages(job, task, unit, result, proposed_of(decoded, i))
         attempt = job.attempts[task.planned.id, unit.label, unit.seed] + 1
-        record, seen = look(job, task, result, baseline)
-        body = unit_body(task.planned.id, unit, result, baseline, pair.pyramid, exact, seen, attempt=attempt, **circumstances)
-        bodies.append({**body, **record})
+        record, seen = look(job, task, result, reference)
+        sample, stages = compared(unit, result, (reference, baseline)[: len(against)], pair.pyramid, exact, seen)
+        bodies.append({**unit_body(task.planned.id, unit, sample, stages, attempt=attempt, **circumstances), **record})
     return bodies
 
 
-def look(job: Job, task: Task, result: Result, baseline: Result) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model's classifier, if it has one, sees in the image and in the baseline's: for the record, for metrics."""
+def look(job: Job, task: Task, result: Result, reference: Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the model's classifier, if it has one, sees in the image and in the reference's: for the record, for metrics."""
     extractor = job.extractors.get(task.cell.model)
     if extractor is None:
         return {}, {}
-    own, base = extractor.see(result.image), extractor.see(baseline.image)
+    own, base = extractor.see(result.image), extractor.see(reference.image)
     record = {
         "classifier": extractor.digest,
         "features": own.features,
@@ -113,9 +116,8 @@ def check_finite(result: Result) -> None:
         raise NotFiniteError(f"NaN in {', '.join(found)}: check the checkpoint, or use a wider dtype")
 
 
-def baselines_of(job: Job, task: Task, noise: NoiseBook) -> tuple[list[Result], bool]:
-    """The baseline of each unit, and whether all came from the cache."""
-    cell = task.cell.baseline()
+def baselines_of(job: Job, task: Task, noise: NoiseBook, cell: Cell) -> tuple[list[Result], bool]:
+    """What a reference or baseline made of each unit, and whether all came from the cache."""
     alone = noise if len(task.units) == 1 else None
     try:
         found = [job.baselines.get(cell, unit, alone) for unit in task.units]
@@ -135,14 +137,14 @@ def image_of(job: Job, task: Task, decoded: Decoded, i: int, baseline: Result) -
     return job.pixels.of(task.cell.model, job.prepared.pairs[task.cell.model], decoded.f_hat[i : i + 1])
 
 
-def write_images(job: Job, task: Task, unit: Unit, result: Result, baseline: Result) -> None:
-    """Sample and amplified difference as PNG, where they are asked for; the baseline's picture is its own cell's."""
+def write_images(job: Job, task: Task, unit: Unit, result: Result, reference: Result) -> None:
+    """Sample and amplified difference as PNG, where they are asked for; the reference's picture is its own cell's."""
     if unit not in job.pictured:
         return
     key = (task.planned.id, unit.label, unit.seed)
     job.study.write_image(*key, result.image)
-    if result is not baseline:
-        job.study.write_image(*key, amplified_difference(result.image, baseline.image), "_diff")
+    if result is not reference:
+        job.study.write_image(*key, amplified_difference(result.image, reference.image), "_diff")
 
 
 def proposed_of(decoded: Decoded | None, i: int) -> list[np.ndarray | None]:

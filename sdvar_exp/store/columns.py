@@ -100,7 +100,8 @@ RUNS = {
     "config": "str",
     "overrides": "str",
     "order": "int",
-    "baseline": "str",
+    "baseline": "str",  # the cell that headline numbers compare with
+    "own_baseline": "str",
     "units": "int",
     "planned": "int",
     "failures": "int",
@@ -125,6 +126,8 @@ TIMINGS = {
     "cell_ms": "float",
     "baseline_decode_ms": "float",
     "cell_decode_ms": "float",
+    "own_ms": "float",
+    "own_decode_ms": "float",
     "draft_ms": "float",
     "verify_ms": "float",
     "accept_ms": "float",
@@ -158,4 +161,4 @@ TABLES = {"samples": SAMPLES, "stages": STAGES, "runs": RUNS, "timings": TIMINGS
 
 # Left out of the stable table: what another run of the same study on the same machine need not repeat (times, memory,
 # host, process, attempt, timestamps, cache hits), and the names of where and with what it ran (study, fingerprint).
-VOLATILE = frozenset(TIMED) | frozenset(CIRCUMSTANCES) | {"study", "failures"}
+VOLATILE = frozenset(TIMED) | frozenset(CIRCUMSTANCES) | {"study", "failures", "speedup_own"}

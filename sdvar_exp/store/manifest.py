@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sdvar_exp.store.provenance import redact
 from sdvar_exp.store.records import CELL, MANIFEST, fault, leave_out, parsed
 
 if TYPE_CHECKING:
+    from sdvar_exp.cell import Cell
     from sdvar_exp.plan import Plan, PlannedCell
 
 SCHEMA = 1
@@ -77,6 +79,40 @@ def agree(manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint,
         if not differences(other, fingerprint):
             return {**manifest, "others": {**others, known: _with_new_models(other, fingerprint)}, "current": known}
     return {**manifest, "others": {**others, mine: fingerprint}, "current": mine}
+
+
+def reference_record(reference: Cell | None) -> dict[str, Any]:
+    """What a manifest says of the study's reference."""
+    return {} if reference is None else {"reference": {"id": reference.id, "config": reference.as_dict()}}
+
+
+def settle_reference(plan: Plan) -> Plan:
+    """The plan with the reference of the study that it goes on with.
+
+    A study that was begun before there were references has none: its cells are compared with their own baselines. Raises
+    `UserError` where the command names another reference, or none of the models that the study's needs.
+    """
+    manifest = read_manifest(plan.folder)
+    if manifest is None or plan.reference is None:
+        return plan
+    kept = manifest.get("reference")
+    if kept is not None and kept["id"] == plan.reference.id:
+        return plan
+    if plan.said:
+        found = "; ".join(differences(kept["config"], plan.reference.as_dict())) if kept else "it has none"
+        raise UserError(f"study {plan.study} was begun with another reference ({found}); drop reference.…, or use study=NAME")
+    if kept is None:
+        return replace(plan, reference=None)
+    models = (plan.reference.model, *(p.cell.model for p in plan.cells))
+    for spec in (one for model in models for one in (model, model.plainly())):
+        reference = type(plan.reference).sequential(kept["config"], spec)
+        if reference.id == kept["id"]:
+            return replace(plan, reference=reference)
+    wanted = differences(kept["config"]["model"], plan.reference.model.identity(), "model")
+    raise UserError(
+        f"study {plan.study} compares with another model ({'; '.join(wanted)}), which this command does not name; "
+        "use study=NAME"
+    )
 
 
 def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
@@ -146,7 +182,7 @@ def write_cells(folder: Path, plan: Plan) -> None:
             continue
         seen.add(cell_id)
         old = known.get(cell_id)
-        new = dict(old) if old else _describe(planned, cell_id, following)
+        new = dict(old) if old else _describe(planned, cell_id, following, plan.reference)
         following += old is None
         new["timing"] = timing
         if not set(_product(units)) <= set(planned_units(new)):
@@ -155,7 +191,7 @@ def write_cells(folder: Path, plan: Plan) -> None:
             atomic_write(folder / "cells" / f"{cell_id}.json", (json.dumps(new, indent=1) + "\n").encode())
 
 
-def _describe(planned: PlannedCell, cell_id: str, order: int) -> dict[str, Any]:
+def _describe(planned: PlannedCell, cell_id: str, order: int, reference: Cell | None) -> dict[str, Any]:
     from sdvar_exp.decoding.guarantees import lossless
 
     cell = planned.cell.normalised()
@@ -164,7 +200,8 @@ def _describe(planned: PlannedCell, cell_id: str, order: int) -> dict[str, Any]:
         "order": order,
         "name": planned.name,
         "lossless": lossless(cell),
-        "baseline": cell.baseline().id,
+        "baseline": cell.compared_with(reference).id,
+        "own_baseline": cell.baseline().id,
         "config": cell.as_dict(),
         "overrides": redact(planned.overrides),
         "planned": [],

@@ -63,7 +63,9 @@ class Study:
             ) from error
         try:
             self._lock.acquire()
-            agreed = manifest.agree(manifest.read_manifest(self.folder), plan.study, fingerprint, allow_mixed)
+            known = manifest.read_manifest(self.folder)
+            agreed = manifest.agree(known, plan.study, fingerprint, allow_mixed)
+            agreed |= manifest.reference_record(plan.reference) if known is None else {}
             manifest.write_manifest(self.folder, agreed)
             self._write_cells(plan)
         except BaseException:

@@ -192,6 +192,7 @@ def _runs(manifest: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], s
         timing = c.get("timing", {})
         plan = {"planned": len(planned_units(c))} | {f"timing_{k}": timing.get(k) for k in ("units", "repeats")}
         row = {k: c[k] for k in ("name", "lossless", "order", "baseline")} | choice_texts(c["config"])
+        row["own_baseline"] = c.get("own_baseline", c["baseline"])
         texts = {"config": _flat(c["config"]), "overrides": " ".join(c["overrides"])}
         counts = {"units": done[cell], "failures": failures[cell]}
         builder.add({"study": manifest["study"], "cell": cell, **row, **texts, **plan, **counts, **machine})

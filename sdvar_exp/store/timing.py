@@ -21,7 +21,9 @@ def unit_times(records: Sequence[Record]) -> dict[str, Any]:
     clean = [r for r in records if not r.get("contended")]
     used = clean or records
     times = {name: _median(timing_row(r).get(name) for r in used) for name in PARTS}
+    own = geometric_mean(_ratio(r, (), "own") for r in clean)
     return {
+        **({} if own is None else {"speedup_own": own}),
         "latency_ms": _median(r.get("cell_ms") for r in used),
         "baseline_latency_ms": _median(r.get("baseline_ms") for r in used),
         "speedup": geometric_mean(_ratio(r, ()) for r in clean),
@@ -44,10 +46,10 @@ def geometric_mean(values: Iterable[float | None]) -> float | None:
     return math.exp(math.fsum(logs) / len(logs)) if logs else None
 
 
-def _ratio(record: Record, parts: tuple[str, ...]) -> float | None:
-    """Baseline ÷ cell of one repeat; parts: what is added to both, e.g. the VAE decode."""
+def _ratio(record: Record, parts: tuple[str, ...], above_of: str = "baseline") -> float | None:
+    """Baseline (or `own` baseline) ÷ cell of one repeat; parts: what is added to both, e.g. the VAE decode."""
     names = ("ms", *(f"{p}_ms" for p in parts))
-    above = [float(v) for n in names if (v := record.get(f"baseline_{n}")) is not None]
+    above = [float(v) for n in names if (v := record.get(f"{above_of}_{n}")) is not None]
     below = [float(v) for n in names if (v := record.get(f"cell_{n}")) is not None]
     if not len(above) == len(below) == len(names) or not sum(below) > 0:
         return None

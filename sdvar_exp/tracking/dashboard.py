@@ -153,7 +153,7 @@ def about(facts: Facts) -> str:
     return (
         f"{facts.cells} cells, {facts.units} images. One run per cell; its summary holds means over the cell's images. "
         "Pixel difference: mean |a-b| to the target's own image of the same label, seed and noise, on [0, 1]. "
-        "Speed-up: baseline time ÷ cell time, paired, without VAE decode."
+        "Speed-up: reference time ÷ cell time, paired, without VAE decode."
     )
 
 

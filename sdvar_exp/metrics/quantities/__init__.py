@@ -43,6 +43,10 @@ AVERAGES = ("mean", "geometric", "pooled", "count", "none")
 SHOWN = ("everywhere", "wide", "summary", "image", "rows")
 HEADLINES = ("difference", "speed", "calls")
 ORDER = ("recorded", "fidelity")
+REFERENCE_ROWS = "rows_reference"
+"""Column with the rows that the reference feeds; the report fills it where it is the cell's own `target_rows_alone`."""
+OWN = "_own"
+"""Ending of a column that compares with the cell's own baseline, where that is not the study's reference."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Metric:
         headline: `difference`, `speed` or `calls` for the one metric that stands for it.
         figures: whether figures that compare cells have a panel for it.
         values: `float`, `int` or `bool`.
+        against_own: always asked of the own baseline, under the plain name: what a decoder promises is said of that.
         timed: a time, or a ratio of times; the summary takes it from `timings`.
         says: one sentence, the first line of the docstring.
         own: of the project itself, not of a user's package.
@@ -85,6 +90,7 @@ class Metric:
     headline: str = ""
     figures: bool = True
     values: str = "float"
+    against_own: bool = False
     timed: bool = False
     says: str = ""
     own: bool = False
@@ -109,6 +115,11 @@ class Metric:
     def compares(self) -> bool:
         """Whether it compares an image with another decode."""
         return self.measured and any(name.endswith("_b") for name in self.needs)
+
+    @property
+    def twice(self) -> bool:
+        """Whether it stands a second time against the own baseline, where that is not the reference."""
+        return self.compares and not self.against_own and any(not name.endswith("_b") for name in self.needs)
 
     @property
     def of_images(self) -> bool:
@@ -138,9 +149,14 @@ class Metric:
         """Whether it is a ratio, whose differences are those of logarithms."""
         return self.average == "geometric"
 
-    def with_suffix(self, suffix: str, against: str) -> Metric:
-        """The same quantity against another decode: `pixel_mae_own`, "pixel difference (own baseline)"."""
-        return replace(self, name=f"{self.name}{suffix}", heading=f"{self.heading} ({against})", headline="", figures=False)
+    @property
+    def relative(self) -> bool:
+        """Whether it depends on what a cell is compared with: a difference, or a ratio to the reference."""
+        return self.twice or self.ratio or REFERENCE_ROWS in self.needs
+
+    def against_baseline(self) -> Metric:
+        """The same quantity against the cell's own baseline: `pixel_mae_own`, "pixel difference (own baseline)"."""
+        return replace(self, name=self.name + OWN, heading=f"{self.heading} (own baseline)", headline="", figures=False)
 
     def lines(self) -> tuple[str, str]:
         """The heading on two lines, the first one empty where it is short."""

@@ -105,7 +105,7 @@ def agreement_by_stage(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> 
     unit="[0, 1]",
 )
 def pixel_mae(image_a: np.ndarray, image_b: np.ndarray) -> float:
-    """mean |a−b| to the baseline's image of one label and seed, on [0, 1]"""
+    """mean |a−b| to the reference's image of one label and seed, on [0, 1]"""
     a, b = _pair(image_a, image_b, "image")
     return float(np.abs(a - b).mean())
 
@@ -185,7 +185,7 @@ def ssim(image_a: np.ndarray, image_b: np.ndarray) -> float | None:
     unit="[−1, 1]; null if an image is constant, 1 if a = b",
 )
 def correlation(image_a: np.ndarray, image_b: np.ndarray) -> float | None:
-    """Pearson correlation with the baseline's image over all pixel values."""
+    """Pearson correlation with the reference's image over all pixel values."""
     a, b = _pair(image_a, image_b, "image")
     if np.array_equal(a, b):
         return 1.0
@@ -206,7 +206,7 @@ def correlation(image_a: np.ndarray, image_b: np.ndarray) -> float | None:
     unit="[0, 1]",
 )
 def token_agreement(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> float:
-    """Share of tokens equal to the baseline's."""
+    """Share of tokens equal to the reference's."""
     return float((flat_tokens(tokens_a, pyramid) == flat_tokens(tokens_b, pyramid)).mean())
 
 
@@ -222,7 +222,7 @@ def token_agreement(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> flo
     unit="null if none",
 )
 def first_divergent_stage(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> int | None:
-    """First stage with a token that differs from the baseline's; None if there is none."""
+    """First stage with a token that differs from the reference's; None if there is none."""
     return next((k for k, share in enumerate(agreement_by_stage(tokens_a, tokens_b, pyramid)) if share < 1), None)
 
 
@@ -250,10 +250,11 @@ def fhat_cosine(f_hat_a: np.ndarray, f_hat_b: np.ndarray) -> float | None:
     average="count",
     shown="rows",
     values="bool",
-    formula="every token equal",
+    against_own=True,
+    formula="every token equal to the own baseline's",
 )
 def identical(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> bool:
-    """Images whose tokens all equal the baseline's."""
+    """Images whose tokens all equal the own baseline's."""
     return bool(np.array_equal(flat_tokens(tokens_a, pyramid), flat_tokens(tokens_b, pyramid)))
 
 
@@ -264,6 +265,7 @@ def identical(tokens_a: Tokens, tokens_b: Tokens, pyramid: Pyramid) -> bool:
     average="none",
     shown="rows",
     values="bool",
+    against_own=True,
     formula="they differ, and at the first divergent stage each token that differs was within 1e-4 of another one: rounding "
     "([footguns](footguns.md))",
     unit="false in float64",

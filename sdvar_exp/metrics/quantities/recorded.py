@@ -58,12 +58,12 @@ def draft_calls(draft_calls: Column) -> Column:
     better=-1,
     interval=False,
     figures=False,
-    formula="`target_rows` ÷ `target_rows_alone`: 1 for the target alone",
+    formula="`target_rows` ÷ `rows_reference`: 1 for the reference",
     unit="",
 )
-def target_token_forwards(target_rows: Column, target_rows_alone: Column) -> Column:
-    """Rows fed to the target ÷ rows fed when it decodes alone."""
-    return target_rows / target_rows_alone
+def target_token_forwards(target_rows: Column, rows_reference: Column) -> Column:
+    """Rows fed to the target, both guidance halves, ÷ rows of the reference: the target alone under the study's guidance."""
+    return target_rows / rows_reference
 
 
 @register(
@@ -74,11 +74,11 @@ def target_token_forwards(target_rows: Column, target_rows_alone: Column) -> Col
     range=COUNT,
     better=-1,
     shown="summary",
-    formula="`draft_rows` ÷ `draft_rows_alone`: 1 for the draft alone",
+    formula="`draft_rows` ÷ `rows_reference`: 1 for the draft alone under the reference's guidance",
 )
-def draft_token_forwards(draft_rows: Column, draft_rows_alone: Column) -> Column:
-    """Rows fed to the draft ÷ rows fed when it decodes alone."""
-    return draft_rows / draft_rows_alone
+def draft_token_forwards(draft_rows: Column, rows_reference: Column) -> Column:
+    """Rows fed to the draft ÷ rows of a model alone under the reference's guidance."""
+    return draft_rows / rows_reference
 
 
 @register(
@@ -109,11 +109,11 @@ def committed_per_call(committed_by_verify: Column, target_calls: Column) -> Col
     average="geometric",
     timed=True,
     headline="speed",
-    formula="exp(mean over repeats of log(baseline ÷ cell)), each pair decoded in turn in one process",
+    formula="exp(mean over repeats of log(reference ÷ cell)), each pair decoded in turn in one process",
     unit="> 1: the cell is faster",
 )
 def speedup(speedup: Column) -> Column:
-    """Baseline time ÷ cell time, paired, image decoder left out, geometric mean."""
+    """Reference time ÷ cell time, paired, image decoder left out, geometric mean."""
     return speedup
 
 
@@ -130,7 +130,7 @@ def speedup(speedup: Column) -> Column:
     formula="the same with the VAE decode added to both",
 )
 def speedup_with_vae(speedup_with_vae: Column) -> Column:
-    """Baseline time ÷ cell time, image decoder included."""
+    """Reference time ÷ cell time, image decoder included."""
     return speedup_with_vae
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric, headline, tabled
+from sdvar_exp.metrics.quantities import Metric, headline
 from sdvar_exp.report.console import DASH, number, with_interval
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import numbers, pareto
+from sdvar_exp.report.summary import table_metrics
 
 PLOT = 84
 """Width of a row's interval drawing, in pixels."""
@@ -22,7 +23,7 @@ MOST_LISTED = 6
 
 def table(summary: pd.DataFrame) -> str:
     """The whole table; every body cell that sorts otherwise than its text carries `data-value`."""
-    shown = tabled()
+    shown = table_metrics(summary)
     heads = [
         ("#", "number", "number in the figures"),
         ("cell", "text", ""),
@@ -32,12 +33,12 @@ def table(summary: pd.DataFrame) -> str:
         ("n", "number", "images"),
     ]
     scales = {m.name: Scale.of(summary, m) for m in shown if m.interval}
-    return part("table", heads=heads, rows=[_row(row, scales) for row in summary.to_dict("records")])
+    return part("table", heads=heads, rows=[_row(row, shown, scales) for row in summary.to_dict("records")])
 
 
-def _row(row: dict[str, Any], scales: Mapping[str, Scale]) -> dict[str, Any]:
+def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scale]) -> dict[str, Any]:
     numbers = []
-    for m in tabled():
+    for m in shown:
         text = with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits)
         mean, _, rest = text.partition(" [")
         drawing = scales[m.name].drawing(row) if m.interval else None
@@ -62,7 +63,7 @@ class Scale:
         ends = pd.concat([summary[f"{m.name}{end}"] for end in ("", "_low", "_high")]).astype(float)
         values = ends[np.isfinite(ends)].tolist()
         if m.has_floor:
-            values += summary[f"noise_{m.name}"].dropna().astype(float).tolist()
+            values += summary.get(f"noise_{m.name}", pd.Series(dtype=float)).dropna().astype(float).tolist()
         if m.ratio:
             values.append(1.0)
             values = [v for v in values if v > 0]

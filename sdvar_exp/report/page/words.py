@@ -83,7 +83,7 @@ def _closeness(summary: pd.DataFrame) -> list[str]:
     difference = pd.to_numeric(lossy[m.name])
     best, worst = (lossy.loc[at].to_dict() for at in (difference.idxmin(), difference.idxmax()))
     out = [
-        f"Of the lossy cells, {best['name']} stays closest to the baseline's images, {m.plain_heading} "
+        f"Of the lossy cells, {best['name']} stays closest to the reference's images, {m.plain_heading} "
         f"{with_interval(best, m.name, m.digits)}, n = {best['compared']}; {worst['name']} is farthest, "
         f"{with_interval(worst, m.name, m.digits)}, n = {worst['compared']}."
     ]

@@ -163,7 +163,7 @@ def figure(data: pd.DataFrame, quantity: Quantity | None = None, size: Size | No
             handletextpad=0.1,
         )
     caption = (
-        f"{quantity.title}. y: baseline time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
+        f"{quantity.title}. y: reference time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
         f"other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals. {images_of(data['n'])}, "
         f"{images_of(data['timed'], 'timed').removeprefix('n = ')}."
     )
@@ -210,7 +210,7 @@ def _frame_axis(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
     axis.grid(True)
     axis.axhline(1, color=MUTED, lw=0.8)
     axis.set_xlabel(quantity.axis)
-    axis.set_ylabel("speed-up (baseline time ÷ cell time)")
+    axis.set_ylabel("speed-up (reference time ÷ cell time)")
 
 
 def _lines(data: pd.DataFrame, front: pd.DataFrame) -> list[tuple[float, float, float, float]]:
