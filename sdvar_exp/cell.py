@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -79,8 +79,7 @@ class ModelSpec:
 
     def plainly(self) -> ModelSpec:
         """The same files under the usual arithmetic."""
-        usual = {f.name: f.default for f in fields(self) if f.name in ("execution", "autocast")}
-        return replace(self, **usual)
+        return replace(self, execution=ModelSpec.execution, autocast=ModelSpec.autocast)
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
@@ -153,7 +152,7 @@ class Cell:
     def sequential(cls, config: Mapping[str, Any], model: ModelSpec) -> Cell:
         """The inverse of `as_dict` for a cell of the target alone. Raises `UserError` for values that do not fit."""
         schedule = dict(config["cfg_schedule"])
-        sampling = {k: Noise(v) if k == "noise" else v for k, v in config["sampling"].items()}
+        sampling: dict[str, Any] = {k: Noise(v) if k == "noise" else v for k, v in config["sampling"].items()}
         chosen = choose("cfg_schedule", schedule.pop("name"), **{k: v for k, v in schedule.items() if k != "source"})
         return cls(choose("strategy", "sequential"), chosen, sampling=Sampling(**sampling), model=model).normalised()
 

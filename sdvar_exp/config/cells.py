@@ -251,7 +251,10 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
     chosen = {key for key, item in own.items() if item.is_group}
     usual = {key: item for key, item in items.items() if key.split(".")[0] not in chosen}
     trial = dataclasses.replace(work, errors=[], notices=[])
-    for attempt in ({**usual, **own}, {k: v for k, v in {**usual, **own}.items() if v.is_group or k in own}):
+    named = {key.split(".")[0] for key in own}
+    attempts = [usual, {k: v for k, v in usual.items() if v.is_group}]
+    attempts.append({k: v for k, v in attempts[-1].items() if k not in named})  # cfg_schedule=off has no cfg to set
+    for attempt in ({**some, **own} for some in attempts):
         trial.errors = []
         tree = work.composer.job(attempt, trial.errors)
         cell = to_cell(tree.cfg, trial) if tree is not None and not trial.errors else None

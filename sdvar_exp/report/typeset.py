@@ -136,7 +136,7 @@ def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
         f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
         f"every other cell but the reference at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
         f"{speed}Pixel difference: mean |a−b| to the reference's image. "
-        "Identical: images with all tokens equal to the own baseline's, the target alone under the cell's guidance and precision."
+        "Identical: images with all tokens equal to the own baseline's, the target under the cell's guidance and precision."
     )
 
 

@@ -34,7 +34,7 @@ def compared(
         found.append(fidelity(*pair, pyramid, close_b=close, label=unit.label, **(seen if not ending else {})))
         for row, share in zip(stages, agreement_by_stage(result.tokens, other.tokens, pyramid), strict=True):
             row[f"token_agreement{ending}"] = share
-    sample = found[0] | result.algorithm
+    sample = {**found[0], **result.algorithm}
     if len(found) > 1:
         sample |= {m.name: found[1][m.name] for m in metrics() if m.against_own and m.name in found[1]}
         sample |= {m.name + OWN: found[1][m.name] for m in metrics() if m.twice and m.name in found[1]}

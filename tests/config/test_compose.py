@@ -12,6 +12,7 @@ from sdvar_exp.config import compose
 from sdvar_exp.config.command import Command, load_entries
 from sdvar_exp.config.composing import Composer, started
 from sdvar_exp.config.overrides import Known, expand_all
+from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 
 ISSUE = [
@@ -314,3 +315,46 @@ def test_every_sweep_form_expands() -> None:
         "mask": ["no_prefix", "block_causal"],
         "labels": [3],
     }
+
+
+def test_the_reference_is_the_target_alone_before_any_sweep() -> None:
+    """What a command sets for all of its cells counts, what it sweeps does not; `reference.…` overrides both."""
+
+    def reference(*words: str) -> tuple[str, object]:
+        plan = compose(list(words))
+        assert plan.reference is not None and plan.reference.strategy.name == "sequential"
+        schedule = plan.reference.cfg_schedule
+        return schedule.name, getattr(schedule.params, "cfg", None)
+
+    assert reference("cfg_schedule=off,constant", "strategy=draft_only") == ("linear", 1.5)
+    assert reference("cfg_schedule.cfg=3", "strategy=sequential,draft_only") == ("linear", 3.0)
+    assert reference("cfg_schedule.cfg=3", "reference.cfg_schedule.cfg=1.5") == ("linear", 1.5)
+    assert reference("cfg_schedule=off", "reference.cfg_schedule=constant", "reference.cfg_schedule.cfg=2") == ("constant", 2.0)
+    plan = compose(["sampling.top_k=9", "model.execution=compile", "strategy=draft_only"])
+    assert plan.reference is not None and not plan.said
+    assert plan.reference.sampling.top_k == 9 and plan.reference.model.execution == "eager"
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("reference.strategy=test3", "the reference is the target alone, stage by stage; set its"),
+        ("reference.mask=block_diagonal", "the reference is the target alone"),
+        ("reference=sequential", "reference must name guidance, sampling or model, as {cfg_schedule: {cfg: 1.5}}"),
+        ("reference.cfg_schedule=lineer", "unknown cfg_schedule 'lineer'"),
+        ("reference.cfg_schedule.strength=2", "reference: unknown key 'cfg_schedule.strength'"),
+        ("reference.cfg_schedule.cfg=-1", "cfg"),
+    ],
+)
+def test_a_wrong_reference_is_one_line(word: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose([word])
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_experiment_names_its_reference(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nreference: {cfg_schedule: {cfg: 2.5}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    plan = compose(["--config-dir", str(tmp_path), "experiment=mine", "cfg_schedule=off"])
+    assert plan.reference is not None and plan.reference.cfg_schedule.params.cfg == 2.5 and plan.said
