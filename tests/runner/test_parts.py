@@ -12,18 +12,25 @@ import pytest
 import torch
 from rich.console import Console
 
+from sdvar_exp.cell import Unit
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.runner.interrupt import interruptible
 from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.progress import duration, phase
 from sdvar_exp.runner.result import Result, to_numpy
-from sdvar_exp.runner.rows import amplified_difference, near_tie
+from sdvar_exp.runner.rows import amplified_difference, compared
 
 PYRAMID = Pyramid((1, 2))
 
 
 def result(margins: list[float]) -> Result:
     return Result(np.zeros(5, np.int64), np.zeros((1, 2, 2)), np.zeros((3, 4, 4)), np.array(margins))
+
+
+def near_tie(tokens: np.ndarray, baseline: Result, pyramid: Pyramid) -> bool:
+    """What the row says of an image with these tokens."""
+    own = Result(tokens, baseline.f_hat, baseline.image, baseline.margins)
+    return bool(compared(Unit(0, 0), own, (baseline,), pyramid, exact=False, seen={})[0]["near_tie"])
 
 
 def test_a_signal_inside_a_unit_waits_for_its_end() -> None:
