@@ -41,7 +41,7 @@ def test_a_pipe_gets_one_line_per_cell(summary):
 
 def test_the_legend_says_what_is_compared(summary):
     text = "\n".join(shown(summary, terminal=False))
-    assert "baseline time ÷ cell time" in text
+    assert "reference time ÷ cell time" in text
     assert "of 24 images a cell" in text
     assert "n = 24 images a cell from 3 labels" in text
     assert "noise floor: two baseline images of one label" in text
