@@ -44,7 +44,7 @@ def test_the_legend_says_what_is_compared(summary):
     assert "reference time ÷ cell time" in text
     assert "of 24 images a cell" in text
     assert "n = 24 images a cell from 3 labels" in text
-    assert "noise floor: two baseline images of one label" in text
+    assert "noise floor: two reference images of one label" in text
     assert "near-ties" not in text
 
 
