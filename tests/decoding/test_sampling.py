@@ -226,3 +226,22 @@ def test_the_quarter_suffices_for_peaked_rows(monkeypatch: pytest.MonkeyPatch) -
     assert sum(rows) <= 16  # of 64
     nucleus(torch.zeros(1, 4, 4096), 0.96)
     assert rows[-1] == 4  # all tied: sorted whole
+
+
+def edges_apart(steps: list[float]) -> int:
+    """Rows of which the quarter and the full sort keep other codes, with p a little off the mass before some code."""
+    apart = 0
+    for seed, step in enumerate(steps):
+        x = torch.randn(1, 1, 2048, generator=torch.Generator().manual_seed(seed)) * 3
+        ordered = x.double().sort(descending=True).values.softmax(dim=-1)
+        p = (ordered.cumsum(dim=-1) - ordered)[0, 0, 40 + 3 * seed].item() + step
+        apart += not torch.equal(nucleus(x, p), sorted_nucleus(x, p))
+    return apart
+
+
+def test_where_rounding_could_decide_the_row_is_sorted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p lies so near to a cumulated mass that the float32 sum of the full sort may fall on its other side; and does."""
+    steps = [sign * 10.0**-exponent for exponent in (6, 7, 8, 9) for sign in (1, -1) for _ in range(5)]
+    assert edges_apart(steps) == 0
+    monkeypatch.setattr(sampling_module, "ROUNDING", 0.0)
+    assert edges_apart(steps) > 3
