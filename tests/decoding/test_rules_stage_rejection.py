@@ -203,6 +203,8 @@ def test_attempts_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residual, "LARGEST_BLOCK", 300)
     out = draw_stage(view, torch.ones(3, dtype=torch.bool))
     assert max(asked) <= 100 and (out.tries_B >= 500).all() and (out.tries_B < 700).all()
+    monkeypatch.setattr(residual, "LIMIT", sum(asked[:3]))
+    assert draw_stage(view, torch.ones(3, dtype=torch.bool)).tries_B.tolist() == [sum(asked[:3])] * 3
 
 
 def test_the_device_is_waited_for_once_a_block() -> None:
