@@ -30,6 +30,11 @@ FLAGS = (
     "--only",
     "--failed",
 )
+ELSEWHERE = {
+    "--dry-run": "; sdvar-exp plan shows what a command would do",
+    "--json": "; sdvar-exp plan, table and status have --json",
+}
+"""Options that people expect of `run`, and which verb has them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def read_command(argv: Sequence[str]) -> Command:
             word = token.lstrip("-") if value else f"{flag.lstrip('-')}=…"
             raise UserError(f"{token}: write {word}, without --; a W&B agent does so with ${{args_no_hyphens}} for ${{args}}")
         elif token.startswith("-"):
-            raise UserError(f"unknown option {token}{did_you_mean(flag, FLAGS)}")
+            raise UserError(f"unknown option {token}{ELSEWHERE.get(flag) or did_you_mean(flag, FLAGS)}")
         else:
             overrides.append(token)
     return Command(tuple(overrides), extra)

@@ -338,7 +338,12 @@ def _check_choice(item: Item, known: Known) -> str | None:
             if registry.get("mask", name).meta.get("code") == value:
                 return f"mask={value}: masks are chosen by name; did you mean mask={name}?"
     word = "null" if value is None else str(value)
-    return f"unknown {group} {word!r}{did_you_mean(word, names) or '; ' + choices_text(names)}"
+    hint = did_you_mean(word, names) or f"; {choices_text(names)}"
+    if group == "gamma" and isinstance(value, int) and not isinstance(value, bool):
+        hint = f"; did you mean gamma.value={value}?"
+    elif group == "experiment" and known.extra is None and "did you mean" not in hint:
+        hint += "; one of your own needs --config-dir FOLDER"
+    return f"unknown {group} {word!r}{hint}"
 
 
 def expand_all(texts: Sequence[str], known: Known, errors: list[str]) -> dict[str, list[Item]]:

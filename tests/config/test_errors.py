@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdvar_exp import registry
-from sdvar_exp.config import compose, multirun, passthrough
+from sdvar_exp.config import compose, folder, multirun, passthrough
 from sdvar_exp.config.schema import SlurmNode
 from sdvar_exp.errors import UserError
 from sdvar_exp.tracking.options import resolve
@@ -22,6 +22,9 @@ ONE_LINE = {
     "strategy=tset3": "unknown strategy 'tset3'; did you mean 'test3'?",
     "mask=3": "mask=3: masks are chosen by name; did you mean mask=block_causal?",
     "engine=9": "unknown engine '9'; choose one of inprocess, pool, slurm",
+    "gamma=3": "unknown gamma '3'; did you mean gamma.value=3?",
+    "experiment=mine": "unknown experiment 'mine'; choose one of "
+    f"{', '.join(folder.names('experiment'))}; one of your own needs --config-dir FOLDER",
     "experiment=gide": "unknown experiment 'gide'; did you mean 'guide'?",
     "strategy=[test3,sequential]": "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",
     "mask={window:3}": "mask={window:3}: mask takes a name; set its parameters with mask.<parameter>=…",
@@ -201,6 +204,14 @@ def _numbers() -> Iterator[tuple[str, list[str]]]:
 def test_words_of_a_wandb_agent(word: str) -> None:
     with pytest.raises(UserError, match=rf"write {word[2:]}, without --; .*\$\{{args_no_hyphens\}}"):
         compose([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "verb"), [("--dry-run", "sdvar-exp plan"), ("--json", "plan, table and status"), ("--study", "study=")]
+)
+def test_options_that_people_expect(word: str, verb: str) -> None:
+    with pytest.raises(UserError, match=verb):
+        compose([word, "x"])
 
 
 def test_project_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
