@@ -1,5 +1,6 @@
 """What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, guidance
-schedules), what every report reads (metrics), and what it draws (figures).
+schedules), what every report reads (metrics), what it draws (figures), and where runs
+are sent (trackers).
 
 An entry is a frozen dataclass of parameters plus a function, registered by a decorator in a file of its own.
 Files are discovered, no list is edited. Importing an entry's file imports no torch, so that planning stays light.
@@ -35,6 +36,7 @@ PACKAGES = {
     "cfg_schedule": "sdvar_exp.decoding.guidance",
     "metric": "sdvar_exp.metrics.quantities",
     "figure": "sdvar_exp.report.plots",
+    "tracker": "sdvar_exp.tracking",
 }
 """By kind, the package whose files, or the module that, registers the project's own entries."""
 ENTRY_POINT_GROUP = "sdvar_exp.plugins"

@@ -1,11 +1,13 @@
-"""`sdvar-exp push`: send studies to W&B; a second push sends nothing."""
+"""`sdvar-exp push`: send studies to W&B or another tracker; a second push sends nothing."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import add_results_dir, count, find_study
 from sdvar_exp.errors import UserError
@@ -19,10 +21,13 @@ FAILED = 1
 def main(argv: list[str]) -> int:
     """Exit code: 0 all sent, 1 W&B did not take it."""
     parser = Parser(
-        prog="sdvar-exp push", description="Send studies to Weights & Biases from their ledgers; a second push sends nothing."
+        prog="sdvar-exp push",
+        description="Send studies from their ledgers to Weights & Biases or another tracker; a second push sends nothing.",
     )
     parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, or its name in the results folder")
-    parser.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else offline")
+    parser.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else online")
+    parser.add_argument("--to", default="wandb", metavar="TRACKER", help="a registered tracker: wandb (default), trackio, …")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="a module that registers a tracker")
     parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds per study (default 600)")
@@ -33,24 +38,26 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.tracking import push_in_child, resolve
     from sdvar_exp.tracking.pushed import Pushed
 
-    options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {})
-    if options.mode == "none":
+    options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {"mode": "online"})
+    registry.discover(asked.plugin)
+    options = replace(options, tracker=registry.get("tracker", asked.to).name)
+    if options.mode == "none" and asked.to == "wandb":
         raise UserError("W&B is turned off by WANDB_MODE or WANDB_DISABLED; to push all the same say --mode offline or online")
     folders = [find_study(study, Path(asked.results_dir)) for study in asked.studies]
     for folder in filter(is_kept, folders):
         raise UserError(f"{folder} was kept without its ledger, which is what is sent; run it again, or push it where it ran")
     outcomes, sent = [], []
     for folder in folders:
-        before = dict(Pushed(folder, options.mode).cells)
-        outcome = push_in_child(folder, options, asked.timeout)
-        after = Pushed(folder, options.mode).cells
+        before = dict(Pushed(folder, options.place).cells)
+        outcome = push_in_child(folder, options, asked.timeout, asked.plugin)
+        after = Pushed(folder, options.place).cells
         sent.append(sum(before.get(cell) != entry for cell, entry in after.items()))
         outcomes.append(outcome)
         if not asked.json:
             print(_said(folder, outcome, sent[-1], bool(after)), flush=True)
     if asked.json:
         listed = [
-            {"study": str(f), "mode": options.mode, "ok": o.ok, "sent": n, "message": o.message}
+            {"study": str(f), "mode": options.place, "ok": o.ok, "sent": n, "message": o.message}
             for f, o, n in zip(folders, outcomes, sent, strict=True)
         ]
         print(json.dumps(listed, indent=1, ensure_ascii=False))

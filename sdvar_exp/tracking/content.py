@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import tabled
+from sdvar_exp.metrics.quantities import Metric, metrics, tabled
+from sdvar_exp.metrics.statistics import mean_interval, ratio_interval
 from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, TIMED
 from sdvar_exp.store.images import image_name
 from sdvar_exp.store.ledger import canonical
@@ -112,20 +114,38 @@ def _is_metric(samples: pd.DataFrame, column: str) -> bool:
 
 
 def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Means over the cell's samples (speed-ups: geometric), how many there are, and how many equal the baseline's."""
+    """Means over the cell's images (ratios: geometric), with interval and n where tables show the metric; counts.
+
+    Labels, seeds, classes and other columns without a mean are left out.
+    """
     out: dict[str, Any] = {"units": len(samples), "planned": run["planned"], "failures": run["failures"]}
+    known = {m.name: m for m in metrics()}
     for column in (*FIDELITY, *ALGORITHM, *TIMED, *LOGGED_CIRCUMSTANCES, *_extra(samples)):
-        if column not in samples or not _is_metric(samples, column):
+        m = known.get(column)
+        if column not in samples or not _is_metric(samples, column) or (m is not None and m.average == "none"):
             continue
-        values = [float(v) for v in samples[column].dropna()]
-        if not values:
-            continue
-        if column.startswith("speedup"):
-            out[column] = math.exp(math.fsum(map(math.log, values)) / len(values))
-        else:
-            out[column] = math.fsum(values) / len(values)
+        out |= _mean(column, samples[column].astype(float), samples["label"], m)
+    for m in known.values():
+        if m.tabled and not m.measured and m.name not in samples and set(m.needs) <= set(samples):
+            out |= _mean(m.name, m.function(**{name: samples[name].astype(float) for name in m.needs}), samples["label"], m)
+    judged, calls = (samples[c].astype(float).sum() for c in ("committed_by_verify", "target_calls"))
+    if calls:
+        out["committed_per_call"] = float(judged / calls)
     out["identical_units"] = int(samples["identical"].fillna(False).sum())
     return out
+
+
+def _mean(name: str, column: pd.Series, labels: pd.Series, metric: Metric | None) -> dict[str, float]:
+    there = np.isfinite(column.to_numpy(float))
+    values = column.to_numpy(float)[there]
+    if not len(values):
+        return {}
+    ratio = name.startswith("speedup") or (metric is not None and metric.ratio)
+    if metric is None or not metric.tabled:
+        return {name: math.exp(np.log(values).mean()) if ratio else math.fsum(values) / len(values)}
+    found = (ratio_interval if ratio else mean_interval)(np.log(values) if ratio else values, labels[there].tolist(), 0.95)  # type: ignore[arg-type]
+    ends = {f"{name}_low": metric.clipped(found.low), f"{name}_high": metric.clipped(found.high)}
+    return {name: float(found.mean or 0), f"{name}_n": found.n, **{k: v for k, v in ends.items() if v is not None}}
 
 
 def stage_key(stage: int) -> str:

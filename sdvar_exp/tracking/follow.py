@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.tracking.options import MODES, Options
 from sdvar_exp.tracking.progress import Progress
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--project", default=Options.project)
     parser.add_argument("--entity")
+    parser.add_argument("--tracker", default=Options.tracker)
+    parser.add_argument("--plugin", action="append", default=[])
     parser.add_argument("--base-url")
     parser.add_argument("--poll", type=float, default=2.0, help="seconds between looks at the ledger")
     parser.add_argument("--quiet", type=float, default=10.0, help="seconds without a timing record before it pushes")
@@ -48,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     with suppress(OSError, AttributeError):
         os.nice(NICENESS)
-    options = Options(args.mode, args.project, args.entity, args.base_url)
+    options = Options(args.mode, args.project, args.entity, args.base_url, args.tracker)
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended, args.grace), daemon=True).start()
     try:
+        registry.discover(args.plugin)
         if args.once:
             push(args.folder, options)
         else:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,26 +57,32 @@ class Follower:
 
     def _outcome(self, code: int | None) -> Outcome:
         mode, place = self.options.mode, self.folder / "wandb"
-        count = len(Pushed(self.folder, mode).cells)
+        count = len(Pushed(self.folder, self.options.place).cells)
+        name = f"W&B ({mode})" if self.options.tracker == "wandb" else self.options.tracker
         if code == 0:
             if not count:
                 return Outcome(True)
-            hint = f"; upload: wandb sync {place}/offline-run-*" if mode == "offline" else ""
-            return Outcome(True, f"W&B ({mode}): {count} runs in {place}{hint}")
+            if self.options.tracker != "wandb":
+                return Outcome(True, f"{name}: {count} runs in project {self.options.project}")
+            hint = f"; send: sdvar-exp push {self.folder}" if mode == "offline" else ""
+            return Outcome(True, f"{name}: {count} runs in {place}{hint}")
         why = "did not finish in time" if code is None else _last_line(place / "follower.log")
-        return Outcome(False, f"W&B ({mode}): {why or f'exit code {code}'}; `sdvar-exp push` sends what is missing")
+        return Outcome(False, f"{name}: {why or f'exit code {code}'}; `sdvar-exp push` sends what is missing")
 
 
-def start_follower(folder: Path | str, options: Options | str = "offline", once: bool = False) -> Follower:
+def start_follower(
+    folder: Path | str, options: Options | str = "offline", once: bool = False, plugins: Sequence[str] = ()
+) -> Follower:
     """Start the child that follows a study's ledger. Its log is `<study>/wandb/follower.log`.
 
     options: a mode (`offline`, `online`, `none`) or `Options`; see `resolve`. once: push what is there and exit.
+    plugins: modules that register trackers or metrics.
     """
     folder = Path(folder).resolve()
     options = Options(options) if isinstance(options, str) else options
     if options.mode == "none":
         return Follower(folder, options, None)
-    command = [sys.executable, "-P", "-m", "sdvar_exp.tracking.follow", str(folder), *_arguments(options)]
+    command = [sys.executable, "-P", "-m", "sdvar_exp.tracking.follow", str(folder), *_arguments(options, plugins)]
     environment = child_environment(folder)
     paths = [str(PACKAGE_PARENT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in paths)
@@ -97,9 +104,9 @@ def start_follower(folder: Path | str, options: Options | str = "offline", once:
     return Follower(folder, options, process)
 
 
-def push_in_child(folder: Path | str, options: Options | str, timeout_s: float) -> Outcome:
+def push_in_child(folder: Path | str, options: Options | str, timeout_s: float, plugins: Sequence[str] = ()) -> Outcome:
     """Push everything that has rows, in a child process that lives at most `timeout_s` seconds."""
-    follower = start_follower(folder, options, once=True)
+    follower = start_follower(folder, options, once=True, plugins=plugins)
     if follower.process is not None:
         deadline = time.monotonic() + timeout_s
         with suppress(subprocess.TimeoutExpired):
@@ -108,8 +115,9 @@ def push_in_child(folder: Path | str, options: Options | str, timeout_s: float) 
     return follower.finish(0.0)
 
 
-def _arguments(options: Options) -> list[str]:
-    out = ["--mode", options.mode, "--project", options.project]
+def _arguments(options: Options, plugins: Sequence[str] = ()) -> list[str]:
+    out = ["--mode", options.mode, "--project", options.project, "--tracker", options.tracker]
+    out += [word for name in plugins for word in ("--plugin", name)]
     out += ["--entity", options.entity] if options.entity else []
     return out + (["--base-url", options.base_url] if options.base_url else [])
 

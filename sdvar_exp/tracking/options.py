@@ -20,12 +20,21 @@ _OF_ONE_RUN = ("RUN_ID", "NAME", "NOTES", "RESUME", "RUN_GROUP", "JOB_TYPE", "SW
 
 @dataclass(frozen=True)
 class Options:
-    """mode: offline, online or none. entity: user or team, None for the account's default. base_url: None for W&B's."""
+    """mode: offline, online or none. entity: user or team, None for the account's default. base_url: None for W&B's.
+
+    tracker: name of a registered tracker.
+    """
 
     mode: str = "offline"
     project: str = PROJECT
     entity: str | None = None
     base_url: str | None = None
+    tracker: str = "wandb"
+
+    @property
+    def place(self) -> str:
+        """What is remembered as sent is remembered by this: the mode of W&B, or another tracker's name."""
+        return self.mode if self.tracker == "wandb" else self.tracker
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -59,7 +59,8 @@ class Pushed:
 
     def remember(self, content: Content) -> None:
         """The content was sent."""
-        entry = {"run": content.run_id, "rows": len(content.rows), "hash": content.hash}
+        times = int(self.cells.get(content.cell, {}).get("times", 0)) + 1
+        entry = {"run": content.run_id, "rows": len(content.rows), "hash": content.hash, "times": times}
         self._all = {**self._all, self.mode: {**self.cells, content.cell: entry}}
         _write(self.folder / "pushed.json", self._all)
 

@@ -18,14 +18,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.registry import register
 from sdvar_exp.store.tables import load_tables
 from sdvar_exp.tracking.content import Content, Picture, contents, picture_metrics
 from sdvar_exp.tracking.options import Options, child_environment
@@ -34,6 +36,8 @@ from sdvar_exp.tracking.pushed import Pushed, Rows, Steps, only_one, plan_steps
 log = logging.getLogger(__name__)
 
 TABLE_ROWS = 200_000
+MOST_FAILURES = 3
+"""Cells that are tried before a push gives up: one that fails loses only itself, a server that refuses costs little."""
 INIT_TIMEOUT_S = 30.0
 
 
@@ -61,20 +65,44 @@ def push(folder: Path | str, options: Options | str = "offline", cells: Collecti
         return Report()
     sent: list[str] = []
     unchanged: list[str] = []
+    failed: list[UserError] = []
     tables = load_tables(folder, cells)
+    tracker = registry.get("tracker", options.tracker).function
     with only_one(folder):
-        pushed = Pushed(folder, options.mode)
+        pushed = Pushed(folder, options.place)
         for content in contents(folder, tables):
             if pushed.has(content):
                 unchanged.append(content.cell)
                 continue
-            _send(folder, options, content, pushed)
+            try:
+                _deliver(tracker, folder, options, content, pushed)
+            except UserError as error:
+                failed.append(error)
+                if len(failed) >= MOST_FAILURES:
+                    break
+                continue
             sent.append(content.cell)
+    if failed:
+        lost = f" ({len(failed)} cells were not sent, {len(sent)} were)" if sent or len(failed) > 1 else ""
+        raise PushError(f"{failed[0]}{lost}")
     return Report(tuple(sent), tuple(unchanged))
 
 
+def _deliver(tracker: Callable[..., None], folder: Path, options: Options, content: Content, pushed: Pushed) -> None:
+    """Give one cell to the tracker and remember it; whatever it raises is a `UserError`."""
+    try:
+        tracker(folder, options, content, pushed)
+    except UserError:
+        raise
+    except Exception as error:  # trackers raise many kinds, of their own and of their transports
+        name = "W&B" if options.tracker == "wandb" else options.tracker
+        raise PushError(f"{name} did not take {content.name!r}: {_one_line(error)}; `sdvar-exp push` tries again") from error
+    pushed.remember(content)
+
+
+@register("tracker", "wandb")
 def _send(folder: Path, options: Options, content: Content, pushed: Pushed) -> None:
-    """Send one cell and remember it."""
+    """Weights & Biases: one run per cell with history, summary and a table of images; offline files or a server."""
     online = options.mode == "online"
     steps, rows = plan_steps(content, pushed.steps(content.cell) if online else Steps())
     pictures_at = steps.following
@@ -83,16 +111,10 @@ def _send(folder: Path, options: Options, content: Content, pushed: Pushed) -> N
         pushed.remember_steps(content.cell, steps)
     else:
         _remove_earlier(folder / "wandb", content.run_id)
-    try:
-        with _environment(folder, content.run_id):
-            _log_run(folder, options, content, rows, pictures_at)
-    except UserError:
-        raise
-    except Exception as error:  # wandb raises many kinds, of its own and of its transports
-        raise PushError(f"W&B did not take {content.name!r}: {_one_line(error)}; `sdvar-exp push` tries again") from error
+    with _environment(folder, content.run_id):
+        _log_run(folder, options, content, rows, pictures_at)
     if online:
         pushed.remember_steps(content.cell, replace(steps, confirmed=steps.following))
-    pushed.remember(content)
     log.info("sent %s (%d rows) as run %s", content.name, len(rows), content.run_id)
 
 

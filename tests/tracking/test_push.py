@@ -257,7 +257,9 @@ def test_what_is_settled(tmp_path: Path) -> None:
     with opened(plan) as study:
         progress = Progress(plan.folder)
         study.append(*(unit_body(a, label, 0) for label in plan.labels))
-        study.append(unit_body(b, 3, 0), {"type": "failure", "cell": b, "label": 8, "seed": 0}, unit_body(c, 3, 0))
+        study.append(
+            unit_body(b, 3, 0), {"type": "failure", "cell": b, "label": 8, "seed": 0, "error": "lost"}, unit_body(c, 3, 0)
+        )
         progress.update()
         assert progress.settled(final=False) == [] and progress.settled(final=True) == [a, b]
         assert not progress.timing_now(60)
@@ -284,7 +286,7 @@ def test_following_sends_what_settles_and_the_rest_at_the_end(tmp_path: Path) ->
         while not sent and time.monotonic() < deadline:
             time.sleep(0.01)
         assert sent == [[a]]
-        study.append(unit_body(b, 3, 0), {"type": "failure", "cell": b, "label": 8, "seed": 0})
+        study.append(unit_body(b, 3, 0), {"type": "failure", "cell": b, "label": 8, "seed": 0, "error": "lost"})
         ended.set()
         thread.join(20)
     assert sent == [[a], [a, b]]

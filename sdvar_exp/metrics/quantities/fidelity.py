@@ -346,7 +346,7 @@ def predicted_class(predicted_a: int) -> int:
     "metric",
     "class_correct",
     heading="class correct",
-    average="none",
+    average="count",
     shown="rows",
     values="bool",
     formula="whether it is the label",
