@@ -75,7 +75,7 @@ def test_a_sweep_is_followed_offline_and_pushed_again_when_it_grows(home: Path, 
     follower = start_follower(plan.folder, "offline")
     fill(study, ids, (3, 8), (0, 1))
     outcome = follower.finish(60)
-    assert outcome.ok and "3 runs" in outcome.message and "wandb sync" in outcome.message, outcome
+    assert outcome.ok and "3 runs" in outcome.message and "sdvar-exp push" in outcome.message, outcome
     found = runs_of(plan.folder)
     for planned in plan.cells:
         rows = [unit_body(planned.cell.id, *unit) for unit in units]
