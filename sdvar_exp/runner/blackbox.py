@@ -21,11 +21,7 @@ from sdvar_exp.cell import Unit
 from sdvar_exp.runner.failures import failure_body
 from sdvar_exp.runner.work import Group, Task, UnitKey
 from sdvar_exp.store import Study
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from sdvar_exp.store.lock import flock
 
 FATAL = b"Fatal Python error: "
 KILLED = "killed by "
@@ -52,8 +48,7 @@ class BlackBox:
         with suppress(OSError):
             self.path.parent.mkdir(exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            if fcntl is not None:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._fd)
             faulthandler.enable(self._fd)
         return self
 
@@ -117,7 +112,7 @@ def without_deadly(study: Study, pending: Iterable[Group]) -> tuple[list[Group],
         return groups, 0
     last: dict[UnitKey, str] = {}
     for body in study.records():
-        if body["type"] == "failure":
+        if body.get("type") == "failure":
             last[body["cell"], body["label"], body["seed"]] = body["error"]
     out, units = [], 0
     for group in groups:
@@ -141,11 +136,6 @@ def _keys(head: bytes) -> list[UnitKey]:
 
 def _held(path: Path) -> bool:
     """Whether the process that writes this file is alive."""
-    if fcntl is None:
-        return False
     with suppress(OSError), path.open("rb+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return not flock(file.fileno())
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Settings
 from sdvar_exp.runner.work import Group
+from sdvar_exp.store.lock import flock
 
 if TYPE_CHECKING:
     from sdvar_exp.runner.sweep import Sweep
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 ENGINES = ("inprocess", "pool", "slurm")
 """Modules of `sdvar_exp.engines`; only the chosen one is imported."""
@@ -58,9 +54,7 @@ def at_work(folder: Path) -> Iterator[None]:
     """Around the work of a child process on a study: who starts next waits for its end."""
     fd = os.open(folder / "workers.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_SH)
+        flock(fd, shared=True, wait=True)
         yield
     finally:
         os.close(fd)
@@ -69,20 +63,14 @@ def at_work(folder: Path) -> Iterator[None]:
 def wait_for_workers(folder: Path, patience_s: float = ORPHANS_S) -> None:
     """Wait for children whose coordinator was killed: they end by themselves, but may be in the middle of a row."""
     path = folder / "workers.lock"
-    if fcntl is None or not path.exists():
+    if not path.exists():
         return
     deadline = time.monotonic() + patience_s
     fd = os.open(path, os.O_RDWR)
     try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"workers of an earlier run are still busy with {folder}; stop them first") from None
-                time.sleep(0.02)
-            except OSError:
-                return  # no advisory locks here
+        while not flock(fd):
+            if time.monotonic() > deadline:
+                raise UserError(f"workers of an earlier run are still busy with {folder}; stop them first")
+            time.sleep(0.02)
     finally:
         os.close(fd)

@@ -14,10 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from sdvar_exp.store.lock import flock
 
 VARIABLE = "SDVAR_PRESENCE"
 """Another folder than that in the system's temporary folder, for machines whose containers share one device."""
@@ -36,8 +33,6 @@ class Presence:
         self._path = self.folder
 
     def __enter__(self) -> Presence:
-        if fcntl is None:
-            return self
         with suppress(OSError):  # without such a folder nobody is seen; that is no reason to stop
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, self.folder.parent):
@@ -45,7 +40,7 @@ class Presence:
                     folder.chmod(0o1777)
             fd, name = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=self.folder)
             os.fchmod(fd, 0o666)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            flock(fd)
             self._fd, self._path = fd, Path(name)
         return self
 
@@ -70,13 +65,11 @@ def _held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.time() - os.fstat(fd).st_mtime > STALE_S:  # a new one may be about to be locked
-            path.unlink(missing_ok=True)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
+        if not flock(fd):
+            return True
+        with suppress(OSError):
+            if time.time() - os.fstat(fd).st_mtime > STALE_S:  # a new one may be about to be locked
+                path.unlink(missing_ok=True)
         return False
     finally:
         os.close(fd)

@@ -1,12 +1,14 @@
-"""One coordinator per study: a lock file that names its holder and is free again once the holder is gone.
+"""Locks between processes: `flock` on an open file, and a study's one coordinator, whose lock file names it.
 
-The file holds host, pid and start time of the process (a pid may be given again to another process). The holder also
-keeps an advisory lock on the file, which the kernel drops with the process: taking over a stale lock is thus safe
-against two starts at once. Where the file system has no advisory locks, host, pid and start time decide alone.
+The coordinator's lock is free again once its holder is gone. The file holds host, pid and start time of the process (a pid
+may be given again to another process). The holder also keeps an advisory lock on the file, which the kernel drops with the
+process: taking over a stale lock is thus safe against two starts at once. Where the file system has no advisory locks, host,
+pid and start time decide alone.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -20,11 +22,6 @@ from typing import Any
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.files import storage_errors
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ class StudyLock:
         That is if the file was removed meanwhile, or, until the deadline, if the holder is gone and its advisory lock is
         not: a process that it was just starting has the lock too, until that process has loaded its program.
         """
-        if not _flock(fd):
+        if not flock(fd):
             holder = _read_patiently(fd)
             if holder and not _alive(holder) and time.monotonic() < deadline:
                 return False
@@ -117,20 +114,19 @@ def exclusive(path: Path) -> Iterator[None]:
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_EX)
+        flock(fd, wait=True)
         yield
     finally:
         os.close(fd)
 
 
-def _flock(fd: int) -> bool:
-    """Advisory lock on `fd`; False if another open file has it. True also where the file system knows none."""
-    if fcntl is None:
-        return True
+def flock(fd: int, shared: bool = False, wait: bool = False) -> bool:
+    """Take the advisory lock of an open file, which ends with the process; False if another open file has it.
+
+    True also where the file system knows no such locks. shared: beside others that share it. wait: until it is free.
+    """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

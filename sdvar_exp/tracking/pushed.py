@@ -16,14 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.errors import UserError
+from sdvar_exp.errors import require
 from sdvar_exp.store.files import atomic_write, storage_errors
+from sdvar_exp.store.lock import flock
 from sdvar_exp.tracking.content import Content, row_hash
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +119,7 @@ def only_one(folder: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process is pushing {folder} to W&B; wait for it to end") from None
-            except OSError as error:
-                log.debug("no advisory locks here: %s", error)
+        require(flock(fd), f"another process is pushing {folder} to W&B; wait for it to end")
         yield
     finally:
         os.close(fd)

@@ -208,7 +208,11 @@ def test_two_studies_of_one_process_exclude_each_other(tmp_path: Path) -> None:
 def test_stale_and_live_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advisory: bool) -> None:
     """Without the kernel's help (advisory=False) host, pid and start time decide."""
     if not advisory:
-        monkeypatch.setattr(lock, "fcntl", None)
+
+        def none(*_: object) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(lock.fcntl, "flock", none)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     me = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock.start_time(os.getpid())}
@@ -401,3 +405,8 @@ def test_a_new_cell_comes_behind_those_that_are_left(tmp_path: Path) -> None:
 )
 def test_checkpoints_that_differ(old: dict, new: dict, found: list[str]) -> None:
     assert manifest.differences({"checkpoints": old}, {"checkpoints": new}) == found
+
+
+def test_one_module_locks_files(repository: Path) -> None:
+    users = [path for path in (repository / "sdvar_exp").rglob("*.py") if "import fcntl" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in users] == ["lock.py"]
