@@ -167,8 +167,9 @@ def embedded() -> Iterator[Finding]:
 def checkpoints() -> Iterator[Finding]:
     """Files of the official models, where any are looked for."""
     from sdvar_exp.config import folder
+    from sdvar_exp.models.pair import checkpoint_folder
 
-    place = expand(os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints")
+    place = checkpoint_folder()
     missing: dict[str, list[str]] = {}
     for name in folder.names("model"):
         path = folder.find("model", name)

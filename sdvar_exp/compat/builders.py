@@ -9,7 +9,8 @@ import torch
 
 from sdvar_exp.compat.models import OFFICIAL_SIDES, VAR, VQVAE
 from sdvar_exp.compat.sdvar import SDVAR
-from sdvar_exp.models.checkpoint import fill, infer_var, infer_vqvae, read_state
+from sdvar_exp.models.checkpoint import construct, fill, infer_var, infer_vqvae
+from sdvar_exp.models.reading import read_state
 from sdvar_exp.training.var import initialise
 
 
@@ -74,28 +75,20 @@ def build_vae_var_speculative_decoding(
 
 def from_files(vae: Path, draft: Path, target: Path, similarity_thresh: float = 0.5) -> SDVAR:
     """An `SDVAR` of three checkpoint files, of any shape that they imply; `UserError` where they do not fit."""
-    states = {path: read_state(path) for path in (vae, draft, target)}
-    sides = infer_var(states[target], f"checkpoint {target}")["patch_nums"]
-    shape = infer_vqvae(states[vae], sides, f"checkpoint {vae}")
-    quantized = VQVAE(
-        shape.pop("vocab_size"), shape.pop("z_channels"), shape.pop("ch"), v_patch_nums=shape.pop("patch_nums"), **shape
-    )
-    fill(quantized, states[vae], f"checkpoint {vae}")
+    state, what = read_state(target, "VAR"), f"checkpoint {target}"
+    sides = infer_var(state, what)["patch_nums"]
+    state, what = read_state(vae, "VQVAE"), f"checkpoint {vae}"
+    shape = infer_vqvae(state, sides, what)
+    of = [shape.pop(name) for name in ("vocab_size", "z_channels", "ch")]
+    quantized = construct(VQVAE, what, *of, v_patch_nums=shape.pop("patch_nums"), **shape)
+    fill(quantized, state, what)
 
     def var(path: Path) -> VAR:
-        of = infer_var(states[path], f"checkpoint {path}")
-        model = VAR(
-            quantized,
-            of["num_classes"],
-            of["depth"],
-            of["width"],
-            of["heads"],
-            of["mlp_ratio"],
-            shared_aln=of["shared_aln"],
-            attn_l2_norm=of["attn_l2_norm"],
-            patch_nums=of["patch_nums"],
-        )
-        fill(model, states[path], f"checkpoint {path}")
+        state, what = read_state(path, "VAR"), f"checkpoint {path}"
+        shape = infer_var(state, what)
+        of = [shape.pop(name) for name in ("num_classes", "depth", "width", "heads", "mlp_ratio")]
+        model = construct(VAR, what, quantized, *of, **{k: shape[k] for k in ("shared_aln", "attn_l2_norm", "patch_nums")})
+        fill(model, state, what)
         return model.eval().requires_grad_(False)
 
     return SDVAR(var(draft), var(target), similarity_thresh)

@@ -1,29 +1,37 @@
-"""Reading checkpoints: official `.pth` files (safely) and safetensors, with shapes inferred from what the file holds."""
+"""Models from checkpoint files: shapes are inferred from the weights, and checked before any memory is asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.reading import State, read_state, shown
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 
-State = dict[str, torch.Tensor]
-Module = TypeVar("Module", VAR, VQVAE)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@runtime_checkable
+class Derives(Protocol):
+    """A module with buffers that follow from its shape."""
+
+    def derive(self) -> None:
+        """Make these buffers."""
+
 
 # buffers that the constructor makes; files may leave them out
 DERIVED = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")
-# where trainers of VAR-like models put the weights
-NESTS = ("trainer", "var_wo_ddp", "model", "state_dict")
+MOST_POSITIONS = 1 << 15  # of a pyramid; 512² has 2,240
+MOST_PARTS = 256  # blocks, levels and the like; the deepest VAR has 36 blocks
 
 
 def sha256(path: Path) -> str:
@@ -35,39 +43,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> State:
-    """Names and tensors of a checkpoint file; runs no code from it.
-
-    Raises:
-        UserError: missing, truncated, not a checkpoint, or holding anything but tensors.
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as f:
-                return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
-        raw: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be read (truncated, or not a checkpoint of tensors): {reason}") from None
-    return _unnest(raw, path)
-
-
-def _unnest(raw: Any, path: Path) -> State:
-    while isinstance(raw, Mapping) and not any(isinstance(v, torch.Tensor) for v in raw.values()):
-        inner = next((raw[k] for k in NESTS if k in raw), None)
-        if inner is None:
-            raise UserError(f"checkpoint {path} holds no tensors under {', '.join(NESTS)}")
-        raw = inner
-    if not isinstance(raw, Mapping):
-        raise UserError(f"checkpoint {path} holds a {type(raw).__name__}, not names and tensors")
-    return {str(k): v for k, v in raw.items() if isinstance(v, torch.Tensor)}
-
-
-def _count(state: State, pattern: str) -> int:
+def _count(state: State, pattern: str, what: str) -> int:
     """How many indices `pattern` (one group) finds among the names."""
-    return len({m.group(1) for name in state if (m := re.match(pattern, name))})
+    count = len({m.group(1) for name in state if (m := re.match(pattern, name))})
+    if count > MOST_PARTS:
+        raise UserError(f"{what}: its names count {count:,} parts like {shown(pattern.partition('(')[0])}, which no model has")
+    return count
 
 
 def _shape(state: State, name: str, what: str, dims: int) -> tuple[int, ...]:
@@ -83,6 +64,8 @@ def _sides(state: State, what: str) -> tuple[int, ...]:
     """patch_nums from `lvl_1L`, the stage of every position."""
     if "lvl_1L" not in state:
         raise UserError(f"{what}: lvl_1L is missing, so patch_nums cannot be inferred")
+    if state["lvl_1L"].numel() > MOST_POSITIONS:
+        raise UserError(f"{what}: lvl_1L has {state['lvl_1L'].numel():,} positions, more than any pyramid")
     stage = state["lvl_1L"].flatten().long()
     if not len(stage) or stage[0] != 0 or not ((stage.diff() == 0) | (stage.diff() == 1)).all():
         raise UserError(f"{what}: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred")
@@ -105,7 +88,7 @@ def infer_var(state: State, what: str = "VAR checkpoint") -> dict[str, Any]:
         "vocab_size": vocab_size,
         "code_width": _shape(state, "word_embed.weight", what, 2)[1],
         "num_classes": _shape(state, "class_emb.weight", what, 2)[0] - 1,
-        "depth": _count(state, r"blocks\.(\d+)\."),
+        "depth": _count(state, r"blocks\.(\d+)\.", what),
         "width": width,
         "heads": heads,
         "mlp_ratio": _shape(state, "blocks.0.ffn.fc1.weight", what, 2)[0] / width,
@@ -118,9 +101,9 @@ def infer_vqvae(state: State, patch_nums: tuple[int, ...], what: str = "VQVAE ch
     """Constructor arguments of `VQVAE` from the shapes of a state dict; the stages are the transformer's."""
     vocab_size, z_channels = _shape(state, "quantize.embedding.weight", what, 2)
     ch = _shape(state, "encoder.conv_in.weight", what, 4)[0]
-    levels = _count(state, r"encoder\.down\.(\d+)\.")
+    levels = _count(state, r"encoder\.down\.(\d+)\.", what)
     mult = tuple(_shape(state, f"encoder.down.{i}.block.0.conv2.weight", what, 4)[0] // ch for i in range(levels))
-    shared = _count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
+    shared = _count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.", what)
     if "quantize.quant_resi.qresi.weight" in state:
         shared = 1
     return {
@@ -129,7 +112,7 @@ def infer_vqvae(state: State, patch_nums: tuple[int, ...], what: str = "VQVAE ch
         "z_channels": z_channels,
         "ch": ch,
         "ch_mult": mult,
-        "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        "num_res_blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\.", what),
         "share_quant_resi": shared,
         "quant_conv_ks": _shape(state, "quant_conv.weight", what, 4)[-1],
     }
@@ -147,7 +130,7 @@ def differences(state: State, module: nn.Module) -> list[str]:
         if own[k].shape != state[k].shape
     ]
     out = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        f"{len(names)} {kind} ({', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''})"
         for kind, names in (("missing", missing), ("unexpected", extra))
         if names
     ]
@@ -155,38 +138,77 @@ def differences(state: State, module: nn.Module) -> list[str]:
 
 
 def fill(module: nn.Module, state: State, what: str) -> None:
-    """Load a state dict after checking names and shapes; `UserError` says exactly what differs."""
+    """Load a state dict after checking names, shapes and values; `UserError` says exactly what differs.
+
+    A module on the meta device gets memory of its own, in float32.
+    """
     wrong = differences(state, module)
     if wrong:
         raise UserError(f"{what} does not fit: {'; '.join(wrong)}")
     own = module.state_dict()
-    usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    for name, tensor in usable.items():
-        if tensor.is_floating_point() and name.rsplit(".", 1)[-1] not in DERIVED and not tensor.isfinite().all():
-            raise UserError(f"{what} is damaged: {name} holds values that are not finite")
-    module.load_state_dict(own | {k: v.to(own[k].dtype) for k, v in usable.items()})
+    skeleton = any(tensor.is_meta for tensor in own.values())
+    _check_size({name: state[name] for name in own if name in state}, what)
+    values = {}
+    for name, tensor in state.items():
+        dtype = torch.float32 if skeleton and own[name].is_floating_point() else own[name].dtype
+        if name.rsplit(".", 1)[-1] not in DERIVED:
+            values[name] = _value(name, tensor, dtype, what)
+        elif tensor.shape == own[name].shape and tensor.layout == torch.strided and not tensor.is_complex():
+            values[name] = tensor.to(dtype, copy=True)
+    for part in module.modules() if skeleton else ():
+        if isinstance(part, Derives):
+            part.derive()
+    module.load_state_dict(values, strict=False, assign=skeleton)
+    if skeleton:
+        module.float()
 
 
-def _construct(kind: type[Module], shape: dict[str, Any], path: Path) -> Module:
-    """A module of the inferred shape; `UserError` where no module has it."""
+def _check_size(state: State, what: str) -> None:
+    """Raise `UserError` if the weights are far more than what the file keeps for them, as repeated views can be."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    storages = [t.untyped_storage() for t in state.values() if t.layout == torch.strided]
+    kept = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if claimed > 4 * kept + (1 << 20):
+        raise UserError(f"{what}: {claimed:,} bytes of weights repeat the {kept:,} that it keeps: save them with .contiguous()")
+
+
+def _value(name: str, tensor: torch.Tensor, dtype: torch.dtype, what: str) -> torch.Tensor:
+    """A checked copy of one weight in `dtype`."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.is_floating_point():
+        raise UserError(f"{what}: {name} is {kind}, weights are floating-point: save them in float32, bfloat16 or float16")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() == 0:
+        where = "without values (on the meta device)" if tensor.layout == torch.strided else f"in the layout {tensor.layout}"
+        raise UserError(f"{what}: {name} is saved {where}: save plain tensors")
     try:
-        return kind(**shape)
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"checkpoint {path} fits no {kind.__name__}: {str(error).splitlines()[0][:120]}") from None
+        value = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    except (RuntimeError, NotImplementedError):
+        raise UserError(f"{what}: {name} is {kind}, which cannot be read here: save it in float32") from None
+    if not value.isfinite().all():
+        raise UserError(f"{what} is damaged: {name} holds values that are not finite")
+    return value
+
+
+def construct(kind: Callable[..., Module], what: str, *args: Any, **kwargs: Any) -> Module:
+    """A module of an inferred shape on the meta device, without memory; `UserError` where no module has it."""
+    try:
+        with torch.device("meta"):
+            return kind(*args, **kwargs)
+    except (ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        raise UserError(f"{what} fits no {kind.__name__}: {shown(str(error).splitlines()[0])}") from None
 
 
 def build_var(path: Path) -> VAR:
     """A VAR transformer from a checkpoint file, in evaluation mode, float32."""
-    state = read_state(path)
-    model = _construct(VAR, infer_var(state, f"checkpoint {path}"), path)
-    fill(model, state, f"checkpoint {path}")
+    what, state = f"checkpoint {path}", read_state(path, "VAR")
+    model = construct(VAR, what, **infer_var(state, what))
+    fill(model, state, what)
     return model.eval().requires_grad_(False)
 
 
 def build_vqvae(path: Path, patch_nums: tuple[int, ...], using_znorm: bool = False) -> VQVAE:
     """A VQVAE from a checkpoint file, in evaluation mode, float32."""
-    state = read_state(path)
-    shape = infer_vqvae(state, patch_nums, f"checkpoint {path}")
-    model = _construct(VQVAE, shape | {"using_znorm": using_znorm}, path)
-    fill(model, state, f"checkpoint {path}")
+    what, state = f"checkpoint {path}", read_state(path, "VQVAE")
+    model = construct(VQVAE, what, **infer_vqvae(state, patch_nums, what), using_znorm=using_znorm)
+    fill(model, state, what)
     return model.eval().requires_grad_(False)

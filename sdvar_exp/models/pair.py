@@ -11,8 +11,10 @@ import torch
 
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 from sdvar_exp.models.accelerate import accelerate
 from sdvar_exp.models.checkpoint import build_var, build_vqvae, sha256
+from sdvar_exp.models.reading import shown
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.pyramid import Pyramid
@@ -98,15 +100,25 @@ def _find(spec: ModelSpec, role: str) -> Path:
     name = getattr(spec, role)
     if not name:
         raise UserError(f"model={spec.name} names no {role} checkpoint; set model.{role}=FILE")
-    path = Path(name).expanduser()
+    path = expand(name)
     if not path.is_absolute():
-        folder = Path(spec.folder or os.environ.get("SDVAR_CHECKPOINTS", "checkpoints")).expanduser()
-        path = folder / path
-    if not path.is_file():
+        path = checkpoint_folder(spec.folder) / path
+    try:
+        found, folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise UserError(f"model.{role}={shown(name)}: {error.strerror}; give the name of a file") from None
+    if folder:
+        raise UserError(f"model={spec.name}: {shown(path, 4096)} is a folder; name the file in it")
+    if not found:
         where = f"; it is published at {spec.published}" if spec.published else ""
         hint = "set model.folder or SDVAR_CHECKPOINTS"
-        raise UserError(f"model={spec.name}: {path.name} is not in {path.parent} ({hint}){where}")
+        raise UserError(f"model={spec.name}: {shown(path.name)} is not in {shown(path.parent, 4096)} ({hint}){where}")
     return path
+
+
+def checkpoint_folder(name: str = "") -> Path:
+    """Where checkpoints lie: the folder of that name, else of the environment, else `checkpoints`."""
+    return expand(name or os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints")
 
 
 def shipped_files(name: str) -> dict[str, Path]:
@@ -133,7 +145,8 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
         paths = {r: _find(spec, r) for r in ("vae", "draft", "target")}
     target, draft = build_var(paths["target"]), build_var(paths["draft"])
     vae = build_vqvae(paths["vae"], target.pyramid.patch_nums)
-    pair = Pair(vae, draft, target, spec.name, {r: sha256(p) for r, p in paths.items()})
+    digests = {path: sha256(path) for path in set(paths.values())}
+    pair = Pair(vae, draft, target, spec.name, {role: digests[path] for role, path in paths.items()})
     pair.to(resolve_device(str(device)), dtype)
     how = (spec.execution, spec.autocast)
     return replace(pair, draft=accelerate(draft, *how), target=accelerate(target, *how))

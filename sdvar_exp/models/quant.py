@@ -100,7 +100,11 @@ class MultiScaleQuantizer(nn.Module):
             self.quant_resi = SeparatePhi(self.pyramid.stages, width, quant_resi)
         else:
             self.quant_resi = PartiallySharedPhi(share_quant_resi, width, quant_resi)
-        self.register_buffer("ema_vocab_hit_SV", torch.zeros(self.pyramid.stages, vocab_size))
+        self.derive()
+
+    def derive(self) -> None:
+        """How often training used each code, which nothing here reads."""
+        self.register_buffer("ema_vocab_hit_SV", torch.zeros(self.pyramid.stages, self.vocab_size))
 
     def phi(self, stage: int) -> nn.Module:
         last = self.pyramid.stages - 1

@@ -60,8 +60,12 @@ class SelfAttention(nn.Module):
             self.scale = 0.25 / math.sqrt(self.head_dim)
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.derive()
         self.proj = nn.Linear(width, width)
+
+    def derive(self) -> None:
+        """The bias of the keys, which is none."""
+        self.register_buffer("zero_k_bias", torch.zeros(self.heads * self.head_dim))
 
     def gains(self) -> torch.Tensor | None:
         """Factors of the normalised q and k per head, (2, heads, 1)."""
@@ -169,7 +173,11 @@ class VAR(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, hidden, shared_aln, attn_l2_norm, norm_eps) for _ in range(depth))
         self.head_nm = HeadNorm(width)
         self.head = nn.Linear(width, vocab_size)
-        stage = torch.tensor(self.pyramid.stage_of)
+        self.derive()
+
+    def derive(self) -> None:
+        """Buffers that follow from the pyramid: the stage of every position, and who sees whom."""
+        stage, L = torch.tensor(self.pyramid.stage_of), self.pyramid.total
         self.register_buffer("lvl_1L", stage.view(1, L))
         causal = torch.where(stage[:, None] >= stage[None, :], 0.0, -torch.inf)
         self.register_buffer("attn_bias_for_masking", causal.view(1, 1, L, L))

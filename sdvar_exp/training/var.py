@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.reading import read_state
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import loop
@@ -91,7 +91,7 @@ def start_from(model: nn.Module, path: Path) -> None:
     """Fill `model` with the weights of a safetensors file of the same shape; `UserError` where there is none."""
     if not path.is_file():
         raise UserError(f"init={path} does not exist: give a safetensors file of this model, or leave init empty")
-    saved = load_file(path)
+    saved = read_state(path, "VAR")
     own = model.state_dict()
     wrong = [k for k, v in saved.items() if k not in own or own[k].shape != v.shape]
     if wrong:
