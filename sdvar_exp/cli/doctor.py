@@ -174,7 +174,7 @@ def checkpoints() -> Iterator[Finding]:
     for name in folder.names("model"):
         path = folder.find("model", name)
         text = path.read_text(encoding="utf-8") if path else ""
-        files = re.findall(r"^(?:vae|draft|target): *([\w.]+\.(?:pth|safetensors))", text, re.MULTILINE)
+        files = re.findall(r"^(?:vae|draft|target): *([\w.-]+\.(?:pth|safetensors))", text, re.MULTILINE)
         if files:
             missing[name] = [file for file in files if not (place / file).is_file()]
     there = sorted(name for name, files in missing.items() if not files)

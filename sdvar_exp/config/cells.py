@@ -183,12 +183,20 @@ def _job(
             check_cell(cell, stages)
     except UserError as error:
         return Misfit(items, str(error))
+    _note_guidance(cell, tree, work.notices)
     return Job(items, cell, tuple(dropped))
 
 
 def _check_sizes(classes: int, stages: int) -> None:
     require(1 <= classes <= 10**6, f"model.classes must lie in 1 … {10**6}, got {classes}")
     require(1 <= stages <= 100, f"model.stages must lie in 1 … 100, got {stages}")
+
+
+def _note_guidance(cell: Cell, tree: Tree, notices: list[str]) -> None:
+    """Say once of a model that is tuned to need no guidance that a cell guides it."""
+    note = f"model={cell.model.name} is tuned to need no guidance: use cfg_schedule=off"
+    if cell.cfg_schedule.name != "off" and not plain(tree.cfg.model, "guided") and note not in notices:
+        notices.append(note)
 
 
 def check_cell(cell: Cell, stages: int) -> None:

@@ -61,6 +61,7 @@ class ModelNode:
 
     execution: eager, compile (torch.compile) or graphs (CUDA graphs per stage).
     autocast: none, bfloat16 or float16 (products in that type, the rest in float32).
+    guided: whether it is meant to be sampled with guidance; a notice names the cells that do otherwise.
     """
 
     name: str = MISSING
@@ -71,6 +72,7 @@ class ModelNode:
     published: str = ""
     execution: str = "eager"
     autocast: str = "none"
+    guided: bool = True
     classes: int = MISSING
     stages: int = MISSING
 

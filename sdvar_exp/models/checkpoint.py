@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.reading import State, read_state, shown
@@ -189,10 +190,20 @@ def _value(name: str, tensor: torch.Tensor, dtype: torch.dtype, what: str) -> to
     return value
 
 
+class Undrawn(TorchFunctionMode):
+    """Leaves fresh weights undrawn: drawing for the meta device would load PyTorch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
+
+
 def construct(kind: Callable[..., Module], what: str, *args: Any, **kwargs: Any) -> Module:
     """A module of an inferred shape on the meta device, without memory; `UserError` where no module has it."""
     try:
-        with torch.device("meta"):
+        with Undrawn(), torch.device("meta"):
             return kind(*args, **kwargs)
     except (ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"{what} fits no {kind.__name__}: {shown(str(error).splitlines()[0])}") from None

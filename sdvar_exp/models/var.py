@@ -179,8 +179,8 @@ class VAR(nn.Module):
         """Buffers that follow from the pyramid: the stage of every position, and who sees whom."""
         stage, L = torch.tensor(self.pyramid.stage_of), self.pyramid.total
         self.register_buffer("lvl_1L", stage.view(1, L))
-        causal = torch.where(stage[:, None] >= stage[None, :], 0.0, -torch.inf)
-        self.register_buffer("attn_bias_for_masking", causal.view(1, 1, L, L))
+        seen = torch.empty(L, L) if stage.is_meta else torch.where(stage[:, None] >= stage[None, :], 0.0, -torch.inf)
+        self.register_buffer("attn_bias_for_masking", seen.view(1, 1, L, L))
 
     @property
     def layers(self) -> list[Block]:

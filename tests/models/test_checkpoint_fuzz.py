@@ -67,7 +67,7 @@ def renamed(state: State, r: random.Random) -> State:
     if r.random() < 0.5:
         prefix = "".join(r.choices(words, k=r.randrange(1, 4)))
         return {prefix + name: tensor for name, tensor in state.items()}
-    some = set(r.sample(sorted(state), r.randrange(1, 4)))
+    some = set(r.sample(sorted(state), min(len(state), r.randrange(1, 4))))
     return {(r.choice(words) + name if name in some else name): tensor for name, tensor in state.items()}
 
 

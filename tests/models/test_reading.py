@@ -9,6 +9,8 @@ import json
 import logging
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -336,6 +338,11 @@ def test_names_that_name_no_file(tmp_path: Path, names: dict[str, str], message:
     with pytest.raises(UserError) as caught:
         load_pair(ModelSpec("files", **spec))
     assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_loading_a_pair_loads_no_compiler() -> None:
+    code = "import sys; from sdvar_exp.models.pair import load_pair; load_pair(); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_loading_leaves_the_program_as_it_was(tmp_path: Path, var_state: State) -> None:
