@@ -97,9 +97,10 @@ def read_state(path: Path, role: Role) -> State:
 def read_file(path: Path) -> Any:
     """All that a checkpoint file holds."""
     try:
+        if path.is_dir():
+            raise UserError(f"checkpoint {shown(path, 4096)} is a folder: name the file in it")
         if not path.is_file():
-            what = "is a folder: name the file in it" if path.is_dir() else "does not exist"
-            raise UserError(f"checkpoint {shown(path, 4096)} {what}")
+            raise UserError(f"checkpoint {shown(path, 4096)} does not exist")
         with path.open("rb") as f:
             start = f.read(512)
         return _read(path, start, path.stat().st_size)
