@@ -153,7 +153,7 @@ def outline(pickle: IO[bytes] | bytes) -> Outline:
         for code, argument, _ in pickletools.genops(pickle):
             if code.name in ("GLOBAL", "INST"):
                 out.names[str(argument).replace(" ", ".")] = None
-            elif code.name == "PROTO":
+            elif code.name == "PROTO" and argument is not None:
                 out.protocol = argument
             elif code.name == "MARK":
                 numbers = [0]
