@@ -28,6 +28,10 @@ def main(argv: list[str]) -> int:
     plan = settle_reference(plan)
     notice = kept_notice(plan.folder)
     plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
+    from sdvar_exp.store.manifest import refusal_of
+
+    if refused := refusal_of(plan):
+        plan = replace(plan, notices=(*plan.notices, f"`run` will refuse: {refused}"))
     left = whats_left(plan)
     if as_json:
         print(json.dumps(as_dict(plan, left), indent=1, ensure_ascii=False))

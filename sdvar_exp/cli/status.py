@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 def state_of(folder: Path) -> dict[str, Any]:
     """State of a study as plain data. lock: `free`, `live` or `stale`."""
     from sdvar_exp.store.lock import holder_of
-    from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest
+    from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest, refusal_today
 
     manifest = read_manifest(folder) or {}
     ledger = read_rows(folder)
@@ -83,6 +83,7 @@ def state_of(folder: Path) -> dict[str, Any]:
         "seconds_left": None if rate is None else rate[0] * pending,
         "damage": ledger.damage,
         "jobs": jobs_of(folder),
+        "refused": refusal_today(folder),
         "cells": cells,
     }
 
@@ -111,6 +112,7 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
     eta = f", about {duration(left)} of decoding left" if left and state["pending"] else ""
     lines.append(f"  {count(len(state['cells']), 'cell')}: {state['done']} units done, {state['pending']} pending{failed}{eta}")
     lines += [f"  {line}" for line in state["jobs"]]
+    lines += [f"  `run` will refuse to go on: {state['refused']}"] if state["refused"] else []
     lines += [f"  damaged: {line}" for line in state["damage"]]
     if cells:
         for c in state["cells"]:

@@ -11,6 +11,7 @@ from sdvar_exp.registry import plain
 from sdvar_exp.runner.prepare import Prepared
 from sdvar_exp.runner.result import Result, result_of, to_numpy
 from sdvar_exp.store import Study, baseline_key
+from sdvar_exp.store.provenance import definitions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Baselines:
             seed=unit.seed,
             guidance=cell.cfg_schedule.as_dict(),
             sampling=plain(cell.sampling),
-            machine={k: v for k, v in made.items() if k != "checkpoints"},
+            machine={k: v for k, v in made.items() if k not in ("checkpoints", "entries")},
+            entries=definitions([cell], metrics=False),
         )
 
     def _read(self, key: str) -> Result | None:

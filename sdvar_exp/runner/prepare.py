@@ -17,7 +17,7 @@ from sdvar_exp.models.pair import Pair, resolve_device
 from sdvar_exp.plan import Plan, PlannedCell
 from sdvar_exp.registry import Choice, plain
 from sdvar_exp.store import fingerprint
-from sdvar_exp.store.provenance import arithmetic
+from sdvar_exp.store.provenance import arithmetic, definitions
 
 Load = Callable[[ModelSpec, torch.device, str], Pair]
 
@@ -54,7 +54,7 @@ def prepare(plan: Plan, load: Load) -> Prepared:
     for planned in full.cells:
         check(planned, pairs[planned.cell.model], plan.labels)
     checkpoints = {model_key(spec): dict(pair.hashes) for spec, pair in pairs.items()}
-    more: dict[str, Any] = {"arithmetic": arithmetic(device.type)}
+    more: dict[str, Any] = {"arithmetic": arithmetic(device.type), "entries": definitions(p.cell for p in full.cells)}
     if device.type == "cuda":
         more["device_name"] = torch.cuda.get_device_name(device)
     made = fingerprint(checkpoints, device.type, settings.dtype, threads, **more)

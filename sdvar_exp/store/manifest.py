@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.store.ledger import canonical
-from sdvar_exp.store.provenance import redact
+from sdvar_exp.store.ledger import LedgerReader, canonical
+from sdvar_exp.store.provenance import DECIDING_PACKAGES, code_version, definition, definitions, redact, versions
 from sdvar_exp.store.records import CELL, MANIFEST, fault, leave_out, parsed
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def fingerprint_id(fingerprint: Fingerprint) -> str:
     return hashlib.sha256(canonical(fingerprint).encode()).hexdigest()[:10]
 
 
-def agree(manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint, mixed: bool) -> dict[str, Any]:
+def agree(
+    manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint, mixed: bool, folder: Path | None = None
+) -> dict[str, Any]:
     """The manifest to write, with the id under which new rows go in `current`.
 
     A first start makes it. A fingerprint that differs raises `UserError` with the differences, or, where `mixed` allows
-    it, is kept beside the first one.
+    it, is kept beside the first one. folder: of the study, whose ledger knows the commit that it was begun at.
     """
     fingerprint = json.loads(canonical(fingerprint))
     mine = fingerprint_id(fingerprint)
@@ -69,11 +72,7 @@ def agree(manifest: dict[str, Any] | None, study: str, fingerprint: Fingerprint,
         merged = _with_new_models(manifest["fingerprint"], fingerprint)
         return {**manifest, "fingerprint": merged, "current": manifest["fingerprint_id"]}
     if not mixed:
-        raise UserError(
-            f"study {study} was made under another fingerprint ({'; '.join(found)}); "
-            f"go on as it was made{_settings_of(manifest['fingerprint'], fingerprint)}, use another study=NAME, "
-            "or add allow_mixed=true to tag the new rows"
-        )
+        raise UserError(_refusal(study, manifest["fingerprint"], fingerprint, found, folder))
     others = manifest.get("others", {})
     for known, other in others.items():
         if not differences(other, fingerprint):
@@ -115,6 +114,64 @@ def settle_reference(plan: Plan) -> Plan:
     )
 
 
+def refusal(folder: Path, known: Fingerprint) -> str | None:
+    """Why a run would refuse to go on with a study, as far as what is known beforehand says; None where it would not.
+
+    known: the parts of a fingerprint that need no model to be loaded.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    first = manifest["fingerprint"]
+    new = {**first, **json.loads(canonical(known))}
+    found = differences(first, new)
+    return _refusal(manifest["study"], first, new, found, folder) if found else None
+
+
+def refusal_of(plan: Plan) -> str | None:
+    """`refusal` of the study that a plan goes on with."""
+    settings = plan.settings
+    known: dict[str, Any] = {**_today(), "dtype": settings.dtype, "entries": definitions(p.cell for p in plan.cells)}
+    known |= {"threads": settings.threads} if settings.threads else {}
+    known |= {"device_kind": settings.device.partition(":")[0]} if settings.device != "auto" else {}
+    return None if settings.allow_mixed else refusal(plan.folder, known)
+
+
+def refusal_today(folder: Path) -> str | None:
+    """`refusal` of a study whatever is asked of it: its code, packages and the project's own entries are no more the same."""
+    manifest = read_manifest(folder)
+    entries = (manifest or {}).get("fingerprint", {}).get("entries", {})
+    own = {f"{e.kind}={e.name}": e for kind in {key.partition("=")[0] for key in entries} for e in registry.own(kind)}
+    return refusal(folder, {**_today(), "entries": {key: definition(own[key]) for key in entries if key in own}})
+
+
+def _today() -> dict[str, Any]:
+    return {"code": code_version(), "packages": versions(DECIDING_PACKAGES)}
+
+
+def _refusal(study: str, old: Fingerprint, new: Fingerprint, found: list[str], folder: Path | None) -> str:
+    """What a refused start says: why, and what to do."""
+    commit = _commit_of(folder) if folder is not None and any(text.startswith(("code", "entries")) for text in found) else ""
+    at = f" at commit {commit[:10]}" if commit else ""
+    if "entries" not in old:
+        return (
+            f"study {study} was begun{at} by an earlier version of sdvar_exp, whose code decides otherwise or says less of "
+            "itself; it can be read, but not gone on with: use another study=NAME, or add allow_mixed=true to tag the new rows"
+        )
+    return (
+        f"study {study} was made under another fingerprint ({'; '.join(found)}){f', begun{at}' if at else ''}; "
+        f"go on as it was made{_settings_of(old, new)}, use another study=NAME, or add allow_mixed=true to tag the new rows"
+    )
+
+
+def _commit_of(folder: Path) -> str:
+    """The commit of the first session that knew one; empty where none did."""
+    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
+        if body.get("type") == "session" and (commit := (body.get("git") or {}).get("commit")):
+            return str(commit)
+    return ""
+
+
 def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
     """` with threads=2 dtype=float32`: the settings that bring the study's own circumstances back, where settings do."""
     keys = {"threads": "threads", "dtype": "dtype", "device_kind": "device"}
@@ -123,12 +180,12 @@ def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs, e.g. "packages.torch 2.13.0 → 2.14.0". A model that only one side has used is no difference."""
+    """What differs, e.g. "packages.torch 2.13.0 → 2.14.0". A model or an entry that only one side uses is no difference."""
     if isinstance(old, dict) and isinstance(new, dict):
         out = []
         for key in sorted({*old, *new}):
             one_sided = (key in old) != (key in new)
-            if path == "checkpoints" and one_sided and isinstance(old.get(key, new.get(key)), dict):
+            if one_sided and (path == "entries" or (path == "checkpoints" and isinstance(old.get(key, new.get(key)), dict))):
                 continue
             out += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return out
@@ -141,9 +198,9 @@ def _short(value: Any) -> str:
 
 
 def _with_new_models(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    if not old.get("checkpoints") and not new.get("checkpoints"):
-        return old
-    return {**old, "checkpoints": {**new.get("checkpoints", {}), **old.get("checkpoints", {})}}
+    """A fingerprint with the models and entries that another one uses beside its own."""
+    more = {key: {**new.get(key, {}), **old.get(key, {})} for key in ("checkpoints", "entries")}
+    return {**old, **{key: value for key, value in more.items() if value}}
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import logging
 import os
 import platform
@@ -13,17 +15,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sdvar_exp import registry
+from sdvar_exp.cell import Cell
 from sdvar_exp.store.files import StorageError, atomic_write
+from sdvar_exp.store.ledger import canonical
 
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
-DECODING_CODE = ("models", "decoding", "metrics")
+ROOTS = ("decoding/api.py", "models/pair.py", "runner/result.py", "runner/pixels.py", "runner/features.py")
+"""Files that begin what decides a result: decoding, models, pixels, what a classifier sees."""
+DECIDING = ("pyramid.py", "cell.py", "models", "decoding")
 DECIDING_PACKAGES = ("torch", "numpy", "safetensors")
 RECORDED_PACKAGES = (
     *DECIDING_PACKAGES,
@@ -47,7 +55,7 @@ _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def fingerprint(checkpoints: Mapping[str, Any], device_kind: str, dtype: str, threads: int, **more: Any) -> dict[str, Any]:
-    """What may change a result: code of decoding, checkpoint hashes, packages, device kind, dtype, threads.
+    """What may change a result: code that decides, checkpoint hashes, packages, device kind, dtype, threads.
 
     checkpoints: {"vae": hash, …} of the one pair of a study, or {model name: {"vae": hash, …}} where there may be more.
     more: further facts that are to agree before a study goes on, e.g. attention backend, TF32 and cuDNN flags.
@@ -58,16 +66,113 @@ def fingerprint(checkpoints: Mapping[str, Any], device_kind: str, dtype: str, th
 
 @cache
 def code_version(package: Path = PACKAGE) -> str:
-    """Sixteen hexadecimal digits over the sources that decide a result: pyramid, cell, models, decoding, metrics."""
-    files = [package / "pyramid.py", package / "cell.py"]
-    for part in DECODING_CODE:
-        files += (package / part).rglob("*.py")
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.relative_to(package).as_posix()):
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()[:16]
+    """Sixteen hexadecimal digits over the code that decides tokens, fidelity or features.
+
+    Comments, docstrings and layout do not count. Read are `ROOTS` and all that they import from `DECIDING`. Registered entries
+    are left out: each counts for its own cells (`definition`).
+    """
+    entry_folders = {package.joinpath(*name.split(".")[1:]) for name in registry.PACKAGES.values()}
+    found: dict[str, list[str]] = {}
+    left = [package / root for root in ROOTS]
+    while left:
+        path = left.pop()
+        name = path.relative_to(package).as_posix()
+        if name in found or (path.parent in entry_folders and path.name != "__init__.py"):
+            continue
+        source = _source(path.read_bytes())
+        found[name] = [text for entry, text in source.statements if entry is None]
+        left += [p for p in source.files(package) if p.relative_to(package).parts[0] in DECIDING]
+    return _digest(sorted(found.items()))
+
+
+def definition(entry: registry.Entry) -> str:
+    """Sixteen hexadecimal digits over the code of an entry: its file without other entries, and what it uses beside it."""
+    place = inspect.getsourcefile(entry.function)
+    if place is None or not Path(place).is_file():
+        return hashlib.sha256(entry.function.__code__.co_code).hexdigest()[:16]
+    file = Path(place)
+    source = _source(file.read_bytes())
+    found = {"": [text for of, text in source.statements if of in (None, f"{entry.kind}={entry.name}")]}
+    left = source.files(PACKAGE)
+    while left:
+        path = left.pop()
+        if path.parent == file.parent and path != file and path.name not in found:
+            used = _source(path.read_bytes())
+            found[path.name] = [text for _, text in used.statements]
+            left += used.files(PACKAGE)
+    return _digest(sorted(found.items()))
+
+
+def definitions(cells: Iterable[Cell], metrics: bool = True) -> dict[str, str]:
+    """`definition` of every entry that these cells use, and of every metric that is computed with the rows, by `kind=name`."""
+    normal = [cell.normalised() for cell in cells]
+    chosen = [choice for cell in normal for kind in registry.KINDS if (choice := getattr(cell, kind)) is not None]
+    entries = {f"{choice.kind}={choice.name}": choice.entry for choice in chosen}
+    if metrics:
+        from sdvar_exp.metrics.quantities import EVIDENCE
+
+        for name in registry.names("metric"):
+            entry = registry.get("metric", name)
+            if any(parameter in EVIDENCE for parameter in inspect.signature(entry.function).parameters):
+                entries[f"metric={name}"] = entry
+    return {name: definition(entry) for name, entry in sorted(entries.items())}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A module: its top-level statements, each with the entry (`kind=name`) that it registers, and the modules it imports."""
+
+    statements: tuple[tuple[str | None, str], ...]
+    imports: tuple[str, ...]
+
+    def files(self, package: Path) -> list[Path]:
+        """Files of the package that are imported, lazily or not."""
+        places = [package.joinpath(*name.split(".")[1:]) for name in self.imports]
+        return [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
+
+
+@cache
+def _source(content: bytes) -> _Source:
+    """Read a module from its syntax tree: no comments, no docstrings, nothing that is for a type checker only.
+
+    What an entry declares beside its code (a heading, a range) is no part of it either.
+    """
+    tree = ast.parse(content)
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [n for n in node.body if not _says_only(n)]
+    statements = []
+    for node in tree.body:
+        entry = _registered(node)
+        if entry:
+            node.decorator_list = []  # type: ignore[attr-defined]
+        statements.append((entry, ast.unparse(node)))
+    return _Source(tuple(statements), tuple(sorted(name for name in names if name.startswith("sdvar_exp."))))
+
+
+def _registered(node: ast.stmt) -> str | None:
+    """`kind=name` of the entry that a top-level function defines, None for anything else."""
+    for decorator in getattr(node, "decorator_list", ()):
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).rpartition(".")[2] == "register":
+            words = [str(arg.value) for arg in decorator.args[:2] if isinstance(arg, ast.Constant)]
+            return "=".join(words) if len(words) == 2 else None
+    return None
+
+
+def _says_only(node: ast.stmt) -> bool:
+    """Whether a statement does nothing when the program runs: a docstring, or imports for a type checker."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _digest(parts: object) -> str:
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:

@@ -189,6 +189,8 @@ FINGERPRINT = Shape(
     may={
         "code": "text or data",
         "checkpoints": Shape(),
+        "entries": Shape(),
+        "arithmetic": Shape(),
         "packages": Shape(),
         "device_kind": "str",
         "dtype": "str",

@@ -64,7 +64,7 @@ class Study:
         try:
             self._lock.acquire()
             known = manifest.read_manifest(self.folder)
-            agreed = manifest.agree(known, plan.study, fingerprint, allow_mixed)
+            agreed = manifest.agree(known, plan.study, fingerprint, allow_mixed, self.folder)
             agreed |= manifest.reference_record(plan.reference) if known is None else {}
             manifest.write_manifest(self.folder, agreed)
             self._write_cells(plan)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sdvar_exp import registry
 from sdvar_exp.store import code_version, fingerprint, provenance, redact, session_record
 from sdvar_exp.store.ledger import decode, encode
 
@@ -55,23 +58,110 @@ def test_fingerprint_names_what_decides() -> None:
     assert made["code"] == code_version() and made["attention"] == "sdpa" and made["threads"] == 2
 
 
-def test_code_version_follows_the_deciding_sources_only(tmp_path: Path) -> None:
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[[str, Callable[[str], str]], str]:
+    """edited(path, change): the code version of a copy of the package in which one file is changed."""
     package = tmp_path / "sdvar_exp"
     shutil.copytree(provenance.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    same = code_version(package)
-    assert same == code_version()
+    provenance.code_version.cache_clear()
+    assert code_version(package) == code_version()
 
-    def changed(path: str, text: str) -> bool:
-        (package / path).write_text(text)
-        code_version.cache_clear()
-        return code_version(package) != same
+    def version(path: str, change: Callable[[str], str]) -> str:
+        file = package / path
+        before = file.read_text(encoding="utf-8") if file.exists() else None
+        file.write_text(change(before or ""), encoding="utf-8")
+        provenance.code_version.cache_clear()
+        try:
+            return code_version(package)
+        finally:
+            file.unlink() if before is None else file.write_text(before, encoding="utf-8")
 
-    assert not changed("store/new.py", "x = 1\n") and not changed("models/notes.txt", "x")
-    pyramid = (package / "pyramid.py").read_text()
-    assert not changed("pyramid.py", pyramid.replace("\n", "\r\n"))
-    assert changed("pyramid.py", pyramid + "\n")
-    assert not changed("pyramid.py", pyramid)
-    assert changed("decoding/new.py", "")
+    return version
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "counts"),
+    [
+        ("pyramid.py", lambda s: s.replace("\n", "\r\n"), False),
+        ("pyramid.py", lambda s: s + "\n# a comment\n", False),
+        ("decoding/sampling.py", lambda s: re.sub(r'^"""[^"]*"""', '"""Other words."""', s), False),
+        ("decoding/session.py", lambda s: s.replace("\n\n\n", "\n\n# why\n\n\n"), False),
+        ("metrics/power.py", lambda s: s + "\nX = 1\n", False),
+        ("store/new.py", lambda s: "x = 1\n", False),
+        ("decoding/new.py", lambda s: "x = 1\n", False),
+        ("decoding/acceptance/new.py", lambda s: "x = 1\n", False),
+        ("decoding/acceptance/exact.py", lambda s: s + "\nX = 1\n", False),
+        ("decoding/sampling.py", lambda s: s + "\nX = 1\n", True),
+        ("models/var.py", lambda s: s + "\nX = 1\n", True),
+        ("models/classifier.py", lambda s: s + "\nX = 1\n", True),
+        ("decoding/acceptance/__init__.py", lambda s: s + "\nX = 1\n", False),
+        ("runner/features.py", lambda s: s + "\nX = 1\n", True),
+    ],
+)
+def test_code_version_follows_what_code_does_where_it_decides(
+    path: str, change: Callable[[str], str], counts: bool, edited: Callable[..., str]
+) -> None:
+    """A comment, a docstring, a power planner, a new or another rule: no row changes."""
+    assert (edited(path, change) != code_version()) == counts
+
+
+RULES = '''"""Two rules in one file."""
+from sdvar_exp.registry import register
+LIMIT = 1
+
+@register("acceptance", "one", doc="a")
+def one(_, view):
+    """First."""
+    return LIMIT
+
+@register("acceptance", "two")
+def two(_, view):
+    return 2
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("return 2", "return 3", False),
+        ('"""First."""', '"""Other words."""', False),
+        ('doc="a"', 'doc="b"', False),
+        ("LIMIT = 1", "LIMIT = 2  # a constant", True),
+        ("LIMIT = 1", "LIMIT = 1  # a constant", False),
+        ("    return LIMIT", "    return LIMIT + 1", True),
+        ("def two(_, view):\n    return 2", "def two(_, view):\n    return 2\n\ndef helper():\n    pass", True),
+    ],
+)
+def test_an_entry_counts_by_its_own_code(
+    old: str, new: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file without other entries, docstrings, comments, and what it declares about itself."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number, text in enumerate((RULES, RULES.replace(old, new))):
+        assert text.count("register(") == 2
+        (tmp_path / f"rules_{number}.py").write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "_entries", {**registry._entries})
+            monkeypatch.delitem(sys.modules, f"rules_{number}", raising=False)
+            __import__(f"rules_{number}")
+            found.append(provenance.definition(registry.get("acceptance", "one")))
+    assert (found[0] != found[1]) == counts
+
+
+def test_files_that_an_entry_uses_beside_its_own_count_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper in the folder of the rules, which registers nothing."""
+    folder = tmp_path / "sdvar_exp" / "decoding" / "acceptance"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "sdvar_exp")
+    (folder / "own.py").write_text("from sdvar_exp.decoding.acceptance.helper import LIMIT\n")
+    entry = registry.Entry("acceptance", "own", registry.Empty, lambda: None)
+    monkeypatch.setattr(provenance.inspect, "getsourcefile", lambda _: str(folder / "own.py"))
+    found = set()
+    for text in ("LIMIT = 1\n", "LIMIT = 1  # a constant\n", "LIMIT = 2\n"):
+        (folder / "helper.py").write_text(text)
+        found.add(provenance.definition(entry))
+    assert len(found) == 2
 
 
 def test_git_state_is_of_the_checkout_that_tracks_the_package(tmp_path: Path) -> None:
