@@ -85,7 +85,7 @@ class Study:
         with guest():
             console = Console(file=printed, width=120) if quiet else Console()
             code = run_study(self.plan, console)
-        if code == 130:
+        if code in (130, 143):
             raise KeyboardInterrupt(f"stopped; run() goes on where {self.folder} stopped")
         if code and check:
             raise RunFailed(f"the run of {self.folder} failed with exit code {code}\n{printed.getvalue()}".rstrip())

@@ -44,7 +44,7 @@ class EngineOptions:
     unit_timeout_s: float = 0.0
     retries: int = 1
     fail_fast: bool = False
-    max_failures: int = 0
+    max_failures: float = 0
     detach: bool = False
     partition: str = ""
     time_min: int = 60

@@ -1,6 +1,6 @@
 """The console command `sdvar-exp`: one file per verb, imported when it is asked for.
 
-Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sense, 130 interrupted.
+Exit codes: 0 fine, 1 something failed while running, 2 the command makes no sense, 130 interrupted, 143 by SIGTERM.
 """
 
 from __future__ import annotations

@@ -112,7 +112,6 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
     eta = f", about {duration(left)} of decoding left" if left and state["pending"] else ""
     lines.append(f"  {count(len(state['cells']), 'cell')}: {state['done']} units done, {state['pending']} pending{failed}{eta}")
     lines += [f"  {line}" for line in state["jobs"]]
-    lines += [f"  `run` will refuse to go on: {state['refused']}"] if state["refused"] else []
     lines += [f"  damaged: {line}" for line in state["damage"]]
     if cells:
         for c in state["cells"]:
@@ -120,4 +119,5 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
             lines.append(f"  {c['id']}  {c['done']}/{c['planned']}{failed}  {c['name']}")
         if state["failed"]:
             lines.append("  why: sdvar-exp logs CELL; again: sdvar-exp run --failed with the same words")
+    lines += [f"  `run` will refuse to go on: {state['refused']}"] if state["refused"] else []
     return lines

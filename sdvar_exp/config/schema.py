@@ -95,7 +95,7 @@ class EngineNode:
     unit_timeout_s: float = 0.0
     retries: int = 1
     fail_fast: bool = False
-    max_failures: int = 0
+    max_failures: float = 0
 
 
 @dataclass

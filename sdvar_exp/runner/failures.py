@@ -15,6 +15,8 @@ from sdvar_exp.store import Study
 Body = dict[str, Any]
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+PEAK = "peak_memory_bytes"
+"""Attribute of an exception: what the decode that ran out of memory had used at most."""
 POISONED = ("AcceleratorError",)
 """CUDA errors after which a process can do nothing more with its device (`torch.AcceleratorError`)."""
 
@@ -49,8 +51,11 @@ def transient(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """One line: kind and message; `oom: …` where memory ran out."""
-    return f"{'oom: ' if out_of_memory(error) else ''}{type(error).__name__}: {error}"
+    """One line: kind and message; `oom: …` where memory ran out, with the peak in bytes where it is known."""
+    if not out_of_memory(error):
+        return f"{type(error).__name__}: {error}"
+    peak = getattr(error, PEAK, None)
+    return f"oom: {type(error).__name__}: {error}" + ("" if peak is None else f" (peak memory {peak} bytes)")
 
 
 def failure_body(cell_id: str, unit: Unit, error: str, traceback_text: str, attempt: int) -> Body:

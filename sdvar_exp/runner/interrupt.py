@@ -19,11 +19,12 @@ NOTE = b"\nstopping after this unit; once more: at once\n"
 
 
 class Interrupt:
-    """State of one run. `KeyboardInterrupt` is raised at once outside `shield`, at its end inside."""
+    """State of one run. `KeyboardInterrupt` is raised at once outside `shield`, at its end inside. number: the last signal."""
 
     def __init__(self) -> None:
         self._shielded = False
         self._asked = False
+        self.number = int(signal.SIGINT)
 
     @property
     def asked(self) -> bool:
@@ -44,6 +45,7 @@ class Interrupt:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
         first, self._asked = not self._asked, True
+        self.number = number
         if not (self._shielded and first):
             raise KeyboardInterrupt
         with suppress(OSError):  # there may be no standard error

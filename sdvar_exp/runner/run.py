@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ from sdvar_exp.store.manifest import settle_reference
 from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
 
-FINE, FAILED, INTERRUPTED = 0, 1, 130
+FINE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 FINISH_S, BROKEN_OFF_S = 60.0, 3.0
 """How long W&B's child may take at the end of a run, and of one that broke off."""
 
@@ -34,7 +35,7 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
     """Run a plan, or what is left of it.
 
     load: stands in for `load_pair`. backend: stands in for models altogether, see `Backend`.
-    Returns 0; 1 if units failed (they are recorded, and tried again by the same command); 130 if interrupted.
+    Returns 0; 1 if units failed (they are recorded, and tried again by the same command); 130 if interrupted, 143 by SIGTERM.
     Raises `UserError` before anything is written if the plan cannot run; `StorageError` if the disk takes no more.
     """
     with interruptible() as interrupt, ExitStack() as stack:
@@ -56,7 +57,7 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
                 return _run(sweep, engine)
         except KeyboardInterrupt:
             say(console, f"stopped; this goes on where it stopped: {command(plan)}")
-            return INTERRUPTED
+            return TERMINATED if interrupt.number == signal.SIGTERM else INTERRUPTED
 
 
 def open_or_join(made: Backend) -> tuple[Study, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from sdvar_exp.store import StorageError, Study
 log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 10
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 60.0
+"""Before a unit is tried again, four times as long each time: a network folder or a device may need a while."""
 
 
 def attempts_of(study: Study) -> Counter[UnitKey]:
@@ -59,8 +62,14 @@ class Sweep:
         self.failed += units
         if units and self.options.fail_fast:
             self.stopped = "stopped at the first failure (engine.fail_fast=true)"
-        elif units and 0 < self.options.max_failures <= self.failed:
-            self.stopped = f"stopped after {self.failed} failures (engine.max_failures={self.options.max_failures})"
+        elif units and self.options.max_failures > 0 and self.failed >= self.most_failures:
+            self.stopped = f"stopped after {self.failed} failures (engine.max_failures={self.options.max_failures:g})"
+
+    @property
+    def most_failures(self) -> float:
+        """So many failed units end a run: `max_failures`, which below 1 is a share of the plan's units."""
+        asked, plan = self.options.max_failures, self.backend.plan
+        return asked if asked >= 1 else asked * len(plan.cells) * len(plan.labels) * len(plan.seeds)
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class Tasks:
                 if poisoned(error):
                     return Outcome(len(left), tuple(lines), unusable=True)
                 if transient(error) and attempt < self.options.retries:
+                    time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 4**attempt))
                     continue
                 return Outcome(len(left), tuple(lines))
             self.study.append(*(made[i] for i in left))

@@ -14,7 +14,7 @@ from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding.api import Decoded, NoiseBook, decode
 from sdvar_exp.guest import kept_random_state
 from sdvar_exp.runner.baselines import Baselines
-from sdvar_exp.runner.failures import BaselineError, NotFiniteError
+from sdvar_exp.runner.failures import PEAK, BaselineError, NotFiniteError, out_of_memory
 from sdvar_exp.runner.features import Extractor, extractor_for
 from sdvar_exp.runner.memory import PeakMemory
 from sdvar_exp.runner.pixels import Pixels
@@ -55,7 +55,17 @@ def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> J
 
 
 def evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Body]:
-    """One record per unit of the task; images are written."""
+    """One record per unit of the task; images are written. An error of memory carries the peak until then."""
+    peak = PeakMemory(job.prepared.device)
+    try:
+        return _evaluate(job, task, noise, noise_ms)
+    except Exception as error:
+        if out_of_memory(error):
+            setattr(error, PEAK, peak.bytes())
+        raise
+
+
+def _evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[Body]:
     cell, pair = task.cell, job.prepared.pairs[task.cell.model]
     against = job.prepared.plan.compared_with(cell)
     own = cell.id == against[-1].id

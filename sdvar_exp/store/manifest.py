@@ -153,7 +153,7 @@ def _refusal(study: str, old: Fingerprint, new: Fingerprint, found: list[str], f
     """What a refused start says: why, and what to do."""
     commit = _commit_of(folder) if folder is not None and any(text.startswith(("code", "entries")) for text in found) else ""
     at = f" at commit {commit[:10]}" if commit else ""
-    if "entries" not in old:
+    if "entries" in new and "entries" not in old:
         return (
             f"study {study} was begun{at} by an earlier version of sdvar_exp, whose code decides otherwise or says less of "
             "itself; it can be read, but not gone on with: use another study=NAME, or add allow_mixed=true to tag the new rows"

@@ -53,13 +53,18 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Fake:
-    """Makes the backend. marks: a folder for the counts of troubles. largest: more images at once run out of memory."""
+    """Makes the backend. marks: a folder for the counts of troubles. largest: more images at once run out of memory.
+
+    code_elsewhere: the code version in every process but the one that made this.
+    """
 
     delay_s: float = 0.0
     troubles: Mapping[tuple[Any, ...], Trouble] = field(default_factory=dict)
     marks: Path | None = None
     largest: int = 1_000_000
     code: str = "c0de"
+    code_elsewhere: str = ""
+    home: int = field(default_factory=os.getpid)
 
     def __call__(self, plan: Plan) -> FakeBackend:
         return FakeBackend(plan, self)
@@ -81,6 +86,8 @@ class FakeBackend:
     def __init__(self, plan: Plan, fake: Fake) -> None:
         self.plan, self.fake = plan, fake
         self.fingerprint = {**FINGERPRINT, "code": fake.code}
+        if fake.code_elsewhere and os.getpid() != fake.home:
+            self.fingerprint["code"] = fake.code_elsewhere
         self.names = {p.cell.id: p.name for p in plan.cells}
         self.loaded = 1
 

@@ -70,12 +70,21 @@ def test_the_timing_phase_comes_last_and_in_one_process(engine: str, plan: MakeP
 
 
 @every_engine
-def test_code_that_changed_since_the_start_is_refused(engine: str, plan: MakePlan, run: Run) -> None:
+def test_code_that_changed_since_the_last_command_is_refused(engine: str, plan: MakePlan, run: Run) -> None:
     mine = plan(engine)
     run(mine)
     with pytest.raises(UserError, match="another fingerprint"):
         run(replace(mine, seeds=(0, 9)), Fake(code="changed"))
     assert len(records(mine, "unit")) == 24
+
+
+def test_code_that_changes_before_its_workers_start_is_refused(plan: MakePlan, run: Run) -> None:
+    """Between the start of the command and that of a worker, or of a job that waited in Slurm's queue: no row is mixed in."""
+    mine = plan("pool")
+    with pytest.raises(UserError, match=r"under another fingerprint \(code c0de → changed\)"):
+        run(mine, Fake(code_elsewhere="changed"))
+    assert not records(mine, "unit") and not (mine.folder / "lock").exists()
+    assert run(mine)[0] == 0 and len(records(mine, "unit")) == 24
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
@@ -97,7 +106,7 @@ def test_transient_failures_are_tried_again_and_mistakes_are_not(engine: str, pl
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
-@pytest.mark.parametrize(("options", "most"), [({"fail_fast": True}, 1), ({"max_failures": 3}, 3)])
+@pytest.mark.parametrize(("options", "most"), [({"fail_fast": True}, 1), ({"max_failures": 3}, 3), ({"max_failures": 0.02}, 3)])
 def test_a_run_gives_up_where_it_is_told_to(engine: str, options: dict, most: int, plan: MakePlan, run: Run) -> None:
     mine = plan(engine, seeds=range(20), timing=1, **{"workers": 1, **options})
     fake = Fake(troubles={(3, s): Trouble("raise") for s in range(20)})

@@ -75,7 +75,7 @@ def test_a_signal_lets_the_unit_finish_and_says_how_to_continue(
     with monkeypatch.context() as patch:
         break_at(patch, 3, lambda: os.kill(os.getpid(), number))
         code, text = run(small)
-    assert code == 130 and "sdvar-exp run study=study 'labels=[0,3]'" in text
+    assert code == (143 if number == signal.SIGTERM else 130) and "sdvar-exp run study=study 'labels=[0,3]'" in text
     assert len(records(small, "unit")) == 4 and not (small.folder / "lock").exists()
     assert run(small)[0] == 0 and len(records(small, "unit")) == 16
 
