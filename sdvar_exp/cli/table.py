@@ -12,14 +12,16 @@ from sdvar_exp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sdvar_exp.store import Tables
+    from sdvar_exp.report.selection import Chosen
 
 STABLE = ("samples", "stages", "runs")
 EXAMPLES = """\
-columns of --where and --group are those of load_results: samples, and the configuration as strategy_entry_num,
-acceptance_tau, gamma_value, …
+columns of --group are those of load_results: samples, and the configuration as strategy_entry_num, acceptance_tau,
+gamma_value, … --where reads the same for label, seed and configuration, which choose rows; a column of the summary (--csv lists
+them) chooses cells by the number that the table shows: images chosen by how they came out would make every mean wrong.
 
   sdvar-exp table guide --where "strategy == 'test3' and label < 5"
+  sdvar-exp table guide --where "pixel_mae < 0.05 and target_calls < 6"
   sdvar-exp table guide --group strategy,gamma_value
   sdvar-exp table guide --stable > samples.csv
   sdvar-exp table guide --latex > table.tex
@@ -36,7 +38,8 @@ def main(argv: list[str]) -> int:
         metavar="TABLE",
         help="csv that a repetition reproduces byte for byte: samples (default), stages or runs",
     )
-    parser.add_argument("--where", metavar="QUERY", help="only the rows that a pandas query chooses")
+    parser.add_argument("--where", metavar="QUERY", help="only the rows and cells that a pandas query chooses")
+    parser.add_argument("--by-outcome", action="store_true", help="--where also chooses images by how they came out: biased")
     parser.add_argument("--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell")
     parser.add_argument("--json", action="store_true", help="the summary for machines")
     parser.add_argument("--csv", action="store_true", help="the summary as csv")
@@ -55,13 +58,16 @@ def main(argv: list[str]) -> int:
     if asked.latex or asked.markdown:
         if asked.group or asked.json or asked.csv:
             raise UserError("--latex and --markdown show the summary by cell; leave out --group, --json and --csv")
-        sys.stdout.write(_typeset(folder, asked.where, asked.latex, asked.plus_minus))
+        sys.stdout.write(_typeset(_chosen(folder, asked.where, asked.by_outcome), asked.latex, asked.plus_minus))
         return 0
-    summary, notes = summary_of(folder, asked.where, asked.group)
+    chosen = _chosen(folder, asked.where, asked.by_outcome)
+    summary = _summary(chosen, asked.group)
+    for remark in chosen.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     if asked.json:
         print(summary.to_json(orient="records", indent=1, force_ascii=False))
         return 0
-    for note in notes:
+    for note in getattr(chosen.tables, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
     if asked.csv or asked.group:
         print(_csv(summary) if asked.csv else _plain(summary))
@@ -73,60 +79,36 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def summary_of(folder: Path, where: str | None, group: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Summary by cell, or by group, of the rows that `where` chooses; notes about the ledger."""
-    from sdvar_exp.report import summarise
-    from sdvar_exp.report.compare import grouped
+def _chosen(folder: Path, where: str | None, by_outcome: bool) -> Chosen:
+    from sdvar_exp.report.selection import choose
     from sdvar_exp.report.source import read_tables
 
-    tables: Tables = read_tables(folder, stages=False)  # type: ignore[assignment]
-    notes: tuple[str, ...] = getattr(tables, "notes", ())  # of a ledger
-    if where is None and group is None:
-        return summarise(tables), notes
-    chosen = _chosen(folder, tables, where)
-    if group is not None:
-        return grouped(chosen, [word.strip() for word in group.split(",") if word.strip()]), notes
-    return summarise(rows_of(tables, chosen)), notes
-
-
-def _chosen(folder: Path, tables: Tables, where: str | None) -> pd.DataFrame:
-    from sdvar_exp.store.results import joined, select
-
-    chosen = select(joined(tables), where)
-    if chosen.empty:
-        raise UserError(f"--where {where!r} chooses no row of {folder}" if where else f"{folder} has no rows yet")
+    chosen = choose(read_tables(folder, stages=False), where, by_outcome)  # type: ignore[arg-type]
+    if where and chosen.tables.samples.empty:
+        raise UserError(f"--where {where!r} chooses no row of {folder}")
     return chosen
 
 
-def _typeset(folder: Path, where: str | None, latex: bool, plus_minus: bool) -> str:
+def _summary(chosen: Chosen, group: str | None) -> pd.DataFrame:
+    """By cell, or by group."""
+    if group is None:
+        from sdvar_exp.report import summarise
+
+        return summarise(chosen.tables)
+    from sdvar_exp.report.compare import grouped
+    from sdvar_exp.store.results import joined
+
+    if chosen.tables.samples.empty:
+        raise UserError("there are no rows to group yet")
+    return grouped(joined(chosen.tables), [word.strip() for word in group.split(",") if word.strip()])
+
+
+def _typeset(chosen: Chosen, latex: bool, plus_minus: bool) -> str:
     from sdvar_exp.report import summarise
-    from sdvar_exp.report.source import read_tables
     from sdvar_exp.report.typeset import latex_table, markdown_table
 
-    tables: Tables = read_tables(folder)  # type: ignore[assignment]
-    if where is not None:
-        tables = rows_of(tables, _chosen(folder, tables, where))
-    return (latex_table if latex else markdown_table)(tables, summarise(tables), plus_minus)
-
-
-def rows_of(tables: Tables, chosen: pd.DataFrame) -> Tables:
-    """The tables with the chosen units alone."""
-    from dataclasses import fields, replace
-
-    import pandas as pd
-
-    units = pd.MultiIndex.from_frame(chosen[["cell", "label", "seed"]])
-    frames = {}
-    for field in fields(tables):
-        frame = getattr(tables, field.name)
-        if not isinstance(frame, pd.DataFrame) or field.name == "noise":
-            continue
-        if field.name == "runs":
-            keep = frame["cell"].isin(chosen["cell"])
-        else:
-            keep = pd.MultiIndex.from_frame(frame[["cell", "label", "seed"]]).isin(units)
-        frames[field.name] = frame[keep].reset_index(drop=True)
-    return replace(tables, **frames)
+    way = latex_table if latex else markdown_table
+    return way(chosen.tables, summarise(chosen.tables), plus_minus, chosen.remarks)
 
 
 def _csv(summary: pd.DataFrame) -> str:

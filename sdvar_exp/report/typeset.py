@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ TEX = Dialect(latex_escaped, lambda t: rf"\textbf{{{t}}}", lambda a, b: rf" {{\s
 MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda a, b: f" [{a}, {b}]", " ± ")
 
 
-def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False) -> str:
+def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
     """A `table` environment that needs the packages booktabs and graphicx, and is never wider than the text.
 
     Best numbers are bold only where significant, see `note`.
@@ -98,7 +98,7 @@ def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False)
         r"\centering",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{latex_escaped(note(summary, plus_minus))}}}",
+        rf"\caption{{{latex_escaped(note(summary, plus_minus, remarks))}}}",
         r"\vspace{4pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
@@ -115,16 +115,16 @@ def _stacked(head: list[Heading]) -> str:
     return "\n".join(" & ".join(latex_escaped(lines[i]).replace("{-}", "-") for _, lines in head) + r" \\" for i in (0, 1))
 
 
-def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False) -> str:
+def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
     """A table of pipes and a line below that says what the numbers are."""
     head, rows = _cells(tables, summary, MD, plus_minus)
     lines = [f"| {' | '.join(text for text, _ in head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus))]) + "\n"
+    return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus, remarks))]) + "\n"
 
 
-def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
-    """What a reader of the table must know."""
+def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
+    """What a reader of the table must know. remarks: what comes before all else."""
     counts = sorted(set(summary["n"].astype(int)))
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
     shown = "±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals"
@@ -132,8 +132,9 @@ def note(summary: pd.DataFrame, plus_minus: bool = False) -> str:
     times = f", {timed[-1]} of them timed" if timed else ""
     speed = "Speed-up: reference time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
+    first = "".join(f"{text[0].upper()}{text[1:]}. " for text in remarks)
     return (
-        f"n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
+        f"{first}n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
         f"every other cell but the reference at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
         f"{speed}Pixel difference: mean |a−b| to the reference's image. "
         "Identical: images with all tokens equal to the own baseline's, the target under the cell's guidance and precision."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import pandas as pd
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
+from sdvar_exp.store.columns import CIRCUMSTANCES, IDENTITY
 from sdvar_exp.store.tables import Tables, load_tables
+
+log = logging.getLogger(__name__)
 
 Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
 
@@ -23,12 +28,23 @@ def load_results(path: Path | str | Iterable[Path | str], where: Where = None) -
 
     Configuration values become columns named after the group and parameter, e.g. `strategy_entry_num`,
     `acceptance_tau`, `gamma_value`, `sampling_temperature`; null where a cell has no such parameter.
-    where: a query ("strategy == 'test3' and pixel_mae < 0.05"), {column: value or list of values}, or a function of the
-    DataFrame that gives a mask. Raises `UserError` if there is no study or a column is unknown.
+    where: a query ("strategy == 'test3' and label < 5"), {column: value or list of values}, or a function of the DataFrame
+    that gives a mask. A query about what was measured on an image warns that means over such rows are biased.
+    Raises `UserError` if there is no study or a column is unknown.
     """
-    frames = [joined(load_tables(folder, stages=False)) for folder in _folders(path)]
+    tables = [load_tables(folder, stages=False) for folder in _folders(path)]
+    frames = [joined(one) for one in tables]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    asked = re.findall(r"\w+", where) if isinstance(where, str) else where if isinstance(where, Mapping) else ()
+    if outcome := sorted(set().union(*(measured(one.samples) for one in tables)).intersection(asked)):
+        log.warning("rows are chosen by outcome (%s): means over them are biased", ", ".join(outcome))
     return select(frame, where)
+
+
+def measured(samples: pd.DataFrame) -> set[str]:
+    """Columns of `samples` that say how an image came out, of metrics of one's own too; not who made it, nor the choices."""
+    known = {*IDENTITY, *CIRCUMSTANCES, "mixed"} - {"noise_ms", "peak_memory_bytes"}
+    return {str(column) for column in samples} - known
 
 
 def select(frame: pd.DataFrame, where: Where) -> pd.DataFrame:

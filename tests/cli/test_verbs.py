@@ -141,6 +141,37 @@ class TestTable:
         rows = json.loads(call("table", "--json", "--where", "strategy == 'parallel_v1' and label == 3")[1])
         assert [(row["name"], row["n"], row["labels"]) for row in rows] == [("parallel_v1 γ=3", 3, 1)]
 
+    def test_a_column_of_the_summary_chooses_cells_and_keeps_their_images(self, call: Call) -> None:
+        """Images that agree by chance would show a lossy cell as identical; the number of the table decides for the cell."""
+        make_study(moved={1: 2.0, 2: 4.0})
+        table = json.loads(call("table", "--json")[1])
+        for where in ("pixel_mae < 4", "pixel_mae < 4 & target_calls > 0", "`pixel_mae` < 4 and (n == 6 and compared > 5)"):
+            rows = json.loads(call("table", "--json", "--where", where)[1])
+            assert rows == table[:2], where
+        rows = json.loads(call("table", "--json", "--where", "label == 3 and pixel_mae > 2")[1])
+        assert [(r["name"], r["n"]) for r in rows] == [("test3 entry_num=4", 3), ("parallel_v1 γ=3", 3)]
+        assert [r["cells"] for r in json.loads(call("table", "--json", "--group", "label", "--where", "n == 6")[1])] == [3, 3]
+
+    def test_images_are_chosen_by_outcome_only_when_told(self, call: Call) -> None:
+        make_study()
+        code, out, err = call("table", "--json", "--where", "fhat_cosine > 0 or first_divergent_stage == 2")
+        assert (code, out) == (2, "") and "first_divergent_stage is measured on each image" in err and "--by-outcome" in err
+        code, out, err = call("table", "--json", "--where", "pixel_mae < 0.5 and label == 3", "--by-outcome")
+        assert err == "note: chosen by outcome: means are biased (pixel_mae)\n"
+        assert code == 0 and all(r["pixel_mae"] < 0.5 and r["n"] <= 3 for r in json.loads(out))
+        text = call("table", "--markdown", "--where", "pixel_mae < 0.5", "--by-outcome")[1]
+        assert "Chosen by outcome: means are biased" in text
+        assert call("table", "--json", "--where", "label == 3", "--by-outcome")[2] == ""
+
+    def test_results_chosen_by_outcome_warn(self, call: Call, caplog: pytest.LogCaptureFixture) -> None:
+        folder = make_study()
+        load_results(folder, where="label == 3 and strategy == 'test3 entry_num=4'")
+        assert not caplog.records
+        for where in ("pixel_mae < 0.5", {"target_calls": [2, 3]}):
+            caplog.clear()
+            load_results(folder, where=where)
+            assert "chosen by outcome" in caplog.text
+
     def test_groups(self, call: Call) -> None:
         make_study()
         rows = json.loads(call("table", "--json", "--group", "label")[1])
@@ -164,6 +195,13 @@ class TestTable:
             (["--group", "starategy"], "there is no column 'starategy' to group by"),
             (["--where", "label =="], "where: cannot read 'label =='"),
             (["--where", "label > 99"], "--where 'label > 99' chooses no row of results/demo"),
+            (["--where", "pixel_mae < 0"], "--where 'pixel_mae < 0' chooses no row of results/demo"),
+            (
+                ["--where", "label == 3 or pixel_mae < 1"],
+                "where: 'label == 3 or pixel_mae < 1' asks rows (label) and cells (pixel",
+            ),
+            (["--where", "identical == True"], "where: 'identical == True': identical of a cell is a number"),
+            (["--where", "psnr_db > 30"], "where: 'psnr_db > 30': psnr_db is measured on each image"),
             (["--stable", "--where", "label > 1"], "--stable gives the whole table"),
         ],
     )
