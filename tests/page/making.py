@@ -22,7 +22,7 @@ HOSTILE = (
     '</script><script>document.title="owned"</script>',
     '"><img src=x onerror=alert(1)>',
     "<!-- & ' \" \\ ${name} $title",
-    "γ=2 ∞ 図 \u2028 line",
+    "γ=2 ∞ 図 ▸ line",
     "a" * 180,
 )
 
