@@ -111,7 +111,7 @@ ONE_LINE = {
     "gamma.value=range(0,inf)": "gamma.value=range(0,inf): has more than 100000 values; give fewer",
     "gamma.value=range(0,3,0)": "gamma.value=range(0,3,0): cannot be counted out (range() arg 3 must not be zero); list the values",
     "strategy=glob(zz*)": "strategy=glob(zz*): no strategy is called like that; "
-    "choose one of collaborative, draft_only, dynamic_gamma, hybrid, parallel_v1, sequential, test3",
+    f"choose one of {', '.join(folder.names('strategy'))}",
     "labels=[range(1,3)]": "labels=[range(1,3)]: a sweep inside of a value cannot be expanded; list the values",
     "labels=choice(1,2),3": "labels=choice(1,2),3: a sweep inside of a value cannot be expanded; list the values",
     "cells={a:choice(1,2)}": "cells={a:choice(1,2)}: a sweep inside of a value cannot be expanded; list the values",
