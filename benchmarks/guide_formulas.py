@@ -25,6 +25,7 @@ from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.sampling import gumbel_argmax
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.models.pair import Pair, load_pair
+from sdvar_exp.models.var import VAR
 from sdvar_exp.registry import choose
 
 
@@ -63,9 +64,9 @@ class GuideDecoder(Decoder):
 
     variant: dict[str, bool]
 
-    def _session(self, role: str, schedule: Sequence[float]) -> ModelSession:
+    def _session(self, role: str, schedule: Sequence[float], model: VAR) -> ModelSession:
         if role == "draft":
-            return super()._session(role, schedule)
+            return super()._session(role, schedule, model)
         session = GuideSession(self.pair.target, self.quantize.next_input, self.labels_B, schedule)
         session.embedding = self.quantize.embedding
         for name, value in self.variant.items():

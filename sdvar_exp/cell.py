@@ -88,13 +88,21 @@ class ModelSpec:
         return own | {name: value for name, (value, usual) in arithmetic.items() if value != usual}
 
 
+def _usual(proposer: Choice | None) -> bool:
+    """Whether it is the draft that proposes, which a cell does not say."""
+    return proposer is None or bool(proposer.declares("usual"))
+
+
 def _default_schedule() -> Choice:
     return choose("cfg_schedule", "linear")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration of the decoder. `mask`, `acceptance`, `gamma` are None where the strategy reads none."""
+    """One configuration of the decoder. `mask`, `acceptance`, `gamma` are None where the strategy reads none.
+
+    proposer: who proposes stages, None for the draft.
+    """
 
     strategy: Choice
     cfg_schedule: Choice = field(default_factory=_default_schedule)
@@ -104,6 +112,7 @@ class Cell:
     sampling: Sampling = field(default_factory=Sampling)
     model: ModelSpec = field(default_factory=ModelSpec)
     batch: int = 1
+    proposer: Choice | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -111,7 +120,7 @@ class Cell:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Factors that the strategy reads, of mask, acceptance, gamma, noise."""
+        """Factors that the strategy reads, of mask, acceptance, gamma, proposer, noise."""
         return tuple(self.strategy.declares("reads", ()))
 
     def normalised(self) -> Cell:
@@ -121,6 +130,7 @@ class Cell:
             mask=self.mask if "mask" in self.reads else None,
             acceptance=self.acceptance if "acceptance" in self.reads else None,
             gamma=self.gamma if "gamma" in self.reads else None,
+            proposer=self.proposer if "proposer" in self.reads and not _usual(self.proposer) else None,
         )
         if "noise" not in self.reads:
             cell = replace(cell, sampling=replace(cell.sampling, noise=Noise.shared))
@@ -130,7 +140,7 @@ class Cell:
     def as_dict(self) -> dict[str, Any]:
         """Semantic configuration as plain data, the input of the hash."""
         out: dict[str, Any] = {"model": self.model.identity(), "strategy": self.strategy.as_dict()}
-        for name in ("mask", "acceptance", "gamma", "cfg_schedule"):
+        for name in ("mask", "acceptance", "gamma", "proposer", "cfg_schedule"):
             choice = getattr(self, name)
             if choice is not None:
                 out[name] = choice.as_dict()

@@ -1,5 +1,5 @@
-"""What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, guidance
-schedules), what every report reads (metrics), what it draws (figures), and where runs
+"""What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, proposers,
+guidance schedules), what every report reads (metrics), what it draws (figures), and where runs
 are sent (trackers).
 
 An entry is a frozen dataclass of parameters plus a function, registered by a decorator in a file of its own.
@@ -26,13 +26,14 @@ from typing import Any, get_type_hints
 
 from sdvar_exp.errors import UserError
 
-KINDS = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
+KINDS = ("strategy", "mask", "acceptance", "gamma", "proposer", "cfg_schedule")
 """Kinds that a configuration chooses from."""
 PACKAGES = {
     "strategy": "sdvar_exp.decoding.strategies",
     "mask": "sdvar_exp.decoding.masks",
     "acceptance": "sdvar_exp.decoding.acceptance",
     "gamma": "sdvar_exp.decoding.gamma",
+    "proposer": "sdvar_exp.decoding.proposers",
     "cfg_schedule": "sdvar_exp.decoding.guidance",
     "metric": "sdvar_exp.metrics.quantities",
     "figure": "sdvar_exp.report.plots",

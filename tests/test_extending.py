@@ -19,7 +19,14 @@ from tests.docs.pages import blocks
 from tests.test_wheel import wheel  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.long, pytest.mark.needs("weights")]
-KINDS = {"cfg_schedule": "late", "mask": "coarse", "gamma": "half", "acceptance": "unsure", "strategy": "by_turns"}
+KINDS = {
+    "cfg_schedule": "late",
+    "mask": "coarse",
+    "gamma": "half",
+    "acceptance": "unsure",
+    "strategy": "by_turns",
+    "proposer": "early",
+}
 ALL = [
     "strategy=by_turns,dynamic_gamma",
     "acceptance=unsure",
@@ -122,7 +129,12 @@ def test_with_plugins_from_a_folder(fresh: Path, mine: Path) -> None:
     check_rows(mine)
     shown = run_at(mine, script, "table", "out/plugins", "--plugin", "my_entries", "--markdown")
     assert "feature distance" in shown and "feature distance" not in run_at(mine, script, "table", "out/plugins", "--markdown")
-    own = ["strategy=doubling", "acceptance=exact", *[word for word in ALL if "=" in word and word.split("=")[0] in COMMON]]
+    own = [
+        "strategy=doubling",
+        "acceptance=exact",
+        "proposer=early",
+        *[word for word in ALL if "=" in word and word.split("=")[0] in COMMON],
+    ]
     run_at(mine, script, "run", "plugins=[my_entries]", *config, *own, "study=lossless")
     check_own_rounds(mine)
     said = run_at(

@@ -13,6 +13,7 @@ TITLES = {
     "mask": "Masks",
     "acceptance": "Acceptance rules",
     "gamma": "γ controllers",
+    "proposer": "Proposers",
     "cfg_schedule": "Guidance schedules",
 }
 

@@ -22,7 +22,7 @@ from sdvar_exp.config.schema import check_number, to_choice, values_of
 from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError, require
 
-FACTORS = ("mask", "acceptance", "gamma")
+FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."
 REFERENCE_GROUPS = ("cfg_schedule", "sampling", "model")
 LARGE = 8  # combinations from which on trees are assembled instead of composed one by one

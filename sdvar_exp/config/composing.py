@@ -39,7 +39,7 @@ from sdvar_exp.registry import KINDS
 
 CONFIG_NAME = "config"
 _one_at_a_time = threading.RLock()
-LEAVES = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling")
+LEAVES = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "proposer", "sampling")
 
 
 def version_arguments() -> dict[str, str]:

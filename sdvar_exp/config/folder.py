@@ -12,7 +12,7 @@ from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 
-CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "sampling", "strategy")
+CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "proposer", "sampling", "strategy")
 STUDY_GROUPS = ("tracking", "engine", "design", "experiment", "debug")
 GROUPS = CELL_GROUPS + STUDY_GROUPS
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in use

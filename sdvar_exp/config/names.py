@@ -22,6 +22,7 @@ SYMBOLS = {
     ("acceptance", "delta"): "δ=",
     ("acceptance", "until"): "<",
     ("gamma", "value"): "γ=",
+    ("proposer", "depth"): "d=",
     ("mask", "window"): "w=",
     ("sampling", "temperature"): "T=",
 }
@@ -90,6 +91,7 @@ def short_name(cell: Cell, default: Cell) -> str:
     parts = [cell.strategy.name, *(own.pop(name) for name in list(own) if name in ALWAYS)]
     parts += [*_choice("acceptance", cell.acceptance, default.acceptance), *own.values()]
     parts += _gamma(cell)
+    parts += [f"proposer={cell.proposer.name}", *_all("proposer", cell.proposer)] if cell.proposer else []
     parts += _choice("mask", cell.mask, default.mask)
     off = cell.cfg_schedule.name == "off"
     parts += ["cfg=off"] if off else _choice("cfg_schedule", cell.cfg_schedule, default.cfg_schedule)
@@ -99,6 +101,11 @@ def short_name(cell: Cell, default: Cell) -> str:
     if cell.model.identity() != default.model.identity():
         parts.append(cell.model.name)
     return " ".join(parts)
+
+
+def _all(kind: str, choice: Choice) -> list[str]:
+    """Every parameter, as by default or not."""
+    return [_parameter(kind, f.name, getattr(choice.params, f.name)) for f in dataclasses.fields(choice.params)]
 
 
 def _gamma(cell: Cell) -> list[str]:

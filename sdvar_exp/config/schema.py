@@ -147,6 +147,7 @@ class Root:
     cfg_schedule: Any = MISSING
     acceptance: Any = MISSING
     gamma: Any = MISSING
+    proposer: Any = MISSING
     sampling: Any = MISSING
     tracking: Any = MISSING
     engine: Any = MISSING

@@ -38,11 +38,18 @@ def make_noise(pair: Pair, units: Sequence[Unit], cells: Sequence[Cell] = ()) ->
     return book
 
 
-def check_cell(cell: Cell, stages: int, units: Sequence[Unit] = (), classes: int | None = None) -> None:
-    """Raise `UserError` if the cell cannot be decoded with a pyramid of `stages` stages, or a label has no class."""
-    check = cell.strategy.entry.meta.get("check")
-    if check is not None:
-        check(cell, stages)
+def check_cell(
+    cell: Cell, stages: int, units: Sequence[Unit] = (), classes: int | None = None, pair: Pair | None = None
+) -> None:
+    """Raise `UserError` if the cell cannot be decoded with a pyramid of `stages` stages, or by this pair, or a label has no
+    class."""
+    proposer = cell.proposer if "proposer" in cell.reads else None
+    for choice in (cell.strategy, proposer):
+        check = choice.entry.meta.get("check") if choice else None
+        if check is not None:
+            check(cell, stages)
+    if pair is not None and proposer is not None and "check_pair" in proposer.entry.meta:
+        proposer.entry.meta["check_pair"](cell, pair)
     for unit in units:
         if classes is not None and not 0 <= unit.label < classes:
             raise UserError(f"label must lie in 0 … {classes - 1}, got {unit.label}")
@@ -75,7 +82,7 @@ def decode(
     """
     if not units:
         raise UserError("decode needs at least one unit")
-    check_cell(cell, pair.pyramid.stages, units, pair.num_classes + 1)
+    check_cell(cell, pair.pyramid.stages, units, pair.num_classes + 1, pair)
     if len(units) > 1 and getattr(cell.strategy.params, "on_reject", None) is OnReject.redraft:
         raise UserError("on_reject=redraft decodes images one by one: use batch=1")
     noise = noise or make_noise(pair, units)

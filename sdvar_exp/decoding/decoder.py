@@ -28,6 +28,7 @@ from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.quant import MultiScaleQuantizer
+from sdvar_exp.models.var import VAR
 from sdvar_exp.registry import Choice
 
 POLICY = Policy()
@@ -103,6 +104,12 @@ class Decoder:
         return len(self.tokens)
 
     @property
+    def proposer(self) -> Choice | None:
+        """Who proposes, if it is not the draft and the strategy reads it."""
+        found = self.cell.proposer if "proposer" in self.cell.reads else None
+        return None if found is None or found.declares("usual") else found
+
+    @property
     def done(self) -> bool:
         return self.committed == self.stages
 
@@ -116,11 +123,14 @@ class Decoder:
         """The draft's cache and counters."""
         return self.sessions.get("draft") or self.session("draft")
 
-    def session(self, role: str, weights: Sequence[float] | None = None) -> ModelSession:
-        """A model's cache and counters, made on first use, guided from now on with `weights` (default: its own)."""
+    def session(self, role: str, weights: Sequence[float] | None = None, model: VAR | None = None) -> ModelSession:
+        """A model's cache and counters, made on first use, guided from now on with `weights` (default: its own).
+
+        role: target, draft, or proposer, whose `model` is given.
+        """
         guidance = self.guidance.get(role, self.weights) if weights is None else weights
         if role not in self.sessions:
-            self.sessions[role] = self._session(role, guidance)
+            self.sessions[role] = self._session(role, guidance, model or getattr(self.pair, role))
         self.sessions[role].use(guidance, self.both_until.get(role) if weights is None else None)
         return self.sessions[role]
 
@@ -177,22 +187,57 @@ class Decoder:
         return self.cell.gamma is not None and bool(self.cell.gamma.entry.meta.get("reads_margins"))
 
     def propose(self, count: int, weights: Sequence[float] | None = None, behind: Proposal | None = None) -> Proposal:
-        """Draft the next `count` stages one after another, guided with `weights` (default: the cell's).
+        """The proposer's next `count` stages, guided with `weights` (default: the cell's).
 
         With `behind` they are added to that proposal, which is given back.
         """
-        proposal = Proposal(self.committed) if behind is None else behind
-        first = proposal.first + len(proposal)
-        room = self.stages - first
+        proposal, proposer = Proposal(self.committed) if behind is None else behind, self.proposer
+        there = len(proposal)
+        room = self.stages - proposal.first - there
         if not 0 <= count <= room:
             raise UserError(f"{self.cell.strategy.name} proposes {count} stages where {room} are left")
+        if proposer is None or not count:
+            self.draft_stages(proposal, count, weights)
+        else:
+            proposer.entry.function(proposer.params, self, proposal, count, weights)
+        if not len(proposal) == len(proposal.logits) == there + count:
+            raise UserError(f"proposer={proposer and proposer.name} proposed {len(proposal) - there} stages instead of {count}")
+        return proposal
+
+    def draft_stages(
+        self,
+        proposal: Proposal,
+        count: int,
+        weights: Sequence[float] | None = None,
+        model: VAR | None = None,
+        share_cache: bool = False,
+    ) -> None:
+        """Add `count` stages to a proposal, sampled one after another from a model (default: the draft).
+
+        share_cache: the model is the target's first blocks and reads and writes the target's own cache.
+        """
+        role, first = "draft" if model is None else "proposer", proposal.first + len(proposal)
+        if share_cache and not len(proposal):
+            self.session(role, weights, model).share(self.session("target"))
         for k in range(first, first + count):
             self._extend(proposal, k)
             with self._time("draft"):
-                logits = self.session("draft", weights).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
+                logits = self.session(role, weights, model).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
                 proposal.tokens.append(self._sample(logits, "draft", k))
                 proposal.logits.append(logits)
-        return proposal
+
+    def sample_from_one_f_hat(self, proposal: Proposal, count: int, weights: Sequence[float] | None = None) -> None:
+        """Add `count` stages to a proposal, sampled in one pass of the target, all rows built from the committed f̂."""
+        first = proposal.first + len(proposal)
+        with self._time("draft"):
+            session = self.session("proposer", weights, self.pair.target)
+            if not len(proposal):
+                session.share(self.session("target"))
+                session = self.session("proposer", weights)
+            before = self.f_hats[-1] if self.f_hats else self.quantize.empty(len(self.labels_B))
+            logits = session.logits([*self.f_hats, *[before] * (len(proposal) + count)], first + count, want=first)
+            proposal.logits += logits
+            proposal.tokens += [self._sample(x, "draft", first + i) for i, x in enumerate(logits)]
 
     def verify(self, proposal: Proposal, extra: bool = False) -> list[torch.Tensor]:
         """One target forward over the proposed stages (and the one behind them if `extra`): guided logits per stage."""
@@ -321,8 +366,7 @@ class Decoder:
             raise UserError(f"strategy={name} reads {factor} without saying so: register it with reads=(…, {factor!r})")
         return choice
 
-    def _session(self, role: str, schedule: Sequence[float]) -> ModelSession:
-        model = self.pair.draft if role == "draft" else self.pair.target
+    def _session(self, role: str, schedule: Sequence[float], model: VAR) -> ModelSession:
         session = ModelSession(model, self.quantize.next_input, self.labels_B, schedule)
         if self._observer is not None:
             session.observer = partial(self._observer.forward, role)
@@ -362,7 +406,7 @@ class Decoder:
     def _roll_back(self, replaced: int | None, policy: Policy) -> None:
         """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed."""
         for role, session in self.sessions.items():
-            stale = policy.draft_stale if role == "draft" else policy.target_stale
+            stale = policy.target_stale if role == "target" else policy.draft_stale
             session.truncate(self.committed)
             if replaced is not None and stale is Stale.recompute:
                 session.truncate(replaced + 1)

@@ -14,7 +14,7 @@ from sdvar_exp.decoding.sampling import margin, near_tie
 
 def counts(d: Decoder) -> Counts:
     """All integer counts of the batch."""
-    target, draft = d.sessions.get("target"), d.sessions.get("draft")
+    target, drafts = d.sessions.get("target"), [s for role, s in d.sessions.items() if role != "target"]
     replaced = torch.zeros(len(d.labels_B), dtype=torch.int64, device=d.labels_B.device)
     for k, tokens in d.drafted.items():
         replaced += (tokens != d.tokens[k]).sum(dim=1)
@@ -22,24 +22,27 @@ def counts(d: Decoder) -> Counts:
     alone = sum(n * h for n, h in zip(d.pyramid.lengths, halves, strict=True))
     return Counts(
         target_calls=target.calls if target else 0,
-        draft_calls=draft.calls if draft else 0,
+        draft_calls=sum(s.calls for s in drafts),
         target_rows=target.rows if target else 0,
-        draft_rows=draft.rows if draft else 0,
+        draft_rows=sum(s.rows for s in drafts),
         target_rows_alone=alone,
         draft_rows_alone=alone,
         verify_calls=d.verify_calls,
         committed_by_verify=d.committed_by_verify,
         wasted_tokens=d.wasted_tokens,
         forced_commits=d.forced_commits,
-        kv_bytes=sum(s.cache.nbytes for s in (target, draft) if s),
+        kv_bytes=sum(s.cache.nbytes for s in d.sessions.values() if not s.shares),
         replaced_tokens=tuple(replaced.tolist()),
         target_calls_alone=calls_alone(d, target.calls if target else 0),
+        proposer_depth=None
+        if d.proposer is None
+        else d.proposer.entry.meta.get("share", lambda *_: None)(d.proposer.params, d.pair),
     )
 
 
 def passes(d: Decoder) -> tuple[Pass, ...]:
     """Every forward of the decode, the target's first, then the draft's, each in order."""
-    sessions = [(role, d.sessions.get(role)) for role in ("target", "draft")]
+    sessions = [(role, d.sessions.get(role)) for role in ("target", "draft", "proposer")]
     return tuple(Pass(role, *one) for role, session in sessions if session for one in session.passes)
 
 

@@ -60,6 +60,8 @@ class Counts:
     """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed.
 
     target_calls_alone: None for an image where a near-tie decides.
+    draft_calls, draft_rows: of the draft and of whoever proposes in its place; proposer_depth: what a row of the latter costs,
+    as a share of the target's depth (None where the draft proposes).
     """
 
     target_calls: int = 0
@@ -75,6 +77,7 @@ class Counts:
     kv_bytes: int = 0
     replaced_tokens: tuple[int, ...] = ()
     target_calls_alone: tuple[int | None, ...] | None = None
+    proposer_depth: float | None = None
 
 
 @dataclass(frozen=True)

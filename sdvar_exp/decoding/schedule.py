@@ -87,12 +87,13 @@ def follow(
         mask: attention of the target's first pass, if that also feeds stages that the draft made.
     """
     by_draft = guided_by is GuidedBy.draft
-    for role, guided in (("target", "TV"), ("draft", "DV" if by_draft else "DVt")):
+    drafts = "DV" if d.proposer is None else "D"  # whose rows the draft is fed anyway
+    for role, guided in (("target", "TV"), ("draft", drafts if by_draft else drafts + "t"), ("proposer", "V")):
         d.guidance[role] = tuple(t if letter in guided else 0.0 for t, letter in zip(d.weights, letters, strict=True))
         needed = [k + 1 for k, letter in enumerate(letters) if letter in guided and any(d.weights[k:])]
         d.both_until[role] = max(needed, default=0)  # dropped for good after the last stage that needs it
     beside = ["D" if letter == "t" and t else letter for letter, t in zip(letters, d.weights, strict=True)]
-    own = {"target": [letter != "D" for letter in letters], "draft": [letter in "DV" for letter in beside]}
+    own = {"target": [letter != "D" for letter in letters], "draft": [letter in drafts for letter in beside]}
     fills = {"target": target_fill, "draft": draft_fill}
     for letter, first, stop in _runs(letters):
         for role, makes in own.items():

@@ -16,6 +16,7 @@ import torch
 
 from sdvar_exp.decoding.masks import materialise, spans
 from sdvar_exp.decoding.observe import Forward
+from sdvar_exp.models.cache import KVCache
 from sdvar_exp.models.layers import Spans
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
@@ -47,6 +48,7 @@ class ModelSession:
         self.cache = model.new_cache(len(self._labels))
         self.stage = self.null_stage = 0
         self.left_out: frozenset[int] = frozenset()
+        self.shares = False  # the cache is another session's
         self.calls = self.rows = 0
         self.passes: list[tuple[int, int, int, tuple[int, ...]]] = []  # first stage, stop, halves, stages < stop left out
         self.observer: Callable[[ModelSession, Forward], None] | None = None
@@ -68,6 +70,17 @@ class ModelSession:
             wide.kv[:, :, : self.batch] = self.cache.kv
             wide.advance(self.cache.length)
             self.cache = wide
+
+    def share(self, other: ModelSession) -> None:
+        """Read and write the cache of a model that has this one's blocks as its first, from where it stands.
+
+        What is written behind its rows is scratch there: its next pass writes the same places.
+        """
+        self.cache = KVCache.over(other.cache.kv[: self.model.depth], other.cache.length)
+        self.stage, self.null_stage, self.left_out, self.shares = other.stage, other.null_stage, other.left_out, True
+        if len(self._labels) != len(other._labels):
+            self._labels = other._labels
+            self.condition = self.model.condition(self._labels)
 
     def halves(self, stage: int) -> int:
         """Guidance halves fed at a stage: 2 while any stage from here on is guided."""

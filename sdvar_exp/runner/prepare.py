@@ -73,7 +73,7 @@ def check(planned: PlannedCell, pair: Pair, labels: tuple[int, ...]) -> None:
     """Raise `UserError`, naming the cell, if the pair cannot decode it."""
     units = [Unit(label, 0) for label in labels]
     try:
-        check_cell(planned.cell, pair.pyramid.stages, units, pair.num_classes)
+        check_cell(planned.cell, pair.pyramid.stages, units, pair.num_classes, pair)
     except UserError as error:
         raise UserError(f"{planned.name}: {error}") from error
 

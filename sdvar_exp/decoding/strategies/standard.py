@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sdvar_exp.cell import Cell
     from sdvar_exp.decoding.decoder import Decoder
 
-LOOP = ("mask", "acceptance", "gamma", "noise")
+LOOP = ("mask", "acceptance", "gamma", "proposer", "noise")
 """Factors that the loop reads."""
 
 

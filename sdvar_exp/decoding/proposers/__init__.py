@@ -1,0 +1,1 @@
+"""Proposers: functions (parameters, Decoder, Proposal, count, weights) that add `count` stages to the proposal. No torch."""

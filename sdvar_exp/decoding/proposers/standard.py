@@ -1,0 +1,89 @@
+"""Who proposes the stages that the target verifies. torch is imported when a proposer runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sdvar_exp.errors import require
+from sdvar_exp.registry import Empty, register
+
+if TYPE_CHECKING:
+    from sdvar_exp.cell import Cell
+    from sdvar_exp.decoding.decoder import Decoder, Proposal
+    from sdvar_exp.models.pair import Pair
+
+Weights = Sequence[float] | None
+
+
+@register("proposer", "draft", usual=True)
+def draft(_: Empty, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
+    """The draft model, stage after stage."""
+    d.draft_stages(proposal, count, weights)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """depth: blocks of the target that propose."""
+
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 1, f"proposer.depth must be ≥ 1, got {self.depth}")
+
+
+def eager_only(cell: Cell, stages: int) -> None:
+    """Refuse recorded programs, which hold a whole model."""
+    name = cell.proposer.name if cell.proposer else ""
+    require(cell.model.execution == "eager", f"proposer={name} needs model.execution=eager, got {cell.model.execution}")
+
+
+def not_deeper(cell: Cell, pair: Pair) -> None:
+    """Refuse more blocks than the target has."""
+    d, whole = cell.proposer.params.depth if cell.proposer else 0, pair.target.depth
+    require(d <= whole, f"proposer.depth={d} is deeper than the target, which has {whole} blocks: use 1 … {whole}")
+
+
+@register(
+    "proposer",
+    "target_at_depth",
+    Depth,
+    check=eager_only,
+    check_pair=not_deeper,
+    share=lambda params, pair: params.depth / pair.target.depth,
+)
+def target_at_depth(s: Depth, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
+    """The target's first blocks with its head, on the target's own KV cache (early exit, LayerSkip, arXiv 2404.16710)."""
+    from sdvar_exp.models.derived import first_blocks
+
+    d.draft_stages(proposal, count, weights, first_blocks(d.pair.target, s.depth), share_cache=True)
+
+
+class Precision(Enum):
+    """bfloat16, or weights rounded to int8 per output channel."""
+
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """precision: bfloat16 | int8 (weights rounded per output channel, products in the target's own type)."""
+
+    precision: Precision = Precision.bfloat16
+
+
+@register("proposer", "target_quantised", Quantised, check=eager_only, share=lambda params, pair: 1.0)
+def target_quantised(s: Quantised, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
+    """A copy of the target in less precision, on a KV cache of its own (QuantSpec, arXiv 2502.10424)."""
+    from sdvar_exp.models.derived import less_precise
+
+    d.draft_stages(proposal, count, weights, less_precise(d.pair.target, s.precision.value))
+
+
+@register("proposer", "none", check=eager_only, share=lambda params, pair: 1.0)
+def none(_: Empty, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
+    """No other model: the target samples all proposed stages in one pass, every row built from the committed f̂."""
+    d.sample_from_one_f_hat(proposal, count, weights)

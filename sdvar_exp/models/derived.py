@@ -1,0 +1,54 @@
+"""Models made of the target's own weights, for proposals: its first blocks, or a copy in less precision."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+
+from sdvar_exp.models.accelerate import Wrapped
+from sdvar_exp.models.cache import KVCache
+from sdvar_exp.models.var import VAR, Condition
+
+
+class FirstBlocks(Wrapped):
+    """The first `depth` blocks of a model with its head: an early exit. Shares the weights."""
+
+    def __init__(self, model: VAR, depth: int) -> None:
+        super().__init__(model)
+        self.depth = depth
+
+    def condition(self, labels_N: torch.Tensor) -> Condition:
+        """As the model's, for the first blocks."""
+        c = self.model.condition(labels_N)
+        return Condition(c.class_NC, c.blocks[: self.depth], c.head, c.layers[: self.depth])
+
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache of as many blocks."""
+        return KVCache.over(self.model.new_cache(batch, dtype).kv[: self.depth])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.model(*args, **kwargs)
+
+
+@lru_cache(maxsize=8)
+def first_blocks(model: VAR, depth: int) -> VAR:
+    """The first `depth` blocks of a model, with its head."""
+    return cast(VAR, FirstBlocks(model, depth))
+
+
+@lru_cache(maxsize=2)
+def less_precise(model: VAR, precision: str) -> VAR:
+    """A copy of a model in `bfloat16`, or with the weights of its products rounded to `int8` (per output channel, symmetric).
+
+    The int8 copy computes in the model's own type: it proposes what int8 weights would, and saves nothing.
+    """
+    made = copy.deepcopy(model)
+    if precision == "bfloat16":
+        return made.to(torch.bfloat16)
+    for layer in (made.head, *(m for b in made.layers for m in (b.attn.mat_qkv, b.attn.proj, b.ffn.fc1, b.ffn.fc2))):
+        scale = layer.weight.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(layer.weight.dtype).tiny) / 127
+        layer.weight.data = (layer.weight / scale).round() * scale
+    return made

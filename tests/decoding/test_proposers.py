@@ -1,0 +1,168 @@
+"""Proposers: who proposes changes what is accepted and what it costs, never what a lossless cell commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from sdvar_exp import registry
+from sdvar_exp.cell import Cell, ModelSpec
+from sdvar_exp.decoding.api import check_cell, decode
+from sdvar_exp.decoding.decoder import Decoder, Proposal
+from sdvar_exp.decoding.guarantees import lossless
+from sdvar_exp.errors import UserError
+from sdvar_exp.models.derived import less_precise
+from sdvar_exp.models.pair import Pair
+from sdvar_exp.registry import Choice, choose, register
+from tests.decoding.cells import INTERVAL, UNITS, draft_only, flat, loop, of_sequential, run_watched, sequential
+from tests.support import golden_pair
+
+S = 5
+RATE = choose("acceptance", "match_rate", tau=0.5)
+DEPTH = 2  # blocks of the tiny target
+
+
+@pytest.fixture(scope="module")
+def far() -> Pair:
+    return golden_pair("tiny", "float64")
+
+
+def by(name: str, cell: Cell, **params: Any) -> Cell:
+    return replace(cell, proposer=choose("proposer", name, **params))
+
+
+OTHERS = {
+    "depth 1": ("target_at_depth", {"depth": 1}),
+    "bfloat16": ("target_quantised", {}),
+    "int8": ("target_quantised", {"precision": "int8"}),
+    "none": ("none", {}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("gamma", [1, 3, (0, 2, 3)])
+def test_exact_gives_the_targets_tokens_whoever_proposes(far: Pair, name: str, gamma: Any) -> None:
+    kind, params = OTHERS[name]
+    for more in ({}, {"bonus": True}, {"draft_cfg": "off"}, {"draft_cfg": 3.0}):
+        cell = by(kind, loop("exact", gamma, **more), **params)
+        assert lossless(cell) == "tokens"
+        assert torch.equal(flat(decode(far, cell, UNITS)), of_sequential(far, cell, UNITS))
+    cell = replace(by(kind, loop("exact", gamma), **params), cfg_schedule=INTERVAL)
+    assert torch.equal(flat(decode(far, cell, UNITS)), of_sequential(far, cell, UNITS))
+
+
+@pytest.mark.parametrize("rule", ["exact", "rejection", "match_rate", "kl", "tv", "feature_distance", "always"])
+def test_the_whole_target_as_proposer_passes_everything(far: Pair, rule: str) -> None:
+    tight = {"match_rate": {"tau": 1.0}, "kl": {"tau": 1e-9}, "tv": {"tau": 1e-9}, "feature_distance": {"tau": 1e-9}}
+    cell = by("target_at_depth", loop(choose("acceptance", rule, **tight.get(rule, {})), 3), depth=far.target.depth)
+    out = decode(far, cell, UNITS)
+    assert all(all(r.stage_passed) for r in out.rounds) and out.counts.target_calls == 2
+    assert torch.equal(flat(out), of_sequential(far, cell, UNITS))
+    assert out.counts.draft_rows == out.counts.target_rows == 110 and out.counts.proposer_depth == 1.0
+
+
+def test_the_first_stage_of_one_f_hat_is_the_targets_own(far: Pair) -> None:
+    out = decode(far, by("none", loop("exact", 3)), UNITS)
+    assert all(r.stage_passed[0] for r in out.rounds)
+    one = decode(far, by("none", loop("exact", 1)), UNITS)
+    assert all(all(r.stage_passed) for r in one.rounds)
+    whole = decode(far, by("none", loop("always", S)), UNITS)
+    assert [p.first for p in whole.passes if p.role == "proposer"] == [0] and whole.counts.draft_calls == 1
+
+
+def test_a_shared_cache_is_the_targets_and_needs_no_refill(far: Pair) -> None:
+    """Its first blocks' rows are there already: every proposal feeds its own stages alone, also after a reject or a bonus."""
+
+    def caches(d: Decoder) -> None:
+        assert d.sessions["proposer"].cache.kv.data_ptr() == d.target.cache.kv.data_ptr()
+        assert d.target.cache.length == d.pyramid.offsets[d.committed]
+
+    cell = by("target_at_depth", loop(RATE, (2, 0, 1, 3), bonus=True), depth=1)
+    d = run_watched(far, cell, UNITS, caches)
+    assert all(stop - first == 1 for first, stop, *_ in d.sessions["proposer"].passes)
+    counts = decode(far, cell, UNITS).counts
+    assert counts.proposer_depth == 1 / far.target.depth
+    assert counts.kv_bytes == d.target.cache.nbytes
+
+
+def test_costs_of_a_copy(far: Pair) -> None:
+    counts = decode(far, by("target_quantised", loop("always", 2)), UNITS).counts
+    assert (counts.draft_rows, counts.target_rows, counts.proposer_depth) == (110, 110, 1.0)
+    assert decode(far, loop("always", 2), UNITS).counts.proposer_depth is None
+
+
+def test_int8_weights_have_255_values_a_row(far: Pair) -> None:
+    made = less_precise(far.target, "int8")
+    for mine, its in zip(made.layers, far.target.layers, strict=True):
+        weight, whole = mine.ffn.fc1.weight, its.ffn.fc1.weight
+        step = whole.abs().amax(dim=1, keepdim=True) / 127
+        assert ((weight - whole).abs() <= step / 2 + 1e-12).all() and not torch.equal(weight, whole)
+        assert torch.allclose(weight / step, (weight / step).round(), atol=1e-6)
+
+
+def test_the_draft_is_no_other_cell() -> None:
+    cell = loop("exact", 2)
+    assert by("draft", cell).id == cell.id and "proposer" not in by("draft", cell).normalised().as_dict()
+    assert by("none", cell).id != cell.id
+    assert by("none", sequential()).id == sequential().id and by("none", draft_only()).id == draft_only().id
+    assert by("target_at_depth", cell, depth=1).id != by("target_at_depth", cell, depth=2).id
+
+
+def test_hybrid_ends_with_the_draft_whoever_proposes(far: Pair) -> None:
+    other = decode(far, by("target_at_depth", loop("exact", 2, until=3), depth=1), UNITS)
+    assert torch.equal(flat(other), flat(decode(far, loop("exact", 2, until=3), UNITS)))
+    assert [s.source for s in other.stages] == ["verified"] * 3 + ["draft"] * 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (by("target_at_depth", loop(), depth=DEPTH + 7), r"proposer.depth=9 is deeper than the target, which has \d+ blocks"),
+        (
+            replace(by("none", loop()), model=ModelSpec(execution="compile")),
+            "proposer=none needs model.execution=eager, got compile",
+        ),
+    ],
+)
+def test_refused_before_anything_runs(far: Pair, cell: Cell, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_cell(cell, S, UNITS, 11, far)
+    with pytest.raises(UserError, match=r"proposer.depth must be ≥ 1, got 0"):
+        choose("proposer", "target_at_depth", depth=0)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Choice]:
+    """A proposer from outside: repeats the target's own argmax of an empty image's rows. Sees only public verbs."""
+    registry.discover()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+    @register("proposer", "own")
+    def guess(_: Any, d: Decoder, out: Proposal, count: int, weights: Any) -> None:
+        """Code 0 everywhere, with certainty."""
+        for k in range(out.first + len(out), out.first + len(out) + count):
+            tokens = torch.zeros(len(d.labels_B), d.pyramid.lengths[k], dtype=torch.int64)
+            logits = torch.full((*tokens.shape, d.pair.target.vocab_size), -50.0, dtype=torch.float64)
+            logits[..., 0] = 50.0
+            out.tokens.append(tokens)
+            out.logits.append(logits)
+
+    yield choose("proposer", "own")
+
+
+def test_a_proposer_of_ones_own(far: Pair, own: Choice) -> None:
+    cell = replace(loop("exact", 2), proposer=own)
+    out = decode(far, cell, UNITS)
+    assert torch.equal(flat(out), of_sequential(far, cell, UNITS)) and out.counts.draft_calls == 0
+    taken = decode(far, replace(loop("always", 2), proposer=own), UNITS)
+    assert not flat(taken).any()
+
+
+def test_a_proposer_that_proposes_too_few_is_named(far: Pair, own: Choice) -> None:
+    register("proposer", "own")(lambda *_: None)
+    with pytest.raises(UserError, match="proposer=own proposed 0 stages instead of 2"):
+        decode(far, replace(loop("exact", 2), proposer=own), UNITS)
