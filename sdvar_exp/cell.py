@@ -88,11 +88,6 @@ class ModelSpec:
         return own | {name: value for name, (value, usual) in arithmetic.items() if value != usual}
 
 
-def _usual(proposer: Choice | None) -> bool:
-    """Whether it is the draft that proposes, which a cell does not say."""
-    return proposer is None or bool(proposer.declares("usual"))
-
-
 def _default_schedule() -> Choice:
     return choose("cfg_schedule", "linear")
 
@@ -130,7 +125,7 @@ class Cell:
             mask=self.mask if "mask" in self.reads else None,
             acceptance=self.acceptance if "acceptance" in self.reads else None,
             gamma=self.gamma if "gamma" in self.reads else None,
-            proposer=self.proposer if "proposer" in self.reads and not _usual(self.proposer) else None,
+            proposer=self.proposer if "proposer" in self.reads else None,
         )
         if "noise" not in self.reads:
             cell = replace(cell, sampling=replace(cell.sampling, noise=Noise.shared))
@@ -142,7 +137,7 @@ class Cell:
         out: dict[str, Any] = {"model": self.model.identity(), "strategy": self.strategy.as_dict()}
         for name in ("mask", "acceptance", "gamma", "proposer", "cfg_schedule"):
             choice = getattr(self, name)
-            if choice is not None:
+            if choice is not None and not (name == "proposer" and choice.declares("usual")):  # the draft is not said
                 out[name] = choice.as_dict()
         out["sampling"] = plain(self.sampling)
         out["batch"] = self.batch

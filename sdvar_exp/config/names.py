@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 from sdvar_exp.cell import Cell, Sampling
 from sdvar_exp.errors import UserError
@@ -91,7 +91,7 @@ def short_name(cell: Cell, default: Cell) -> str:
     parts = [cell.strategy.name, *(own.pop(name) for name in list(own) if name in ALWAYS)]
     parts += [*_choice("acceptance", cell.acceptance, default.acceptance), *own.values()]
     parts += _gamma(cell)
-    parts += [f"proposer={cell.proposer.name}", *_all("proposer", cell.proposer)] if cell.proposer else []
+    parts += [f"proposer={cell.proposer.name}", *_all("proposer", cell.proposer)] if _unusual(cell.proposer) else []
     parts += _choice("mask", cell.mask, default.mask)
     off = cell.cfg_schedule.name == "off"
     parts += ["cfg=off"] if off else _choice("cfg_schedule", cell.cfg_schedule, default.cfg_schedule)
@@ -101,6 +101,10 @@ def short_name(cell: Cell, default: Cell) -> str:
     if cell.model.identity() != default.model.identity():
         parts.append(cell.model.name)
     return " ".join(parts)
+
+
+def _unusual(proposer: Choice | None) -> TypeGuard[Choice]:
+    return proposer is not None and not proposer.declares("usual")
 
 
 def _all(kind: str, choice: Choice) -> list[str]:

@@ -14,16 +14,17 @@ from sdvar_exp.decoding.sampling import margin, near_tie
 
 def counts(d: Decoder) -> Counts:
     """All integer counts of the batch."""
-    target, drafts = d.sessions.get("target"), [s for role, s in d.sessions.items() if role != "target"]
+    roles = roles_of(d)
+    targets, drafts = ([d.sessions[r] for r, made in roles.items() if (made == "target") is who] for who in (True, False))
     replaced = torch.zeros(len(d.labels_B), dtype=torch.int64, device=d.labels_B.device)
     for k, tokens in d.drafted.items():
         replaced += (tokens != d.tokens[k]).sum(dim=1)
     halves = [2 if any(d.weights[k:]) else 1 for k in range(d.stages)]
     alone = sum(n * h for n, h in zip(d.pyramid.lengths, halves, strict=True))
     return Counts(
-        target_calls=target.calls if target else 0,
+        target_calls=sum(s.calls for s in targets),
         draft_calls=sum(s.calls for s in drafts),
-        target_rows=target.rows if target else 0,
+        target_rows=sum(s.rows for s in targets),
         draft_rows=sum(s.rows for s in drafts),
         target_rows_alone=alone,
         draft_rows_alone=alone,
@@ -33,7 +34,7 @@ def counts(d: Decoder) -> Counts:
         forced_commits=d.forced_commits,
         kv_bytes=sum(s.cache.nbytes for s in d.sessions.values() if not s.shares),
         replaced_tokens=tuple(replaced.tolist()),
-        target_calls_alone=calls_alone(d, target.calls if target else 0),
+        target_calls_alone=calls_alone(d, sum(s.calls for s in targets)),
         proposer_depth=None
         if d.proposer is None
         else d.proposer.entry.meta.get("share", lambda *_: None)(d.proposer.params, d.pair),
@@ -42,8 +43,14 @@ def counts(d: Decoder) -> Counts:
 
 def passes(d: Decoder) -> tuple[Pass, ...]:
     """Every forward of the decode, the target's first, then the draft's, each in order."""
-    sessions = [(role, d.sessions.get(role)) for role in ("target", "draft", "proposer")]
-    return tuple(Pass(role, *one) for role, session in sessions if session for one in session.passes)
+    roles = roles_of(d)
+    return tuple(Pass(roles[r], *one) for r in ("target", "draft", "proposer") if r in roles for one in d.sessions[r].passes)
+
+
+def roles_of(d: Decoder) -> dict[str, str]:
+    """The sessions of a decode, and as what each counts: a proposer that is the target itself as the target."""
+    whole = {r for r, s in d.sessions.items() if r == "proposer" and s.model is d.pair.target}
+    return {r: "target" if r in whole else r for r in d.sessions}
 
 
 def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:

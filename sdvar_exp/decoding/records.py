@@ -60,8 +60,8 @@ class Counts:
     """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed.
 
     target_calls_alone: None for an image where a near-tie decides.
-    draft_calls, draft_rows: of the draft and of whoever proposes in its place; proposer_depth: what a row of the latter costs,
-    as a share of the target's depth (None where the draft proposes).
+    draft_calls, draft_rows: of the draft and of whoever proposes in its place (the target itself counts as target).
+    proposer_depth: what a row of a proposer costs, as a share of the target's depth (None where the draft proposes).
     """
 
     target_calls: int = 0

@@ -71,7 +71,8 @@ def test_the_first_stage_of_one_f_hat_is_the_targets_own(far: Pair) -> None:
     one = decode(far, by("none", loop("exact", 1)), UNITS)
     assert all(all(r.stage_passed) for r in one.rounds)
     whole = decode(far, by("none", loop("always", S)), UNITS)
-    assert [p.first for p in whole.passes if p.role == "proposer"] == [0] and whole.counts.draft_calls == 1
+    assert [(p.role, p.first, p.stop) for p in whole.passes] == [("target", 0, S)] * 2  # proposed, then verified
+    assert (whole.counts.draft_calls, whole.counts.target_calls, whole.counts.target_rows) == (0, 2, 220)
 
 
 def test_a_shared_cache_is_the_targets_and_needs_no_refill(far: Pair) -> None:
