@@ -16,6 +16,8 @@ __all__ = ["COLUMNS", "images_needed", "power_table"]
 
 COLUMNS = ("cell", "name", "n", "labels", "seeds", "spread", "power_now", "at_labels", "needed", "needed_cautious", "images")
 CAUTION = 0.8
+LEAST_RATIO = 0.5
+"""Least effect that is taken for a ratio."""
 
 
 def power_table(
@@ -86,8 +88,10 @@ def _known(name: str) -> Metric:
 
 def _shift(metric: Metric, effect: float) -> float:
     if metric.ratio:
-        if not (effect > 0 and math.isfinite(effect)) or effect == 1:
-            raise UserError(f"the effect on a {metric.plain_heading} is a ratio other than 1, e.g. 1.05; got {effect}")
+        if not (LEAST_RATIO <= effect < math.inf) or effect == 1:  # less is a share: half as fast takes as many as twice
+            raise UserError(
+                f"the effect on a {metric.plain_heading} is a ratio other than 1: 1.05 for five per cent; got {effect:g}"
+            )
         return math.log(effect)
     if effect == 0 or not math.isfinite(effect):
         raise UserError(f"the effect must be a difference other than 0, got {effect}")

@@ -99,7 +99,7 @@ def test_a_stream_that_is_missing_or_replaced_is_let_be(monkeypatch: pytest.Monk
             ["logs", "E"],
             ["table", "demo", "--latex"],
             ["table", "demo", "--group", "name"],
-            ["power", "demo", "--effect", "0.1"],
+            ["power", "demo", "--effect", "1.1"],
         ),
         *(
             ["diff", "demo", "demo"],

@@ -174,6 +174,7 @@ def test_power_of_a_study(study):
     assert speed.loc["draft_only", "spread"] == pytest.approx(0.03, abs=0.012)
     for metric, effect, message in (
         ("speedup", 1.0, "ratio other than 1"),
+        ("speedup", 0.05, "1.05 for five per cent"),
         ("pixel_mae", 0.0, "other than 0"),
         ("speed", 2.0, "unknown metric"),
     ):
