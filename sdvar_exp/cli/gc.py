@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
         "gc",
         "Find what nothing needs: temporary files, images without a row, cells that were planned, "
         "never decoded and that the last command no longer has. "
-        "Rows are never touched; nothing younger than an hour is.",
+        "Rows are never touched; nothing younger than an hour is. Of a study with damaged records "
+        "images and cells stay: they may belong to those.",
     )
     parser.add_argument("--delete", action="store_true", help="remove what is listed")
     parser.add_argument("--dry-run", action="store_true", help="list only: the default")
@@ -69,14 +70,20 @@ def main(argv: list[str]) -> int:
 
 
 def waste(folder: Path) -> Iterator[Waste]:
-    """Everything in a study that nothing needs."""
+    """Everything in a study that nothing needs; of one whose records are damaged, no more than temporary files."""
     from sdvar_exp.store.manifest import read_cells
+    from sdvar_exp.store.records import left_out
 
+    before = left_out()
     ledger = read_rows(folder)
     cells = read_cells(folder)
+    damaged = left_out() - before
     for path in sorted(folder.rglob(".*.tmp")):
         if "wandb" not in path.relative_to(folder).parts and _old(path):
             yield Waste(path, "a temporary file of a write that broke off", _bytes(path))
+    if damaged:
+        print(f"error: images and cells of {folder} stay: they may belong to what is left out", file=sys.stderr)
+        return
     wanted = {cell for body in ledger.sessions[-1:] for cell in body.get("cells", ())}
     used = {cell for cell, _, _ in ledger.units}
     baselines = {str(about["baseline"]) for cell, about in cells.items() if cell in used | wanted}

@@ -302,6 +302,12 @@ def leave_out(text: str) -> None:
         log.warning("more is left out and not named here")
 
 
+def left_out() -> int:
+    """How many things readers have left out so far: inside the innermost `watched`, else in this process."""
+    known = _left_out.get()
+    return len(_of_process if known is None else known)
+
+
 def parsed(data: bytes | str) -> Any:
     """JSON; ValueError also where it is nested too deeply."""
     try:
