@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,7 +109,9 @@ def rendered(drawn: Drawn, kind: str, command: str) -> bytes:
         "svg": {"Title": drawn.title, "Description": subject, "Keywords": [command], "Creator": "sdvar_exp", "Date": None},
     }
     buffer = BytesIO()
-    drawn.figure.savefig(buffer, format=kind, metadata=metadata[kind])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # it is drawn as a box
+        drawn.figure.savefig(buffer, format=kind, metadata=metadata[kind])
     return buffer.getvalue()
 
 

@@ -141,7 +141,8 @@ def refusal_today(folder: Path) -> str | None:
     """`refusal` of a study whatever is asked of it: its code, packages and the project's own entries are no more the same."""
     manifest = read_manifest(folder)
     entries = (manifest or {}).get("fingerprint", {}).get("entries", {})
-    own = {f"{e.kind}={e.name}": e for kind in {key.partition("=")[0] for key in entries} for e in registry.own(kind)}
+    kinds = registry.PACKAGES.keys() & {key.partition("=")[0] for key in entries}
+    own = {f"{e.kind}={e.name}": e for kind in kinds for e in registry.own(kind)}
     return refusal(folder, {**_today(), "entries": {key: definition(own[key]) for key in entries if key in own}})
 
 

@@ -272,6 +272,17 @@ def test_manifest_and_cells_that_do_not_fit(sound: dict[bool, Path], call: Call,
         assert code == 2 and not out and err.startswith("error: results/mad/manifest.json is damaged, its "), change
 
 
+@pytest.mark.parametrize("entry", ["nothing=x", "\x1b[2J", ""])
+def test_entries_of_kinds_that_are_not_known_here(sound: dict[bool, Path], call: Call, tmp_path: Path, entry: str) -> None:
+    folder = tmp_path / "mad"
+    shutil.copytree(sound[False], folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["fingerprint"]["entries"] = {entry: "0123"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = call("status", str(folder))
+    assert code == 0 and "18 units done" in out and err == ""
+
+
 def test_pictures_of_other_names_are_passed_over(sound: dict[bool, Path], call: Call) -> None:
     shutil.copytree(sound[False], "results/mad")
     for cell in read_cells(Path("results/mad")):
