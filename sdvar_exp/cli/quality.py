@@ -42,16 +42,17 @@ def main(argv: list[str]) -> int:
     if asked.extractor:
         name = f"quality-{asked.extractor.replace(':', '.')}"
         with own_torch():
-            from sdvar_exp.runner.extractors import features_of_study, network, real_features
+            from sdvar_exp.runner.extractors import features_of, features_of_study, network, real_images
 
             with kept_random_state():
                 looker = network(asked.extractor)
+            images = real_images(asked.real) if asked.real else None
             found = features_of_study(folder, looker)
             if not found:
                 raise UserError(f"{folder} keeps no images of a cell and its baseline: run it with images=all")
             real = shipped_real() if asked.extractor == "classifier" else None
-            if asked.real:
-                real = Real(real_features(asked.real, looker.run), None, looker.digest)
+            if images is not None:
+                real = Real(features_of(looker.run, images)[0], None, looker.digest)
         table = write_quality(folder, found, real, name)
     else:
         table = write_quality(folder)

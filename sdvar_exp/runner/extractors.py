@@ -6,10 +6,15 @@ An extractor takes images (B, 3, H, W) uint8 and gives features (B, d) and predi
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
+import struct
 import sys
 import sysconfig
+import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,7 +57,7 @@ class Looker:
         changes its numbers in another way, such as a file that it reads, changes these.
         """
         probe = np.random.Generator(np.random.Philox(key=0)).integers(0, 256, (3, *image_hw3.shape), dtype=np.uint8)
-        seen, predicted = self.run(_batch(np.stack([image_hw3, *probe])))
+        seen, predicted = _looked(self.run, np.stack([image_hw3, *probe]))
         about = {"digest": self.digest, "source": self.source, "versions": versions(VERSIONS)}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for part in (seen, predicted, *_weights(self.run)):
@@ -76,9 +81,12 @@ def network(name: str) -> Looker:
         raise UserError(f"--extractor must be {', '.join(NAMES)} or package.module:function, got {name!r}")
     try:
         found = import_module(module)
-        return Looker(name, getattr(found, function)(), name, _source(found))
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--extractor {name}: {error}") from None
+        make = getattr(found, function)
+        inspect.signature(make).bind()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        said = f"{error}; it is called without arguments and gives the network" if isinstance(error, TypeError) else error
+        raise UserError(f"--extractor {name}: {said}") from None
+    return Looker(name, make(), name, _source(found))
 
 
 def _source(start: ModuleType) -> str:
@@ -148,11 +156,18 @@ def features_of(run: Network, batches: Iterator[np.ndarray]) -> tuple[np.ndarray
     """Features (n, d) float32 and classes (n,) of batches of images (b, H, W, 3) uint8; one batch is held at a time."""
     features, classes = [], []
     for batch in batches:
-        seen, predicted = run(_batch(batch))
+        seen, predicted = _looked(run, batch)
         features.append(seen.float().cpu().numpy())
         if predicted is not None:
             classes.append(predicted.cpu().numpy())
     return np.concatenate(features), np.concatenate(classes) if classes else None
+
+
+def _looked(run: Network, images_bhw3: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    found = run(_batch(images_bhw3))
+    if not isinstance(found, tuple) or len(found) != 2 or getattr(found[0], "ndim", 0) != 2:
+        raise UserError("the network of --extractor must give a pair: features (B, d), and classes (B,) or None")
+    return found
 
 
 def _batch(images_bhw3: np.ndarray) -> torch.Tensor:
@@ -160,12 +175,26 @@ def _batch(images_bhw3: np.ndarray) -> torch.Tensor:
 
 
 def read_images(paths: Sequence[Path], batch: int = 50) -> Iterator[np.ndarray]:
-    """RGB images (b, H, W, 3) uint8 of equal size, `batch` at a time."""
+    """RGB images (b, H, W, 3) uint8 of equal size, `batch` at a time. Raises `UserError` for a file that is no whole image."""
     for start in range(0, len(paths), batch):
-        found = [np.asarray(Image.open(path).convert("RGB")) for path in paths[start : start + batch]]
+        found = [np.asarray(_opened(path).convert("RGB")) for path in paths[start : start + batch]]
         if len({image.shape for image in found}) > 1:
             raise UserError(f"{paths[start].parent}: images differ in size; they must all be of one")
         yield np.stack(found)
+
+
+def _opened(path: Path, whole: bool = True) -> Image.Image:
+    """An image file; read to its end, or its head alone. Closed in either case."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if whole:
+                    image.load()
+                return image
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split(" '")[0]
+        raise UserError(f"{path} is no whole image ({reason}): mend it or take it away") from None
 
 
 def features_of_study(folder: Path, looker: Looker) -> dict[str, CellFeatures]:
@@ -203,16 +232,28 @@ def _kept(folder: Path, looker: Looker, key: str, cell: str, files: list[tuple[i
     return kept
 
 
-def real_features(place: Path, run: Network) -> np.ndarray:
-    """Features (n, d) of real images: a folder of PNG or JPEG files, searched through, or an npz with `arr_0` (n, H, W, 3)."""
+def real_images(place: Path) -> Iterator[np.ndarray]:
+    """Batches of real images: a folder of PNG or JPEG files, searched through, or an npz with `arr_0` (n, H, W, 3) uint8.
+
+    Raises `UserError` before the first batch where there are none, they differ in size, or a file's head is no image's.
+    """
     if place.is_dir():
-        files = sorted(path for path in place.rglob("*") if path.suffix.lower() in PICTURES)
+        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
         if not files:
             raise UserError(f"--real {place}: no PNG or JPEG file in it")
-        return features_of(run, read_images(files))[0]
+        sizes = Counter(_opened(path, whole=False).size for path in files)
+        if len(sizes) > 1:
+            (width, height), most = sizes.most_common(1)[0]
+            raise UserError(
+                f"--real {place}: its {len(files)} images have {len(sizes)} sizes, most ({most}) {width}×{height}; "
+                "first scale and crop them to one size, that of the study's images"
+            )
+        return read_images(files)
     try:
         with np.load(place, allow_pickle=False) as file:
             images: Any = file["arr_0"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"--real {place}: give a folder of images or an npz with arr_0 (n, H, W, 3) uint8 ({error})") from None
-    return features_of(run, (images[i : i + 50] for i in range(0, len(images), 50)))[0]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
+        raise UserError(f"--real {place}: arr_0 must be (n, H, W, 3) uint8, got {images.shape} {images.dtype}")
+    return (images[i : i + 50] for i in range(0, len(images), 50))

@@ -221,3 +221,58 @@ def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["quality", str(many), "--extractor", "classifier"]) == 2
     assert "takes images of 40×40 pixels, these are 8×8" in capsys.readouterr().err
     assert main(["quality", str(many)]) == 2 and "--extractor inception" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("of all sizes", "its 3 images have 3 sizes, most (1) 30×20; first scale and crop them to one size"),
+        ("cut off", "2.JPEG is no whole image (image file is truncated"),
+        ("no image", "2.JPEG is no whole image (cannot identify image file)"),
+        ("hidden", None),
+        ("npz of floats", "arr_0 must be (n, H, W, 3) uint8, got (2, 3, 8, 8) float32"),
+        ("npz cut off", "give a folder of images or an npz"),
+    ],
+)
+def test_real_images_as_people_have_them(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, says: str | None
+) -> None:
+    """A validation folder: classes as folders, files of the system; what is wrong is said before anything is looked at."""
+    real = tmp_path / "val" / "n01440764"
+    real.mkdir(parents=True)
+    for i in range(3):
+        size = (20, 30 + 10 * i, 3) if content == "of all sizes" else (40, 40, 3)
+        Image.fromarray(np.random.Generator(np.random.Philox(key=i)).integers(0, 256, size, dtype=np.uint8)).save(
+            real / f"{i}.JPEG"
+        )
+    last = real / "2.JPEG"
+    if content in ("cut off", "no image"):
+        last.write_bytes(last.read_bytes()[: -len(last.read_bytes()) // 2] if content == "cut off" else b"abc")
+    (real / "._0.JPEG").write_bytes(b"\0\5\26\7")
+    place = real.parent
+    if content.startswith("npz"):
+        place = tmp_path / "real.npz"
+        np.savez(place, arr_0=np.zeros((2, 3, 8, 8), np.float32))
+        if content == "npz cut off":
+            place.write_bytes(place.read_bytes()[:-40])
+    code = main(["quality", str(study), "--extractor", "classifier", "--real", str(place)])
+    err = capsys.readouterr().err
+    assert (code, err) == (0, "") if says is None else code == 2 and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("lambda images: images", "it is called without arguments"),
+        ("lambda: lambda images: images.float()", "must give a pair"),
+    ],
+)
+def test_a_network_of_another_form(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: str, says: str
+) -> None:
+    name = f"net_{len(function)}"
+    (tmp_path / f"{name}.py").write_text(f"make = {function}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["quality", str(study), "--extractor", f"{name}:make"]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
