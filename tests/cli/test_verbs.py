@@ -244,6 +244,144 @@ class TestDiff:
             folder = make_study(name)
             rng = random.Random(3)
             with Study(folder).attach() as study:
+                study.append(
+                    *(unit_body(c, 3, s, pixel_mae=rng.random() + shift * s) for c in study.cells() for s in (7, 8, 9))
+                )
+        (row,) = [r for r in json.loads(call("diff", "a", "b", "--json")[1])["metrics"] if r["metric"] == "pixel_mae"]
+        differences = [0.0] * 6 + [0.7, 0.8, 0.9]
+        expected = mean_interval(differences, [3] * 3 + [8] * 3 + [3] * 3)
+        assert row["n"] == 9 and (row["difference"], row["low"]) == pytest.approx((expected.mean, expected.low))
+
+    def test_studies_without_a_common_unit(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", seeds=(7, 8))
+        code, out, err = call("diff", "a", "b", "--fail-on", "pixel_mae>9")
+        assert (code, out) == (2, "") and err.startswith("error: results/a and results/b have no common unit (label, seed)")
+
+    def test_a_cell_that_failed_altogether_does_not_pass_the_gate(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", skip=6)
+        code, out, _ = call("diff", "a", "b", "--fail-on", "|pixel_mae|>9")
+        assert code == 1 and "pixel_mae of parallel_v1 γ=3 has no value on both sides" in out
+
+    def test_speedups_are_ratios(self, call: Call) -> None:
+        """1.2 and 1.6 against 0.9 and 1.2: the geometric means of the table, and B ÷ A 0.75 without a width."""
+        for name, faster in (("a", 1.0), ("b", 0.75)):
+            folder = make_study(name)
+            with Study(folder).attach() as study:
+                cell = list(study.cells())[2]
+                times = [(3, 0, 1.2), (3, 1, 1.2), (3, 2, 1.6), (8, 0, 1.6)]
+                study.append(*(timing_body(cell, label, seed, 0, 10 * s * faster, 10) for label, seed, s in times))
+        (row,) = [r for r in json.loads(call("diff", "a", "b", "--json")[1])["metrics"] if r["metric"] == "speedup"]
+        table = [r for r in json.loads(call("table", "a", "--json")[1]) if r["timed"]]
+        assert row["a"] == pytest.approx(table[0]["speedup"]) == pytest.approx((1.2 * 1.6) ** 0.5)
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.75, 0.75, 0.75))
+        assert call("diff", "a", "b", "--fail-on", "speedup<0.8")[0] == 1
+        assert call("diff", "a", "b", "--fail-on", "speedup<0.7")[0] == 0
+        for never in ("speedup<-0.05", "|speedup|>0.05"):
+            assert "is the ratio B ÷ A, 1 for no change" in call("diff", "a", "b", "--fail-on", never)[1]
+
+    def test_other_code_is_a_difference(self, call: Call) -> None:
+        make_study("a")
+        make_study("b", code="beef")
+        assert "code: c0de → beef" in call("diff", "a", "b")[1]
+
+    def test_two_cells_of_a_study(self, call: Call) -> None:
+        make_study()
+        code, out, _ = call("diff", "--study", "demo", "parallel_v1", "test3")
+        assert code == 0 and "strategy.name: parallel_v1 → test3" in out and "acceptance: match_rate tau=0.7" in out
+        assert call("diff", "demo:parallel_v1", "demo:test3")[1] == out
+
+    def test_a_gate_does_not_pass_for_want_of_data(self, call: Call) -> None:
+        make_study("a")
+        make_study("b")
+        code, out, _ = call("diff", "a", "b", "--fail-on", "speedup<0")
+        assert code == 1 and "FAILED: speedup<0: speedup has no value on both sides" in out
+
+    @pytest.mark.parametrize(
+        ("argv", "start"),
+        [
+            (["a", "b", "--fail-on", "pixel_mea>1"], "--fail-on 'pixel_mea>1': there is no metric 'pixel_mea'"),
+            (["a", "b", "--fail-on", "pixel_mae"], "--fail-on 'pixel_mae' cannot be read"),
+            (["a", "b", "--fail-on", "|pixel_mae>1"], "--fail-on '|pixel_mae>1' cannot be read"),
+            (["a", "b:sequential"], "compare two studies or two cells"),
+            (["a", "c"], "there is no study 'c'"),
+        ],
+    )
+    def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
+        make_study("a")
+        make_study("b")
+        code, out, err = call("diff", *argv)
+        assert (code, out) == (2, "") and err.startswith(f"error: {start}")
+
+
+def test_table_of_a_study_that_was_kept_without_its_ledger(call: Call) -> None:
+    folder = make_study()
+    call("collect", "--no-figures")
+    before = call("table", "--csv")[1]
+    shutil.rmtree(folder / "ledger")
+    assert call("table", "--csv") == (0, before, "")
+    assert json.loads(call("table", "--json", "--group", "strategy")[1])
+
+
+def test_collect_makes_the_tables_again(call: Call) -> None:
+    folder = make_study(skip=1)
+    code, out, _ = call("collect", "--no-figures")
+    assert code == 0 and out.startswith("17 rows of 3 cells from 1 ledger file; 1 units are missing\n")
+    assert len(pd.read_parquet(folder / "tables/samples.parquet")) == 17
+    found = json.loads(call("collect", "--no-figures", "--json")[1])
+    assert (found["samples"], found["missing"], found["failures"]) == (17, 1, 1)
+
+
+def test_collect_draws_the_figures_though_the_tables_for_a_paper_fail(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_study()
+
+    def broken(*_: object) -> None:
+        raise ValueError("no LaTeX today")
+
+    monkeypatch.setattr("sdvar_exp.report.typeset.write_typeset", broken)
+    monkeypatch.setattr("sdvar_exp.report.write_figures", lambda *_, **__: [Path("a.pdf")])
+    code, out, err = call("collect")
+    assert code == 1 and "figures  " in out and err == "error: no tables for a paper: ValueError: no LaTeX today\n"
+
+
+class TestGc:
+    @pytest.fixture
+    def folder(self) -> Path:
+        """A study with a temporary file, an image without a row, one with, images of no cell, and a fresh image."""
+        folder = make_study()
+        cell = json.loads(next((folder / "cells").glob("*.json")).read_text())["id"]
+        for name in (
+            f"images/{cell}/3_0.png",
+            f"images/{cell}/3_7.png",
+            f"images/{cell}/.3_7.png.1.0.tmp",
+            "images/ffff/1_1.png",
+        ):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 10)
+            os.utime(path, (time.time() - 7200,) * 2)
+        (folder / f"images/{cell}/3_8.png").write_bytes(b"being written")
+        return folder
+
+    def test_lists_and_removes_only_when_told(self, folder: Path, call: Call) -> None:
+        found = json.loads(call("gc", "--json")[1])["found"]
+        assert sorted(Path(w["path"]).name for w in found) == [".3_7.png.1.0.tmp", "3_7.png", "ffff"]
+        assert all(Path(w["path"]).exists() for w in found), "a listing removes nothing"
+        before = call("table", "--stable")[1]
+        code, out, _ = call("gc", "--delete")
+        assert code == 0 and out.splitlines()[-1] == "removed 3 things, 0 kB"
+        assert not any(Path(w["path"]).exists() for w in found) and call("table", "--stable")[1] == before
+        assert sorted(p.name for p in folder.glob("images/*/*")) == ["3_0.png", "3_8.png"]
+        assert call("gc")[1] == "0 things, 0 kB to remove\n"
+
+    @pytest.mark.parametrize("damaged", ["a unit's checksum", "the last session's checksum", "a cell's file"])
+    def test_images_and_cells_that_may_belong_to_a_damaged_record_stay(self, folder: Path, call: Call, damaged: str) -> None:
+        if damaged == "a cell's file":
+            path = next((folder / "cells").glob("*.json"))
+            path.write_text(json.dumps({**json.loads(path.read_text()), "order": "first"}))
+        else:
+            with Study(folder).attach() as study:
                 study.append({"type": "session", "cells": []})
             kind = b'"type":"unit"' if damaged == "a unit's checksum" else b'"type":"session"'
             path = next(p for p in (folder / "ledger").glob("*.jsonl") if kind in p.read_bytes())
