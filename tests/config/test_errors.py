@@ -294,8 +294,10 @@ def test_unknown_choice_makes_no_other_line(lines: Lines) -> None:
     ]
 
 
-def test_one_bad_combination_of_a_sweep(lines: Lines) -> None:
-    assert lines("strategy=test3,parallel_v1", "mask=block_causal,no_prefix") == ["mask=no_prefix is for strategy=test3 only"]
+def test_one_bad_combination_of_a_sweep_is_left_out_and_alone_is_refused(lines: Lines) -> None:
+    plan = compose(["strategy=test3,parallel_v1", "mask=block_causal,no_prefix"])
+    assert plan.notices == ("1 combination left out: mask=no_prefix is for strategy=test3 only",) and len(plan.cells) == 3
+    assert lines("strategy=parallel_v1", "mask=no_prefix") == ["mask=no_prefix is for strategy=test3 only"]
 
 
 def test_equal_lines_are_shown_once_and_many_are_cut(lines: Lines) -> None:
