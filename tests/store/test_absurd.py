@@ -23,7 +23,7 @@ from tests.store.making import make_plan, opened, timing_body, unit_body
 
 Call = Callable[..., tuple[int, str, str]]
 CASES = 100
-MANY = 1_500
+MANY = 300
 ABSURD: tuple[Any, ...] = (
     *(
         None,
@@ -331,5 +331,5 @@ def test_a_hundred_spoilt_studies(sound: dict[bool, Path], capsys: pytest.Captur
 
 
 @pytest.mark.long
-def test_thousands_of_spoilt_studies(sound: dict[bool, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_hundreds_of_spoilt_studies(sound: dict[bool, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz(sound, capsys, range(CASES, CASES + MANY)) > MANY / 3
