@@ -58,6 +58,7 @@ def test_groups_are_those_of_the_design() -> None:
         "cfg_schedule",
         "acceptance",
         "gamma",
+        "proposer",
         "sampling",
         "strategy",
         "tracking",

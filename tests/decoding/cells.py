@@ -110,6 +110,7 @@ GAMMAS: dict[str, Choice] = {
     "acceptance_ema": choose("gamma", "acceptance_ema", prior=0.9),
     "token_budget": choose("gamma", "token_budget", tokens=30),
     "cost_model": choose("gamma", "cost_model"),
+    "margin": choose("gamma", "margin", flips=0.5),
 }
 INTERVAL = choose("cfg_schedule", "interval", cfg=2.0, first=1, last=2)
 RULES = {name: choose("acceptance", name) for name in names("acceptance")} | {

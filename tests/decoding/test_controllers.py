@@ -253,7 +253,8 @@ def test_guidance_of_proposals(name: str, params: dict[str, Any], draft_cfg: Any
         d = run_watched(pair, loop(gamma=2, schedule=schedule, draft_cfg=draft_cfg, until=until), [Unit(3, 0)], lambda d: None)
         own = proposal_weights(schedule, 5, draft_cfg)
         assert own == pytest.approx(expected)
-        assert d.weights == d.target.weights == weights(schedule, 5)
+        assert d.weights == weights(schedule, 5)
+        assert d.target.weights == tuple(t if k < (until or 5) else 0.0 for k, t in enumerate(d.weights))  # the tail has no target
         assert d.draft.weights == (own if until is None else d.weights)
 
 
