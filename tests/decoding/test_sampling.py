@@ -181,8 +181,8 @@ def test_no_perturbation_below_the_margin_changes_a_token(seed: int, top_k: int,
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"temperature": 0.0}, "sampling.temperature must be > 0, got 0.0"),
-        ({"temperature": float("nan")}, "sampling.temperature must be > 0, got nan"),
+        ({"temperature": 0.0}, "sampling.temperature must be ≥ 1e-06, got 0.0; greedy decoding"),
+        ({"temperature": float("nan")}, "sampling.temperature must be ≥ 1e-06, got nan"),
         ({"top_k": -1}, "sampling.top_k must be ≥ 0, got -1"),
         ({"top_p": 1.5}, r"sampling.top_p must lie in \[0, 1\], got 1.5"),
     ],
