@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.docs.pages import ROOT
 
 PACKAGE = ROOT / "sdvar_exp"
+IN_CONFIG = r"_?(check|apply|unknown|same_files)"
+"""Functions that return what is wrong; elsewhere those called `_refusal`."""
 
 
 def _kinds(trees: dict[Path, ast.Module]) -> set[str]:
@@ -48,7 +50,7 @@ def _said(tree: ast.Module, kinds: set[str], config: bool) -> list[tuple[int, as
                 found.append((node.lineno, node.args[0]))
             elif name.split(".")[-1] == "require" and len(node.args) > 1:
                 found.append((node.lineno, node.args[1]))
-        elif config and isinstance(node, ast.FunctionDef) and re.match(r"_?(check|apply|unknown|same_files)", node.name):
+        elif isinstance(node, ast.FunctionDef) and re.match(IN_CONFIG if config else "_refusal", node.name):
             problems = node.returns is not None and ast.unparse(node.returns) in ("str", "str | None")
             found += [(r.lineno, r.value) for r in ast.walk(node) if problems and isinstance(r, ast.Return) and r.value]
     return found
