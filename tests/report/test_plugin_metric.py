@@ -124,6 +124,6 @@ def test_one_that_fails_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_same_quantity_against_another_decode() -> None:
-    own_baseline = metric("pixel_mae").with_suffix("_own", "own baseline")
+    own_baseline = metric("pixel_mae").against_baseline()
     assert own_baseline.name == "pixel_mae_own" and own_baseline.plain_heading == "pixel difference (own baseline)"
     assert own_baseline.range == (0, 1) and not own_baseline.headline and not own_baseline.drawn
