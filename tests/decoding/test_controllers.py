@@ -254,7 +254,9 @@ def test_guidance_of_proposals(name: str, params: dict[str, Any], draft_cfg: Any
         own = proposal_weights(schedule, 5, draft_cfg)
         assert own == pytest.approx(expected)
         assert d.weights == weights(schedule, 5)
-        assert d.target.weights == tuple(t if k < (until or 5) else 0.0 for k, t in enumerate(d.weights))  # the tail has no target
+        assert d.target.weights == tuple(
+            t if k < (until or 5) else 0.0 for k, t in enumerate(d.weights)
+        )  # the tail has no target
         assert d.draft.weights == (own if until is None else d.weights)
 
 
