@@ -29,7 +29,7 @@ def result(margins: list[float]) -> Result:
 
 def near_tie(tokens: np.ndarray, baseline: Result, pyramid: Pyramid) -> bool:
     """What the row says of an image with these tokens."""
-    own = Result(tokens, baseline.f_hat, baseline.image, baseline.margins)
+    own = Result(tokens, baseline.f_hat, baseline.image, baseline.margins, stages=({"stage": 0}, {"stage": 1}))
     return bool(compared(Unit(0, 0), own, (baseline,), pyramid, exact=False, seen={})[0]["near_tie"])
 
 
