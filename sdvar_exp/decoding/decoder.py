@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding import gamma as controllers
 from sdvar_exp.decoding.clock import Clock
-from sdvar_exp.decoding.evidence import StageView, Verdict
+from sdvar_exp.decoding.evidence import Judged, Proposal, StageView
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.observe import Observer
@@ -32,28 +31,6 @@ from sdvar_exp.models.var import VAR
 from sdvar_exp.registry import Choice
 
 POLICY = Policy()
-
-
-@dataclass
-class Proposal:
-    """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand)."""
-
-    first: int
-    tokens: list[torch.Tensor] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)
-    f_hats: list[torch.Tensor] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A stage's view, the rule's verdict, and whether it passed in every image of the batch."""
-
-    view: StageView
-    verdict: Verdict
-    passed: bool
 
 
 def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -259,3 +259,25 @@ def by_token(view: StageView, accepted_Bl: torch.Tensor, edge: Edge | None = Non
         return torch.where(accepted_Bl, each, torch.minimum(each, view.residual_edge_Bl())).amin(dim=1)
 
     return Verdict(accepted_Bl.all(dim=1), accepted_Bl, corrected, margin_B if edge else None)
+
+
+@dataclass
+class Proposal:
+    """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand)."""
+
+    first: int
+    tokens: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+    f_hats: list[torch.Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A stage's view, the rule's verdict, and whether it passed in every image of the batch."""
+
+    view: StageView
+    verdict: Verdict
+    passed: bool

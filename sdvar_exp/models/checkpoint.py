@@ -183,7 +183,7 @@ def _value(name: str, tensor: torch.Tensor, dtype: torch.dtype, what: str) -> to
         raise UserError(f"{what}: {name} is saved {where}: save plain tensors")
     try:
         value = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         raise UserError(f"{what}: {name} is {kind}, which cannot be read here: save it in float32") from None
     if not value.isfinite().all():
         raise UserError(f"{what} is damaged: {name} holds values that are not finite")

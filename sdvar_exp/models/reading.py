@@ -180,7 +180,7 @@ def _read_zip(path: Path, size: int) -> Any:
             if "data.pkl" not in parts:
                 raise unreadable(path, "it is a zip archive, but not of torch.save: unpack it and name the file in it")
             pickle = outline(archive.read(parts["data.pkl"]))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, RuntimeError, struct.error, zlib.error):
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, struct.error, zlib.error):
         raise unreadable(path, DAMAGED) from None
     return _torch_load(path, pickle, max(total, size), mmap=not packed)
 

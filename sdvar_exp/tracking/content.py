@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric, metrics, tabled
+from sdvar_exp.metrics.quantities import REFERENCE_ROWS, Metric, metrics, tabled
 from sdvar_exp.metrics.statistics import mean_interval, ratio_interval
 from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, TIMED
 from sdvar_exp.store.images import image_name
@@ -125,6 +125,10 @@ def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
         if column not in samples or not _is_metric(samples, column) or (m is not None and m.average == "none"):
             continue
         out |= _mean(column, samples[column].astype(float), samples["label"], m)
+    if "target_rows_alone" in samples:  # the reference's rows are the cell's own where no other reference was recorded
+        alone = samples["target_rows_alone"].astype(float)
+        recorded = samples[REFERENCE_ROWS].astype(float).fillna(alone) if REFERENCE_ROWS in samples else alone
+        samples = samples.assign(**{REFERENCE_ROWS: recorded})
     for m in known.values():
         if m.tabled and not m.measured and m.name not in samples and set(m.needs) <= set(samples):
             out |= _mean(m.name, m.function(**{name: samples[name].astype(float) for name in m.needs}), samples["label"], m)
