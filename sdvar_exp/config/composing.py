@@ -207,8 +207,11 @@ def apply(tree: Tree, item: Item) -> str | None:
         return f"{item.text}: {item.key} cannot be removed; write {item.key}=…"
     cls = OmegaConf.get_type(node)
     hint = typing.get_type_hints(cls).get(path[-1]) if dataclasses.is_dataclass(cls) else None
+    value = item.value
+    if isinstance(value, bool | int | float) and hint in (str, str | None):  # e.g. study=1e5, whose text is meant
+        value = item.text.partition("=")[2].strip()
     try:
-        OmegaConf.update(tree.cfg, item.key, item.value, merge=True)
+        OmegaConf.update(tree.cfg, item.key, value, merge=True)
     except OmegaConfBaseException as error:
         if hint is None:
             return f"{item.key}: {one_line(error)}"

@@ -23,7 +23,7 @@ from sdvar_exp.config.folder import CELL_GROUPS, GROUPS
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
 from sdvar_exp.errors import UserError
 
-HYDRA_ALLOWED = ("hydra.sweeper.params", "hydra.searchpath", "hydra.verbose", "hydra.mode")
+HYDRA_ALLOWED = ("hydra.searchpath", "hydra.verbose", "hydra.mode")
 MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12
 """Of one word of the command line: Hydra's parser takes a time that grows with the square of the length of a list."""
 MOST_VALUES = 100_000  # of one sweep
@@ -313,6 +313,9 @@ def _check_sign(item: Item, key: str) -> str | None:
 
 
 def _check_hydra(key: str) -> str | None:
+    if key.startswith("hydra.sweeper.params"):
+        swept = key.removeprefix("hydra.sweeper.params").lstrip(".") or "KEY"
+        return f"{key} belongs into an experiment yaml; on the command line write {swept}=…"
     if key.startswith(HYDRA_ALLOWED):
         return None
     if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper")):

@@ -26,7 +26,7 @@ from sdvar_exp.config.folder import GROUPS
 from sdvar_exp.errors import UserError
 
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
-BOOL = "tag:yaml.org,2002:bool"
+BOOL, NULL = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"
 SPELLINGS = {"on": True, "yes": True, "off": False, "no": False}
 """Words that YAML 1.1 takes for truth values and YAML 1.2 for text."""
 Names = Callable[[str], Iterable[str]]
@@ -66,7 +66,7 @@ def read_yaml(text: str, names: Names, file: str = "") -> Any:
 def _mark(root: yaml.MappingNode, names: Names) -> None:
     """Turn names of choices into text, each where it stands."""
     for key, value in _pairs(root):
-        if key == "name":
+        if key == "name" or (key in ("study", "results_dir") and value.tag != NULL):
             _as_text(value)
         elif key == "defaults":
             for item in _items(value):

@@ -165,3 +165,19 @@ def test_paths_that_no_file_system_has(lines: Lines) -> None:
     assert "a name may have 255 bytes" in line and len(line) < 200
     with pytest.raises(UserError, match="a name may have"):
         compose(["--config-dir", "y" * 300])
+
+
+@pytest.mark.parametrize("name", ["1e5", "007", "1_000", "true", "12e4567", "0x10", "2024-05-01"])
+def test_a_study_may_be_called_like_a_number(name: str, tmp_path: Path) -> None:
+    """As a commit's first digits can be: `12e4567` is no infinity."""
+    assert compose([f"study={name}"]).folder.name == name
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n# own\nstudy: {name}\n")
+    assert compose(["--config-dir", str(tmp_path), "experiment=own"]).folder.name == name
+
+
+def test_sweeps_of_a_yaml_are_not_set_by_words(lines: Lines) -> None:
+    """They would have no effect."""
+    for sign in ("", "+", "++"):
+        (line,) = lines(f"{sign}hydra.sweeper.params.acceptance.tau=0.5")
+        assert "on the command line write acceptance.tau=…" in line
