@@ -73,7 +73,7 @@ class ModelSpec:
             raise UserError(f"model.autocast must be one of {', '.join(AUTOCASTS)}, got {self.autocast!r}")
 
     def target_identity(self) -> tuple[str, ...]:
-        """What says whether two pairs have the same VQVAE and target: their files' names, or the shipped pair's."""
+        """Tells whether two pairs have the same VQVAE and target: by their files' names, or by the shipped pair's."""
         files = tuple(PurePath(getattr(self, role)).name for role in ("vae", "target"))
         return files if any(files) else (self.name.removesuffix("_plain"),)
 

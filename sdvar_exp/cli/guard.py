@@ -1,4 +1,4 @@
-"""What reaches the terminal is text: control characters, of a foreign study's names and records too, are shown escaped."""
+"""Keeps the terminal to text: control characters, of a foreign study's names and records too, are shown escaped."""
 
 from __future__ import annotations
 

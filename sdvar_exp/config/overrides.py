@@ -142,7 +142,7 @@ def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
 
 
 def check_size(text: str) -> str | None:
-    """What is wrong with the size of a word, told before it is parsed."""
+    """Names the fault in the size of a word, before it is parsed."""
     depth = deepest = 0
     for letter in text:
         depth += (letter in "[{(") - (letter in "]})")
@@ -153,7 +153,7 @@ def check_size(text: str) -> str | None:
 
 
 def check_value(override: Override) -> str | None:
-    """What is wrong with a parsed value whatever its key is: sweeps inside of it, `???`."""
+    """Names the fault in a parsed value whatever its key is: sweeps inside of it, `???`."""
     value = override._value
     if isinstance(value, ChoiceSweep):
         value = value.list
