@@ -128,7 +128,7 @@ def _used(manifest: Path) -> set[str]:
     try:
         checkpoints = json.loads(manifest.read_bytes())["fingerprint"]["checkpoints"]
         return {str(key).split(" ")[0] for key in checkpoints}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

@@ -146,6 +146,7 @@ def reading(names: Names) -> Iterator[None]:
                 _check_choices(config, config_path)
             return ConfigResult(self.provider, place, config, header)
 
+    Source.__name__ = FileConfigSource.__name__  # a launcher's job gets this state and registers its own source again, by name
     Plugins.instance()  # registers Hydra's own sources
     types = SourcesRegistry.instance().types
     before, types["file"] = types["file"], Source

@@ -67,6 +67,7 @@ def _sides(state: State, what: str) -> tuple[int, ...]:
         raise UserError(f"{what}: lvl_1L is missing, so patch_nums cannot be inferred")
     if state["lvl_1L"].numel() > MOST_POSITIONS:
         raise UserError(f"{what}: lvl_1L has {state['lvl_1L'].numel():,} positions, more than any pyramid")
+    _check_plain("lvl_1L", state["lvl_1L"], what)
     stage = state["lvl_1L"].flatten().long()
     if not len(stage) or stage[0] != 0 or not ((stage.diff() == 0) | (stage.diff() == 1)).all():
         raise UserError(f"{what}: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred")
@@ -154,7 +155,7 @@ def fill(module: nn.Module, state: State, what: str) -> None:
         dtype = torch.float32 if skeleton and own[name].is_floating_point() else own[name].dtype
         if name.rsplit(".", 1)[-1] not in DERIVED:
             values[name] = _value(name, tensor, dtype, what)
-        elif tensor.shape == own[name].shape and tensor.layout == torch.strided and not tensor.is_complex():
+        elif tensor.shape == own[name].shape and _is_plain(tensor) and not tensor.is_complex():
             values[name] = tensor.to(dtype, copy=True)
     for part in module.modules() if skeleton else ():
         if isinstance(part, Derives):
@@ -173,14 +174,23 @@ def _check_size(state: State, what: str) -> None:
         raise UserError(f"{what}: {claimed:,} bytes of weights repeat the {kept:,} that it keeps: save them with .contiguous()")
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has all its values in memory of its own, not sparse and not on the meta device."""
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.untyped_storage().nbytes() > 0
+
+
+def _check_plain(name: str, tensor: torch.Tensor, what: str) -> None:
+    if not _is_plain(tensor):
+        where = "without values" if tensor.layout == torch.strided else f"in the layout {tensor.layout}"
+        raise UserError(f"{what}: {name} is saved {where}: save plain tensors")
+
+
 def _value(name: str, tensor: torch.Tensor, dtype: torch.dtype, what: str) -> torch.Tensor:
     """A checked copy of one weight in `dtype`."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if not tensor.is_floating_point():
         raise UserError(f"{what}: {name} is {kind}, weights are floating-point: save them in float32, bfloat16 or float16")
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() == 0:
-        where = "without values (on the meta device)" if tensor.layout == torch.strided else f"in the layout {tensor.layout}"
-        raise UserError(f"{what}: {name} is saved {where}: save plain tensors")
+    _check_plain(name, tensor, what)
     try:
         value = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
     except RuntimeError:

@@ -180,7 +180,7 @@ def read_index(folder: Path) -> Made:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return Made(folder, folder / content["study"], list(content["figures"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}): make the figures again with `sdvar-exp figures`") from None
 
 

@@ -129,7 +129,7 @@ def without_deadly(study: Study, pending: Iterable[Group]) -> tuple[list[Group],
 
 def _keys(head: bytes) -> list[UnitKey]:
     """The units of a note; none where it is not one."""
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         return [(str(cell), int(label), int(seed)) for cell, label, seed in json.loads(head)]
     return []
 

@@ -81,7 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
         return found if isinstance(found, dict) else {}
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         log.warning("%s cannot be read, its cells will be sent again: %s", path, error)
         return {}
 

@@ -199,12 +199,14 @@ def test_weights_of_other_types_are_refused(tmp_path: Path, var_state: State, dt
 def test_tensors_without_values_of_their_own(tmp_path: Path, var_state: State) -> None:
     head = var_state["head.weight"]
     strange = {
-        "without values (on the meta device)": head.to("meta"),
+        "without values": head.to("meta"),
         "in the layout torch.sparse_coo": head.to_sparse(),
         "is qint8": torch.quantize_per_tensor(head, 0.1, 0, torch.qint8),
     }
     for what, tensor in strange.items():
         assert what in refused(saved(tmp_path / "x.pth", var_state | {"head.weight": tensor}))
+    stages = saved(tmp_path / "x.pth", var_state | {"lvl_1L": var_state["lvl_1L"].to("meta")})
+    assert "lvl_1L is saved without values" in refused(stages)
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------------

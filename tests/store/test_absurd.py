@@ -151,7 +151,7 @@ def spoil(folder: Path, rng: random.Random) -> None:
             i = rng.choice(kinds[rng.choice(sorted(kinds))])
             lines[i] = encode(mutate(json.loads(lines[i])["body"], rng) if lines[i][:1] == b"{" else {})
         path.write_bytes(b"".join(lines))
-    else:
+    elif not path.read_bytes().startswith(b"[["):  # spoilt beyond reading before
         value = json.loads(path.read_bytes())
         for _ in range(rng.randint(1, 2)):
             value = mutate(value, rng) if value else value
@@ -159,7 +159,10 @@ def spoil(folder: Path, rng: random.Random) -> None:
 
 
 def spoil_table(path: Path, rng: random.Random) -> None:
-    frame = pd.read_parquet(path)
+    try:
+        frame = pd.read_parquet(path)
+    except ValueError:  # cut off before
+        return
     name = rng.choice(list(frame))
     what = rng.random()
     if what < 0.3:

@@ -70,7 +70,7 @@ def read(profile: str, digest: str) -> dict[str, Any]:
     require(digest_of(content) == digest, f"{where} was changed while it was in use: start again")
     try:
         data = json.loads(content)
-    except ValueError as error:  # also text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
         raise UserError(f"{where} is not JSON: {error}") from None
     require(isinstance(data, dict), f"{where} must be a JSON object with {', '.join(COSTS)} and pass_rate")
     known = (*COSTS, "pass_rate", "stages", "note")

@@ -71,5 +71,5 @@ def _index(folder: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads((folder / "index.json").read_bytes())
         return [entry for entry in found["figures"] if isinstance(entry, dict) and "name" in entry]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
