@@ -8,9 +8,8 @@ import torch
 
 from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding.clock import Clock, now_ms
-from sdvar_exp.decoding.decoder import Decoder
+from sdvar_exp.decoding.decoder import Decoder, Observer
 from sdvar_exp.decoding.noise import NoiseBook, Stream
-from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.options import OnReject
 from sdvar_exp.decoding.outcomes import counts, margins, near_ties, outcomes, passes
 from sdvar_exp.decoding.records import Decoded

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -19,11 +20,10 @@ from sdvar_exp.decoding.clock import Clock
 from sdvar_exp.decoding.evidence import Judged, Proposal, StageView
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
-from sdvar_exp.decoding.observe import Observer
 from sdvar_exp.decoding.options import Loop, Policy, Stale
 from sdvar_exp.decoding.records import Round
 from sdvar_exp.decoding.sampling import gumbel_argmax, process, sample_gap
-from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.quant import MultiScaleQuantizer
@@ -36,6 +36,16 @@ POLICY = Policy()
 def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
     """What the tokens of a stage add to f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
     return quantize.contribution(stage, quantize.code_map(stage, tokens_Bl))
+
+
+class Observer(Protocol):
+    """Whoever watches a decode: may look at everything and changes nothing. Nothing is called unwatched."""
+
+    def forward(self, role: str, session: ModelSession, forward: Forward) -> None:
+        """Called after each forward of the `draft`, the `target` or another `proposer`."""
+
+    def round(self, decoder: Decoder, proposal: Proposal, verdicts: Sequence[Judged]) -> None:
+        """Called when a round is over: committed, rolled back and logged as `decoder.rounds[-1]`."""
 
 
 class Decoder:

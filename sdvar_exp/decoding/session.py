@@ -15,12 +15,29 @@ import numpy as np
 import torch
 
 from sdvar_exp.decoding.masks import materialise, spans
-from sdvar_exp.decoding.observe import Forward
 from sdvar_exp.models.cache import KVCache
 from sdvar_exp.models.layers import Spans
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of a model, as an observer is told of it afterwards.
+
+    first, stop: stages whose rows were fed. x_NqC: the rows. mask_qK: attention, None for all. batch_rows: which rows of the
+    doubled batch were fed. before, after: rows in the cache. logits_NqV: of every row, before guidance.
+    """
+
+    first: int
+    stop: int
+    x_NqC: torch.Tensor
+    mask_qK: torch.Tensor | None
+    batch_rows: slice
+    before: int
+    after: int
+    logits_NqV: torch.Tensor
 
 
 class ModelSession:

@@ -11,10 +11,9 @@ from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import make_noise
 from sdvar_exp.decoding.decoder import Decoder, Judged, Proposal
 from sdvar_exp.decoding.noise import Stream
-from sdvar_exp.decoding.observe import Forward
 from sdvar_exp.decoding.options import Loop
 from sdvar_exp.decoding.sampling import NEAR_TIE, margin
-from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.decoding.speculate import speculate
 from sdvar_exp.diagnosis.passes import compare_rows
 from sdvar_exp.diagnosis.reference import Subject, plain_f_hats

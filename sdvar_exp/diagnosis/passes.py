@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sdvar_exp.decoding.observe import Forward
-from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.diagnosis.reference import FullPass, Subject, plain_f_hats, plain_rows
 from sdvar_exp.diagnosis.result import Off, Wrong, bound, first_off, largest
 from sdvar_exp.models.var import VAR

@@ -15,8 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from sdvar_exp.decoding.decoder import Decoder
-from sdvar_exp.decoding.observe import Forward
-from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.models.cache import KVCache
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.quant import MultiScaleQuantizer

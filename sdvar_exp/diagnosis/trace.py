@@ -17,9 +17,8 @@ from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import NoiseBook, decode
 from sdvar_exp.decoding.clock import Clock, now_ms
 from sdvar_exp.decoding.decoder import Decoder, Judged, Proposal
-from sdvar_exp.decoding.observe import Forward
 from sdvar_exp.decoding.records import Decoded
-from sdvar_exp.decoding.session import ModelSession
+from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.registry import plain
 
