@@ -48,7 +48,7 @@ from sdvar_exp.models.pair import load_pair
 plan, index, threads = pickle.load(sys.stdin.buffer)
 torch.set_num_threads(threads)
 cell, pair = plan.cells[index].cell, load_pair(device="cpu")
-from sdvar_exp.runner.work import plan_units
+from sdvar_exp.runner.running.work import plan_units
 rows = []
 for unit in plan_units(plan):
     noise = make_noise(pair, [unit], [cell])
@@ -85,13 +85,14 @@ def share(folder: Path, threads: int, seeds: int) -> dict[str, float]:
     """Seconds of one sweep of 10 labels × seeds × 2 cells: in decoding, in whole tasks, in the units phase."""
     from sdvar_exp.config import compose
     from sdvar_exp.engines.inprocess import InProcess
-    from sdvar_exp.runner import baselines, finish, models, pixels, units
-    from sdvar_exp.runner.run import run_study
+    from sdvar_exp.runner.measuring import backend, baselines, pictures, units
+    from sdvar_exp.runner.running import finish
+    from sdvar_exp.runner.running.run import run_study
 
     decoding, tasks, phase = Stopwatch(), Stopwatch(), Stopwatch()
     kept: list[tuple[Any, str, Any]] = [(m, "decode", m.decode) for m in (units, baselines)]
-    kept += [(m, "decode_images", m.decode_images) for m in (pixels, baselines)]
-    kept += [(models.ModelBackend, n, getattr(models.ModelBackend, n)) for n in ("evaluate", "share")]
+    kept += [(m, "decode_images", m.decode_images) for m in (pictures, baselines)]
+    kept += [(backend.ModelBackend, n, getattr(backend.ModelBackend, n)) for n in ("evaluate", "share")]
     kept += [(InProcess, "run_units", InProcess.run_units), (finish, "write_figures", finish.write_figures)]
     try:
         for place, name, function in kept[:4]:

@@ -19,7 +19,7 @@ from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode, make_noise
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
-from sdvar_exp.runner.memory import PeakMemory
+from sdvar_exp.runner.measuring.units import PeakMemory
 from sdvar_exp.store.ledger import LedgerReader, encode
 
 

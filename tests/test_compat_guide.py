@@ -11,7 +11,7 @@ from sdvar_exp.compat import SDVAR, VAR, SDVARParallelV1Tester, build_vae_var, b
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS, load_pair
-from sdvar_exp.runner.result import to_numpy
+from sdvar_exp.runner.measuring.results import to_numpy
 
 pytestmark = pytest.mark.needs("weights")
 

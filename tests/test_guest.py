@@ -30,8 +30,8 @@ from sdvar_exp import Study, load_results
 from sdvar_exp.cli import VERBS, main
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand, guest, own_torch
-from sdvar_exp.runner.interrupt import interruptible
-from sdvar_exp.runner.sweep import time_limit
+from sdvar_exp.runner.running.interrupt import interruptible
+from sdvar_exp.runner.running.sweep import time_limit
 
 QUICK = ["labels=3", "seeds=1", "timing.units=0", "threads=1", "tracking=none", "images=none", "device=cpu"]
 LOOP = ["strategy=parallel_v1", "acceptance=exact", *QUICK]
@@ -105,8 +105,8 @@ def unusual() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take seconds."""
-    monkeypatch.setattr("sdvar_exp.runner.finish.write_figures", lambda *_, **__: [])
-    monkeypatch.setattr("sdvar_exp.runner.finish.write_page", lambda folder, **_: folder / "report.html")
+    monkeypatch.setattr("sdvar_exp.runner.running.finish.write_figures", lambda *_, **__: [])
+    monkeypatch.setattr("sdvar_exp.runner.running.finish.write_page", lambda folder, **_: folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studied")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("sdvar_exp.runner.finish.write_figures", lambda *_, **__: [])
-        patch.setattr("sdvar_exp.runner.finish.write_page", lambda folder, **_: folder / "report.html")
+        patch.setattr("sdvar_exp.runner.running.finish.write_figures", lambda *_, **__: [])
+        patch.setattr("sdvar_exp.runner.running.finish.write_page", lambda folder, **_: folder / "report.html")
         Study([*LOOP, "images=all"], study="s").run()
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,71 @@ def test_part_imports_no_torch(part: str) -> None:
         if file.name != "__main__.py" and str(file.relative_to(PACKAGE)) not in EXCEPTIONS
     ]
     assert "torch" not in _modules_after("\n".join(f"import {name}" for name in modules))
+
+
+def test_the_running_room_imports_no_torch() -> None:
+    """A coordinator and its engines start without it; whatever decodes is imported when a backend is made."""
+    modules = [f"sdvar_exp.runner.running.{file.stem}" for file in (PACKAGE / "runner" / "running").glob("[!_]*.py")]
+    assert "torch" not in _modules_after("\n".join(f"import {name}" for name in modules))
+
+
+def _name(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _at_top(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that run when the module is imported: not those in functions, nor those for types."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If | ast.Try | ast.With) and "TYPE_CHECKING" not in ast.unparse(
+            getattr(node, "test", node.body[0])
+        ):
+            yield from _at_top([*node.body, *getattr(node, "orelse", ()), *getattr(node, "finalbody", ())])
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Modules that each module imports at its top, from their texts by name; a name of a package is not its module."""
+    graph: dict[str, set[str]] = {name: set() for name in sources}
+    for name, text in sources.items():
+        for node in _at_top(ast.parse(text).body):
+            if isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            else:
+                found = {n if (n := f"{node.module}.{alias.name}") in sources else node.module or "" for alias in node.names}
+            graph[name] |= (found & sources.keys()) - {name}
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that lie on a circle: they remain when those that import none of the rest are taken away, both ways."""
+    left = {name: set(found) for name, found in graph.items()}
+    while True:
+        imported = set().union(*left.values()) if left else set()
+        ends = {name for name, found in left.items() if not found or name not in imported}
+        if not ends:
+            return sorted(left)
+        left = {name: found - ends for name, found in left.items() if name not in ends}
+
+
+def test_no_circle_of_modules() -> None:
+    graph = import_graph({_name(file): file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py")})
+    assert len(graph) > 100 and sum(map(len, graph.values())) > 300 and not circles(graph)
+
+
+def test_a_circle_is_seen() -> None:
+    """Negative control: of three modules in a circle and two beside it, the three; not where one import is lazy or for types."""
+    texts = {
+        "p.a": "from p import b",
+        "p.b": "if True:\n    import p.c",
+        "p.c": "from p.a import x",
+        "p.d": "import p.a",
+        "p.e": "",
+    }
+    assert circles(import_graph(texts)) == ["p.a", "p.b", "p.c"]
+    lazy = "def f():\n    from p.a import x"
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import x"
+    assert all(not circles(import_graph({**texts, "p.c": text})) for text in (lazy, typed))
 
 
 def test_a_table_imports_no_matplotlib() -> None:

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     if asked.extractor:
         name = f"quality-{asked.extractor.replace(':', '.')}"
         with own_torch():
-            from sdvar_exp.runner.extractors import features_of, features_of_study, network, real_images
+            from sdvar_exp.runner.measuring.extractors import features_of, features_of_study, network, real_images
 
             with kept_random_state():
                 looker = network(asked.extractor)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdvar_exp.plan import Settings
-from sdvar_exp.runner.blackbox import BlackBox, without_deadly
-from sdvar_exp.runner.presence import Presence
-from sdvar_exp.runner.progress import phase
-from sdvar_exp.runner.sweep import Sweep, Tasks
-from sdvar_exp.runner.work import Group
+from sdvar_exp.runner.running.failures import BlackBox, without_deadly
+from sdvar_exp.runner.running.presence import Presence
+from sdvar_exp.runner.running.progress import phase
+from sdvar_exp.runner.running.sweep import Sweep, Tasks
+from sdvar_exp.runner.running.work import Group
 
 
 def make(settings: Settings) -> InProcess:

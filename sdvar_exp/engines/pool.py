@@ -20,10 +20,10 @@ from sdvar_exp.engines.worker import Assignment, pack
 from sdvar_exp.engines.workers import WorkerProcess, ending, environment_of, log_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Settings
-from sdvar_exp.runner.failures import record_failure
-from sdvar_exp.runner.progress import Step, phase
-from sdvar_exp.runner.sweep import Outcome, Sweep
-from sdvar_exp.runner.work import Group, UnitKey
+from sdvar_exp.runner.running.failures import record_failure
+from sdvar_exp.runner.running.progress import Step, phase
+from sdvar_exp.runner.running.sweep import Outcome, Sweep
+from sdvar_exp.runner.running.work import Group, UnitKey
 from sdvar_exp.store import StorageError
 
 POLL_S = 0.2

@@ -22,12 +22,11 @@ from sdvar_exp.engines.squeue import TIMING, job_name, jobs_at_work
 from sdvar_exp.engines.worker import Assignment, pack, unpack
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan, Settings
-from sdvar_exp.runner.backend import Backend
-from sdvar_exp.runner.engine import Detached
-from sdvar_exp.runner.interrupt import interruptible
-from sdvar_exp.runner.progress import phase, say
-from sdvar_exp.runner.sweep import Sweep, attempts_of
-from sdvar_exp.runner.work import Group, UnitKey, groups
+from sdvar_exp.runner.running.interrupt import interruptible
+from sdvar_exp.runner.running.progress import phase, say
+from sdvar_exp.runner.running.protocol import Backend, Detached
+from sdvar_exp.runner.running.sweep import Sweep, attempts_of
+from sdvar_exp.runner.running.work import Group, UnitKey, groups
 from sdvar_exp.store import Study
 
 FIRST_POLL_S, LAST_POLL_S = 0.5, 10.0

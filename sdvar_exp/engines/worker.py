@@ -26,11 +26,10 @@ from typing import Any
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import EngineOptions, Plan
-from sdvar_exp.runner.backend import Factory
-from sdvar_exp.runner.engine import at_work
-from sdvar_exp.runner.presence import Presence
-from sdvar_exp.runner.sweep import Tasks
-from sdvar_exp.runner.work import Group, UnitKey
+from sdvar_exp.runner.running.presence import Presence
+from sdvar_exp.runner.running.protocol import Factory, at_work
+from sdvar_exp.runner.running.sweep import Tasks
+from sdvar_exp.runner.running.work import Group, UnitKey
 from sdvar_exp.store import StorageError, Study
 
 UNUSABLE = 75

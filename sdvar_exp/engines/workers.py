@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.engines.worker import DUMP
-from sdvar_exp.runner.work import Group, Task
+from sdvar_exp.runner.running.work import Group, Task
 
 LOG_TAIL = 8000
 PROGRAM = "import sys; from sdvar_exp.engines.worker import main; sys.exit(main(int(sys.argv[1])))"

@@ -13,5 +13,5 @@ __all__ = ["run_study"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("sdvar_exp.runner.run"), name)
+        return getattr(import_module("sdvar_exp.runner.running.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

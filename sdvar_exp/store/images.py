@@ -18,7 +18,7 @@ STAGE_COLOURS = {"kept": (0, 114, 178), "replaced": (213, 94, 0), "target": (153
 def image_name(label: int, seed: int, suffix: str = "") -> str:
     """`<label>_<seed><suffix>.png`.
 
-    suffix: "" for the sample, "_diff" for the amplified difference, "_stages" for `runner.stages.stage_picture`.
+    suffix: "" for the sample, "_diff" for the amplified difference, "_stages" for `runner.measuring.pictures.stage_picture`.
     """
     return f"{label}_{seed}{suffix}.png"
 

@@ -29,7 +29,7 @@ from sdvar_exp.store.ledger import canonical
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ROOTS = ("decoding/api.py", "models/pair.py", "runner/result.py", "runner/pixels.py", "runner/features.py")
+ROOTS = ("decoding/api.py", "models/pair.py", *(f"runner/measuring/{name}.py" for name in ("results", "pictures", "features")))
 """Files that begin what decides a result: decoding, models, pixels, what a classifier sees."""
 DECIDING = ("pyramid.py", "cell.py", "models", "decoding")
 DECIDING_PACKAGES = ("torch", "numpy", "safetensors")

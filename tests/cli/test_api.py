@@ -37,7 +37,7 @@ def test_importing_the_package_loads_nothing(repository: Path) -> None:
 @pytest.mark.needs("weights")
 def test_it_equals_the_command_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words through both doors: the same stable tables, byte for byte, and the same rows."""
-    monkeypatch.setattr("sdvar_exp.runner.finish.write_figures", lambda *_, **__: [])
+    monkeypatch.setattr("sdvar_exp.runner.running.finish.write_figures", lambda *_, **__: [])
     words = [
         "strategy=sequential,parallel_v1",
         "acceptance=exact",

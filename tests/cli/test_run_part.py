@@ -13,7 +13,7 @@ import pytest
 
 from sdvar_exp.config import compose
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.work import groups
+from sdvar_exp.runner.running.work import groups
 from sdvar_exp.store import Study
 from tests.store.making import FINGERPRINT, timing_body, unit_body
 

@@ -610,7 +610,7 @@ def test_after_every_round_the_caches_hold_the_committed_stages(name: str) -> No
 
 def test_the_gamma_trace_shows_what_was_decided() -> None:
     """Also where the last stage of a round is left to the target."""
-    from sdvar_exp.runner.result import algorithm
+    from sdvar_exp.runner.measuring.results import algorithm
 
     for cell, expected in (
         (loop(gamma=3, skip_last=True), "3,1"),

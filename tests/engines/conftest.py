@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from sdvar_exp.plan import EngineOptions, Plan, Settings, Timing
-from sdvar_exp.runner import finish, presence
-from sdvar_exp.runner.run import run_study
+from sdvar_exp.runner.running import finish, presence
+from sdvar_exp.runner.running.run import run_study
 from sdvar_exp.store import stable_csv
 from sdvar_exp.store.ledger import LedgerReader
 from tests.engines import slurm

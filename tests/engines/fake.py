@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.work import Group, Task, timings
+from sdvar_exp.runner.running.work import Group, Task, timings
 from sdvar_exp.store import Study
 from sdvar_exp.store.ledger import LedgerReader
 
@@ -77,7 +77,7 @@ def table(cell: str, label: int, seed: int, stage: int) -> list[int]:
 
 
 class FakeBackend:
-    """See `sdvar_exp.runner.backend.Backend`."""
+    """See `sdvar_exp.runner.running.protocol.Backend`."""
 
     added: tuple[str, ...] = ()
     models = ("fake",)

@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.backend import Factory
+from sdvar_exp.runner.running.protocol import Factory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import pickle, sys
 plan, backend = pickle.load(sys.stdin.buffer)
 from rich.console import Console
-from sdvar_exp.runner.run import run_study
+from sdvar_exp.runner.running.run import run_study
 sys.exit(run_study(plan, Console(width=200), backend=backend))
 """
 

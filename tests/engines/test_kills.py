@@ -50,7 +50,7 @@ def test_the_embedded_pair_killed_three_times(tmp_path: Path, run_real: Any) -> 
     """In-process, then in the pool, then in-process again: one ledger, the uninterrupted tables."""
     whole, mine = run_real.plan("whole"), run_real.plan("killed")
     assert run_real(whole) == 0
-    from sdvar_exp.runner.models import Models
+    from sdvar_exp.runner.measuring.backend import Models
 
     rng = random.Random(7)
     for engine in ("inprocess", "pool", "inprocess"):

@@ -13,7 +13,7 @@ import pytest
 from sdvar_exp.engines.pool import default_workers
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.presence import Presence
+from sdvar_exp.runner.running.presence import Presence
 from sdvar_exp.store import load_tables
 from tests.engines.conftest import MakePlan, Run, keys, records, stable
 from tests.engines.fake import Fake, Trouble, Unfindable

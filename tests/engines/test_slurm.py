@@ -19,7 +19,7 @@ from sdvar_exp.engines import squeue
 from sdvar_exp.engines.slurm import pairs, shares
 from sdvar_exp.engines.squeue import job_name, jobs_at_work, status_lines
 from sdvar_exp.errors import UserError
-from sdvar_exp.runner.work import groups
+from sdvar_exp.runner.running.work import groups
 from sdvar_exp.store import load_tables
 from tests.engines import slurm
 from tests.engines.conftest import MakePlan, Run, keys, records, stable

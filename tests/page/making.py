@@ -12,7 +12,7 @@ import numpy as np
 from sdvar_exp.cell import Cell
 from sdvar_exp.plan import Plan, PlannedCell, Settings, Timing
 from sdvar_exp.registry import choose
-from sdvar_exp.runner.stages import token_map
+from sdvar_exp.runner.measuring.pictures import token_map
 from sdvar_exp.store import Study
 from sdvar_exp.store.images import write_png
 from tests.store.making import opened, timing_body, unit_body

@@ -18,7 +18,9 @@ from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.plan import Plan, PlannedCell, Settings, Timing
 from sdvar_exp.registry import Choice, choose
-from sdvar_exp.runner import baselines, finish, presence, run_study, timing, units
+from sdvar_exp.runner import run_study
+from sdvar_exp.runner.measuring import baselines, timing, units
+from sdvar_exp.runner.running import finish, presence
 from tests.goldens.fill_weights import fill_state_dict
 from tests.support import golden_pair, golden_settings
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from sdvar_exp.runner.blackbox import recover
-from sdvar_exp.runner.work import UnitKey
+from sdvar_exp.runner.running.failures import recover
+from sdvar_exp.runner.running.work import UnitKey
 from sdvar_exp.store import Study
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -194,7 +194,7 @@ def test_an_edited_network_looks_again(
 
 
 def test_images_that_were_made_anew_are_looked_at_again(tmp_path: Path) -> None:
-    from sdvar_exp.runner.extractors import Looker, features_of_study
+    from sdvar_exp.runner.measuring.extractors import Looker, features_of_study
 
     study = many_images(tmp_path / "s")
     looker = Looker("mean", lambda x: (x.float().mean((2, 3)), None), "mean")

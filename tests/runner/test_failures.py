@@ -12,7 +12,8 @@ import pytest
 
 from sdvar_exp.decoding import api
 from sdvar_exp.errors import UserError
-from sdvar_exp.runner import baselines, finish
+from sdvar_exp.runner.measuring import baselines
+from sdvar_exp.runner.running import finish
 from sdvar_exp.store import load_tables, stable_csv
 from tests.runner.watching import EXACT, MakePlan, Run, break_at, records, throw
 

@@ -63,7 +63,7 @@ def test_features_are_those_of_the_image(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_image_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from sdvar_exp.models.classifier import SIDE, load_classifier
     from sdvar_exp.models.pair import WEIGHTS
-    from sdvar_exp.runner import features
+    from sdvar_exp.runner.measuring import features
 
     monkeypatch.setattr(features, "KEPT", 2)
     found = features.Extractor(load_classifier(WEIGHTS / "classifier.safetensors"), "digest")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdvar_exp.runner import run as runner
+from sdvar_exp.runner.running import run as runner
 from sdvar_exp.tracking import Options, Outcome
 from tests.runner.watching import DRAFT_ONLY, MakePlan, Run, break_at, throw
 

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from sdvar_exp.cell import Unit
 from sdvar_exp.pyramid import Pyramid
-from sdvar_exp.runner.interrupt import interruptible
-from sdvar_exp.runner.memory import PeakMemory
-from sdvar_exp.runner.progress import duration, phase
-from sdvar_exp.runner.result import Result, to_numpy
-from sdvar_exp.runner.rows import amplified_difference, compared
+from sdvar_exp.runner.measuring.pictures import amplified_difference
+from sdvar_exp.runner.measuring.results import Result, compared, to_numpy
+from sdvar_exp.runner.measuring.units import PeakMemory
+from sdvar_exp.runner.running.interrupt import interruptible
+from sdvar_exp.runner.running.progress import duration, phase
 
 PYRAMID = Pyramid((1, 2))
 

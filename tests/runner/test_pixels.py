@@ -11,8 +11,8 @@ import torch
 from sdvar_exp.cell import ModelSpec, Unit
 from sdvar_exp.decoding.api import decode, decode_images
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner import pixels
-from sdvar_exp.runner.pixels import Pixels
+from sdvar_exp.runner.measuring import pictures
+from sdvar_exp.runner.measuring.pictures import Pixels
 from sdvar_exp.store import Study
 from tests.runner.conftest import loop, simple, tiny
 
@@ -30,7 +30,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(f_hat))
         return decode_images(pair, f_hat)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pixels, "decode_images", count)
+    monkeypatch.setattr(pictures, "decode_images", count)
     return calls
 
 
@@ -62,10 +62,10 @@ def test_nobody_can_change_a_kept_image() -> None:
 def test_the_oldest_go_when_there_is_no_more_room(monkeypatch: pytest.MonkeyPatch, counted: list[int]) -> None:
     pair, all_of_them, found = tiny("float32"), f_hats(3), Pixels()
     found.of(HERE, pair, all_of_them[0])
-    monkeypatch.setattr(pixels, "KEPT_BYTES", 2 * found.size)
+    monkeypatch.setattr(pictures, "KEPT_BYTES", 2 * found.size)
     for f_hat in (all_of_them[1], all_of_them[0], all_of_them[2]):  # the first is asked for again before the third comes
         found.of(HERE, pair, f_hat)
-    assert len(found.kept) == 2 and found.size == pixels.KEPT_BYTES
+    assert len(found.kept) == 2 and found.size == pictures.KEPT_BYTES
     before = len(counted)
     found.of(HERE, pair, all_of_them[0])
     assert len(counted) == before

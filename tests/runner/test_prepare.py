@@ -14,7 +14,7 @@ from sdvar_exp.decoding.options import OnReject
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 from sdvar_exp.registry import choose
-from sdvar_exp.runner.prepare import baseline_name, prepare, with_baselines
+from sdvar_exp.runner.measuring.prepare import baseline_name, prepare, with_baselines
 from tests.runner.conftest import CELLS, load_tiny, loop, simple
 
 MakePlan = Callable[..., Plan]

@@ -101,7 +101,8 @@ def test_another_fingerprint_is_refused(plan: MakePlan, run: Run) -> None:
 SCRIPT = """
 import pickle, sys, time
 from rich.console import Console
-from sdvar_exp.runner import run_study, units
+from sdvar_exp.runner import run_study
+from sdvar_exp.runner.measuring import units
 from tests.runner.conftest import load_tiny
 decode = units.decode
 units.decode = lambda *a, **k: (time.sleep(0.3), decode(*a, **k))[1]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdvar_exp.decoding import api
 from sdvar_exp.plan import Timing
-from sdvar_exp.runner import units
+from sdvar_exp.runner.measuring import units
 from sdvar_exp.store import Study, load_tables, stable_csv
 from tests.runner.conftest import loop
 from tests.runner.watching import DRAFT_ONLY, EXACT, SEQUENTIAL, Decodes, MakePlan, Run, records

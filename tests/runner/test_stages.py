@@ -13,7 +13,7 @@ from PIL import Image
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import decode
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.stages import token_map
+from sdvar_exp.runner.measuring.pictures import token_map
 from sdvar_exp.store import Study, load_tables
 from sdvar_exp.store.images import STAGE_COLOURS
 from tests.runner.conftest import loop, simple, tiny

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sdvar_exp.plan import Timing
-from sdvar_exp.runner import timing
+from sdvar_exp.runner.measuring import timing
 from sdvar_exp.store import load_tables
 from tests.runner.conftest import load_tiny, loop, simple
 from tests.runner.watching import EXACT, SEQUENTIAL, Decodes, MakePlan, Run, break_at, records, throw

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.plan import Plan, Timing
-from sdvar_exp.runner.work import groups, plan_units, timings
+from sdvar_exp.runner.running.work import groups, plan_units, timings
 from tests.runner.conftest import CELLS, loop, simple
 
 MakePlan = Callable[..., Plan]

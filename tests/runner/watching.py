@@ -10,7 +10,7 @@ import pytest
 
 from sdvar_exp.decoding import api
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner import units
+from sdvar_exp.runner.measuring import units
 from sdvar_exp.store.ledger import LedgerReader
 from tests.runner.conftest import CELLS
 

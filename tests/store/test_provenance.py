@@ -95,7 +95,7 @@ def edited(tmp_path: Path) -> Callable[[str, Callable[[str], str]], str]:
         ("models/var.py", lambda s: s + "\nX = 1\n", True),
         ("models/classifier.py", lambda s: s + "\nX = 1\n", True),
         ("decoding/acceptance/__init__.py", lambda s: s + "\nX = 1\n", False),
-        ("runner/features.py", lambda s: s + "\nX = 1\n", True),
+        ("runner/measuring/features.py", lambda s: s + "\nX = 1\n", True),
     ],
 )
 def test_code_version_follows_what_code_does_where_it_decides(

@@ -19,10 +19,10 @@ import pytest
 from rich.console import Console
 
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner import finish, presence
-from sdvar_exp.runner import run as runner
-from sdvar_exp.runner.run import run_study
-from sdvar_exp.runner.work import Task
+from sdvar_exp.runner.running import finish, presence
+from sdvar_exp.runner.running import run as runner
+from sdvar_exp.runner.running.run import run_study
+from sdvar_exp.runner.running.work import Task
 from sdvar_exp.store import stable_csv
 from sdvar_exp.store.lock import process_exists
 from sdvar_exp.tracking import push_in_child, start_follower

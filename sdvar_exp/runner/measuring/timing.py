@@ -17,13 +17,13 @@ from rich.console import Console
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import Clock, NoiseBook, decode, decode_images, make_noise, now_ms
-from sdvar_exp.runner.failures import record_error
-from sdvar_exp.runner.interrupt import Interrupt
-from sdvar_exp.runner.presence import Presence
-from sdvar_exp.runner.progress import phase, say
-from sdvar_exp.runner.rows import Body
-from sdvar_exp.runner.units import Job
-from sdvar_exp.runner.work import Task, Timed, timings
+from sdvar_exp.runner.measuring.results import Body
+from sdvar_exp.runner.measuring.units import Job
+from sdvar_exp.runner.running.failures import record_error
+from sdvar_exp.runner.running.interrupt import Interrupt
+from sdvar_exp.runner.running.presence import Presence
+from sdvar_exp.runner.running.progress import phase, say
+from sdvar_exp.runner.running.work import Task, Timed, timings
 from sdvar_exp.store import StorageError
 
 SECTIONS = ("draft", "verify", "accept", "fhat")

@@ -13,13 +13,12 @@ from rich.console import Console
 
 from sdvar_exp.guest import own_torch
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.backend import Backend, Factory
-from sdvar_exp.runner.blackbox import recover
-from sdvar_exp.runner.engine import Detached, Engine, make_engine, wait_for_workers
-from sdvar_exp.runner.interrupt import interruptible
-from sdvar_exp.runner.progress import say, shown
-from sdvar_exp.runner.sweep import Sweep, attempts_of
-from sdvar_exp.runner.work import Group, groups, plan_units
+from sdvar_exp.runner.running.failures import recover
+from sdvar_exp.runner.running.interrupt import interruptible
+from sdvar_exp.runner.running.progress import say, shown
+from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory, make_engine, wait_for_workers
+from sdvar_exp.runner.running.sweep import Sweep, attempts_of
+from sdvar_exp.runner.running.work import Group, groups, plan_units
 from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
 from sdvar_exp.store.manifest import settle_reference
@@ -75,7 +74,7 @@ def open_or_join(made: Backend) -> tuple[Study, bool]:
 @contextmanager
 def models_of(load: Any = None) -> Iterator[Factory]:
     """The factory of real models, with PyTorch to ourselves; imports torch."""
-    from sdvar_exp.runner.models import Models
+    from sdvar_exp.runner.measuring.backend import Models
 
     with own_torch():
         yield Models() if load is None else Models(load)
@@ -103,7 +102,7 @@ def _run(sweep: Sweep, engine: Engine) -> int:
         if s.debug == "trace":
             sweep.failed += backend.trace(console)
         outcome = finish_aside(follower)
-        from sdvar_exp.runner.finish import finish
+        from sdvar_exp.runner.running.finish import finish
 
         sound = finish(study, plan, console)
         if (sent := outcome()).message:

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from sdvar_exp.decoding.guarantees import lossless
 from sdvar_exp.plan import EngineOptions
-from sdvar_exp.runner.backend import Backend, Body, Factory
-from sdvar_exp.runner.failures import UnitTimeout, out_of_memory, poisoned, record_error, transient
-from sdvar_exp.runner.interrupt import Interrupt
-from sdvar_exp.runner.progress import say
-from sdvar_exp.runner.work import Group, Task, UnitKey
+from sdvar_exp.runner.running.failures import UnitTimeout, out_of_memory, poisoned, record_error, transient
+from sdvar_exp.runner.running.interrupt import Interrupt
+from sdvar_exp.runner.running.progress import say
+from sdvar_exp.runner.running.protocol import Backend, Body, Factory
+from sdvar_exp.runner.running.work import Group, Task, UnitKey
 from sdvar_exp.store import StorageError, Study
 
 log = logging.getLogger(__name__)

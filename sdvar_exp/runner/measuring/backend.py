@@ -12,13 +12,12 @@ from rich.console import Console
 from sdvar_exp.decoding.api import NoiseBook, make_noise, now_ms
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.plan import Plan
-from sdvar_exp.runner.interrupt import Interrupt
-from sdvar_exp.runner.noise import record_noise
-from sdvar_exp.runner.prepare import Load, prepare
-from sdvar_exp.runner.rows import Body
-from sdvar_exp.runner.timing import device_name, run_timing
-from sdvar_exp.runner.units import Job, evaluate, start_job
-from sdvar_exp.runner.work import Group, Task, UnitKey, timings
+from sdvar_exp.runner.measuring.prepare import Load, prepare
+from sdvar_exp.runner.measuring.results import Body
+from sdvar_exp.runner.measuring.timing import device_name, run_timing
+from sdvar_exp.runner.measuring.units import Job, evaluate, start_job
+from sdvar_exp.runner.running.interrupt import Interrupt
+from sdvar_exp.runner.running.work import Group, Task, UnitKey, timings
 from sdvar_exp.store import Study
 
 
@@ -73,7 +72,7 @@ class ModelBackend:
 
     def record_noise(self) -> None:
         """See `Backend`."""
-        record_noise(self.job)
+        self.job.baselines.record_noise()
 
     def pending_timings(self) -> bool:
         """See `Backend`."""
@@ -86,6 +85,6 @@ class ModelBackend:
 
     def trace(self, console: Console) -> int:
         """See `Backend`."""
-        from sdvar_exp.runner.trace import trace_plan
+        from sdvar_exp.runner.measuring.trace import trace_plan
 
         return trace_plan(self.job, console, self.added)

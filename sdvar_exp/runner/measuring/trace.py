@@ -11,9 +11,9 @@ from rich.text import Text
 from sdvar_exp.decoding.api import make_noise
 from sdvar_exp.diagnosis import lines
 from sdvar_exp.diagnosis.trace import Record, trace_decode
-from sdvar_exp.runner.progress import say, shown
-from sdvar_exp.runner.units import Job
-from sdvar_exp.runner.work import Task, batches, plan_units
+from sdvar_exp.runner.measuring.units import Job
+from sdvar_exp.runner.running.progress import say, shown
+from sdvar_exp.runner.running.work import Task, batches, plan_units
 from sdvar_exp.store.files import storage_errors
 
 FOLDER = "trace"

@@ -15,7 +15,7 @@ from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, write_figures
 from sdvar_exp.report.page import write_page
 from sdvar_exp.report.typeset import write_typeset
-from sdvar_exp.runner.progress import say, shown
+from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
 log = logging.getLogger(__name__)

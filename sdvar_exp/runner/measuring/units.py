@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding.api import Decoded, NoiseBook, decode
 from sdvar_exp.guest import kept_random_state
-from sdvar_exp.runner.baselines import Baselines
-from sdvar_exp.runner.failures import PEAK, BaselineError, NotFiniteError, out_of_memory
-from sdvar_exp.runner.features import Extractor, extractor_for
-from sdvar_exp.runner.memory import PeakMemory
-from sdvar_exp.runner.pixels import Pixels
-from sdvar_exp.runner.prepare import Prepared
-from sdvar_exp.runner.result import Result, f_hat_of, result_of, to_numpy
-from sdvar_exp.runner.rows import Body, amplified_difference, compared, unit_body
-from sdvar_exp.runner.stages import stage_picture
-from sdvar_exp.runner.work import Task, UnitKey, plan_units
+from sdvar_exp.runner.measuring.baselines import Baselines
+from sdvar_exp.runner.measuring.features import Extractor, extractor_for
+from sdvar_exp.runner.measuring.pictures import Pixels, amplified_difference, stage_picture
+from sdvar_exp.runner.measuring.prepare import Prepared
+from sdvar_exp.runner.measuring.results import Body, Result, compared, f_hat_of, result_of, to_numpy, unit_body
+from sdvar_exp.runner.running.failures import PEAK, BaselineError, NotFiniteError, out_of_memory
+from sdvar_exp.runner.running.work import Task, UnitKey, plan_units
 from sdvar_exp.store import StorageError, Study
 
 
@@ -167,3 +168,31 @@ def write_stages(job: Job, task: Task, unit: Unit, result: Result, proposed: lis
     pair = job.prepared.pairs[task.cell.model]
     picture = stage_picture(pair, result, proposed, partial(job.pixels.of, task.cell.model, pair))
     job.study.write_image(task.cell.id, unit.label, unit.seed, picture, "_stages")
+
+
+RESET_PEAK = "5"  # proc(5): resets the peak resident set size
+
+
+class PeakMemory:
+    """Starts to watch when made; `bytes()` is the peak since then, models included, or None where it is not known."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device if device.type == "cuda" else None
+        self.watched = False
+        if self.cuda is not None:
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+                self.watched = True
+
+    def bytes(self) -> int | None:
+        """Peak in bytes."""
+        if self.cuda is not None:
+            return int(torch.cuda.max_memory_allocated(self.cuda))
+        if not self.watched:
+            return None
+        with suppress(OSError):
+            found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+            return int(found.group(1)) * 1024 if found else None
+        return None

@@ -1,15 +1,18 @@
-"""What the sequential target makes of each unit: kept in memory for a while, in the study's cache, else decoded."""
+"""Gives what the sequential target makes of each unit, from memory, the study's cache or a decode, and its noise floor."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from itertools import combinations
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import NoiseBook, decode, decode_images
+from sdvar_exp.metrics.quantities.fidelity import noise_floor
 from sdvar_exp.registry import plain
-from sdvar_exp.runner.prepare import Prepared
-from sdvar_exp.runner.result import Result, result_of, to_numpy
+from sdvar_exp.runner.measuring.prepare import Prepared
+from sdvar_exp.runner.measuring.results import Body, Result, result_of, to_numpy
 from sdvar_exp.store import Study, baseline_key
 from sdvar_exp.store.provenance import definitions
 
@@ -17,6 +20,10 @@ log = logging.getLogger(__name__)
 
 KEPT = 64
 """Results held in memory; groups need the baselines of their own units only."""
+SEEDS = 16
+"""Seeds per label that the noise floor compares, each with each: 120 pairs are plenty, and they grow with the square."""
+
+SeedPair = tuple[str, int, int, int]
 
 
 class Baselines:
@@ -68,3 +75,23 @@ class Baselines:
         pair = self.prepared.pairs[cell.model]
         decoded = decode(pair, cell, [unit], noise=noise)
         return result_of(decoded, 0, to_numpy(decode_images(pair, decoded.f_hat)[0]))
+
+    def record_noise(self) -> None:
+        """Append what the ledger lacks of the noise floor: the references' own images, compared between seeds of a label."""
+        plan, done, known = self.prepared.plan, self.study.done(), self.study.noise_pairs()
+        references = {planned.cell.compared_with(plan.reference).id for planned in plan.cells}
+        for planned in plan.cells:
+            if planned.id not in references:
+                continue
+            for label in plan.labels:
+                units = [Unit(label, s) for s in plan.seeds[:SEEDS] if (planned.id, label, s) in done]
+                self.study.append(*self._noise(planned.cell, units, known))
+
+    def _noise(self, cell: Cell, units: list[Unit], known: AbstractSet[SeedPair]) -> list[Body]:
+        """Records of the pairs of `units` that are not known; images are read only if there is one."""
+        pairs = {(cell.id, a.label, min(a.seed, b.seed), max(a.seed, b.seed)) for a, b in combinations(units, 2)}
+        if pairs <= known:
+            return []
+        images = {(u.label, u.seed): self.get(cell, u)[0].image for u in units}
+        bodies = [{"type": "noise", "cell": cell.id, **row} for row in noise_floor(images)]
+        return [b for b in bodies if (b["cell"], b["label"], b["seed"], b["other_seed"]) not in known]
