@@ -111,10 +111,9 @@ def _dispatch(words: list[str]) -> int:
 def _guess(verb: str) -> str:
     if "=" in verb or verb in ("-m", "--multirun"):
         return f"; did you mean 'sdvar-exp run {verb} …'?"
-    from difflib import get_close_matches
+    from sdvar_exp.words import choices_text, did_you_mean
 
-    near = get_close_matches(verb, VERBS, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; commands are {', '.join(VERBS)}"
+    return did_you_mean(verb, VERBS, choices_text(VERBS, "commands are"))
 
 
 def _help() -> str:

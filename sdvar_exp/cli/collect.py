@@ -7,7 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from sdvar_exp.cli.studies import count, find_study, study_parser
+from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.words import count
 
 FAILED = 1
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, count, find_study, one_cell
+from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import count
 
 if TYPE_CHECKING:
     import pandas as pd

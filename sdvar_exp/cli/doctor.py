@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sdvar_exp import __version__
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import size
 from sdvar_exp.guest import expand, kept_random_state, own_torch
+from sdvar_exp.words import size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 LOW_DISK = 2e9

@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from sdvar_exp.cli.studies import count, find_study, one_cell, size, study_parser
+from sdvar_exp.cli.studies import find_study, one_cell, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
+from sdvar_exp.words import count, size
 
 FAILED = 1
 ABOUT = """The kept images of one cell as an npz in the layout of OpenAI's guided-diffusion evaluator (arr_0, uint8,

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdvar_exp.cli.studies import UnitKey, count, find_study, read_rows, size, study_parser
+from sdvar_exp.cli.studies import UnitKey, find_study, read_rows, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import count, size
 
 FAILED = 1
 FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young

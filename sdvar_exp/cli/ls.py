@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 
 from sdvar_exp import registry
@@ -11,6 +10,7 @@ from sdvar_exp.cli.options import Parser
 from sdvar_exp.config import folder
 from sdvar_exp.config.template import entry_yaml, parameters
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import choices_text, did_you_mean
 
 ALIASES = {
     "strategies": "strategy",
@@ -52,8 +52,7 @@ def main(argv: list[str]) -> int:
 def _group(word: str) -> str:
     group = ALIASES.get(word, word)
     if group not in folder.GROUPS:
-        near = get_close_matches(word, [*folder.GROUPS, *ALIASES], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(folder.GROUPS)}"
+        hint = did_you_mean(word, [*folder.GROUPS, *ALIASES], choices_text(folder.GROUPS))
         raise UserError(f"unknown group {word!r}{hint}")
     return group
 
@@ -95,6 +94,4 @@ def _one(group: str, choice: str, extra: Path | None) -> str:
     if group in registry.KINDS and choice in registry.names(group):
         return entry_yaml(group, choice).rstrip()
     names = folder.names(group, extra)
-    near = get_close_matches(choice, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
-    raise UserError(f"unknown {group} {choice!r}; {hint}")
+    raise UserError(f"unknown {group} {choice!r}{did_you_mean(choice, names, choices_text(names))}")

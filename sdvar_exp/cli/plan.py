@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import Ledger, count, duration, kept_notice, read_ledger, size
+from sdvar_exp.cli.studies import Ledger, kept_notice, read_ledger
 from sdvar_exp.plan import Plan
 from sdvar_exp.store.manifest import settle_reference
+from sdvar_exp.words import count, roughly, size
 
 
 def main(argv: list[str]) -> int:
@@ -168,7 +169,7 @@ def _time(left: Left) -> str:
         return "time: nothing left to do"
     if left.seconds is None:
         return "time: unknown, nothing was measured yet on these models"
-    return f"time: about {duration(left.seconds)}, from {count(left.measured, 'unit')} of {left.rate_of}"
+    return f"time: about {roughly(left.seconds)}, from {count(left.measured, 'unit')} of {left.rate_of}"
 
 
 def _disk(left: Left) -> str:

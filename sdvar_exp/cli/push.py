@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, count, find_study
+from sdvar_exp.cli.studies import add_results_dir, find_study
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import count
 
 if TYPE_CHECKING:
     from sdvar_exp.tracking import Outcome

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sdvar_exp.cli.studies import find_study, size, study_parser
+from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.guest import expand
+from sdvar_exp.words import size
 
 
 def main(argv: list[str]) -> int:

@@ -7,13 +7,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import count, kept_notice, match_cells, read_ledger
+from sdvar_exp.cli.studies import kept_notice, match_cells, read_ledger
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
+from sdvar_exp.words import count, did_you_mean
 
 
 def main(argv: list[str]) -> int:
@@ -104,8 +104,7 @@ def choose(plan: Plan, asked: Choice) -> Plan | None:
         for word in asked.only:
             found = match_cells(word, names, configs)
             if not found:
-                near = get_close_matches(word, [*names.values(), *names], n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(word, [*names.values(), *names])
                 raise UserError(f"--only {word}: no cell of this command is meant{hint}; sdvar-exp plan lists them")
             wanted |= set(found)
         plan = replace(plan, cells=tuple(p for p in plan.cells if p.cell.id in wanted))

@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.studies import count, duration, find_study, read_rows, study_parser
+from sdvar_exp.cli.studies import find_study, read_rows, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import count, roughly
 
 FAILED = 1
 
@@ -106,10 +107,10 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
     }[lock["state"]]
     ago = state["last_record_s_ago"]
     kept = "" if state["ledger"] else "; kept without its ledger, rows are those of its tables"
-    lines = [f"{state['study']}: {running}{kept}" + ("" if ago is None else f"; last record {duration(ago)} ago")]
+    lines = [f"{state['study']}: {running}{kept}" + ("" if ago is None else f"; last record {roughly(ago)} ago")]
     failed = f", {state['failed']} failed" if state["failed"] else ""
     left = state["seconds_left"]
-    eta = f", about {duration(left)} of decoding left" if left and state["pending"] else ""
+    eta = f", about {roughly(left)} of decoding left" if left and state["pending"] else ""
     lines.append(f"  {count(len(state['cells']), 'cell')}: {state['done']} units done, {state['pending']} pending{failed}{eta}")
     lines += [f"  {line}" for line in state["jobs"]]
     lines += [f"  damaged: {line}" for line in state["damage"]]

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
+from sdvar_exp.words import did_you_mean
 
 UnitKey = tuple[str, int, int]
 
@@ -55,8 +55,7 @@ def find_study(name: str | None, results_dir: Path) -> Path:
     for folder in (expand(name), results_dir / name):
         if (folder / "manifest.json").is_file():
             return folder
-    near = get_close_matches(name, known, n=1)
-    raise UserError(f"there is no study {name!r}; " + (f"did you mean {near[0]!r}?" if near else _listed(known, results_dir)))
+    raise UserError(f"there is no study {name!r}{did_you_mean(name, known, _listed(known, results_dir))}")
 
 
 def _listed(known: list[str], results_dir: Path) -> str:
@@ -107,9 +106,8 @@ def one_cell(word: str, folder: Path) -> str:
     if found:
         listed = _some([f"{c} {names[c]}" for c in found])
         raise UserError(f"{word!r} means {len(found)} cells of {folder}: {listed}; give an id")
-    near = get_close_matches(word, [*names.values(), *names], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {_some([f'{c} {n}' for c, n in names.items()])}"
-    raise UserError(f"{folder} has no cell {word!r}; {hint}")
+    has = f"it has {_some([f'{c} {n}' for c, n in names.items()])}"
+    raise UserError(f"{folder} has no cell {word!r}{did_you_mean(word, [*names.values(), *names], has)}")
 
 
 def _some(texts: list[str], most: int = 6) -> str:
@@ -211,23 +209,3 @@ def _saw(found: Ledger, text: str | None) -> float | None:
         return None
     found.last = at if found.last is None else max(found.last, at)
     return at
-
-
-def count(number: int, what: str) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def size(count_bytes: float) -> str:
-    """`120 kB`, `3.4 MB`, `12 GB`, decimal."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count_bytes >= scale:
-            return f"{count_bytes / scale:.1f} {unit}"
-    return f"{count_bytes / 1e3:.0f} kB"

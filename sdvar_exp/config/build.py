@@ -23,11 +23,12 @@ from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import Composer, Tree, plain, shown, started
 from sdvar_exp.config.errors import ConfigErrors
 from sdvar_exp.config.folder import user_path
-from sdvar_exp.config.names import count, short_name
+from sdvar_exp.config.names import short_name
 from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Plan, PlannedCell
+from sdvar_exp.words import count
 
 UNITED = ("labels", "seeds")
 

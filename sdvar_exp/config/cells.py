@@ -16,11 +16,11 @@ from sdvar_exp.cell import Cell, ModelSpec, Sampling
 from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
 from sdvar_exp.config.folder import user_path
-from sdvar_exp.config.names import count
 from sdvar_exp.config.overrides import MOST_COMBINATIONS, Item, Known, expand_all
 from sdvar_exp.config.schema import check_number, to_choice, values_of
 from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError, require
+from sdvar_exp.words import count
 
 FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."

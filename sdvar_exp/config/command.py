@@ -10,12 +10,12 @@ from omegaconf import DictConfig, ListConfig
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
-from sdvar_exp.config.errors import did_you_mean
 from sdvar_exp.config.folder import names
 from sdvar_exp.config.overrides import parse
 from sdvar_exp.config.reading import read_yaml
 from sdvar_exp.config.schema import Root, store_schemas
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import did_you_mean
 
 FLAGS = (
     "--multirun",

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sdvar_exp import registry
-from sdvar_exp.config.errors import did_you_mean, explain, one_line
+from sdvar_exp.config.errors import explain, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, STUDY_GROUPS, conf_folder, find, names
 from sdvar_exp.config.overrides import Item, choice_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
@@ -36,6 +36,7 @@ from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import check_working_folder
 from sdvar_exp.registry import KINDS
+from sdvar_exp.words import did_you_mean
 
 CONFIG_NAME = "config"
 _one_at_a_time = threading.RLock()

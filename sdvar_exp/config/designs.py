@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdvar_exp.config.composing import Tree, shown
-from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.config.folder import CELL_GROUPS
 from sdvar_exp.config.overrides import Item, Known, product
 from sdvar_exp.config.reading import SPELLINGS
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import choices_text, count, did_you_mean
 
 Axes = Mapping[str, Sequence[Item]]
 Combination = dict[str, Item]
@@ -156,6 +156,6 @@ def notices(rules: Sequence[Rule]) -> list[str]:
     """What the rules left out, and which did nothing."""
     out = []
     for rule in rules:
-        many = f"{rule.hits} combination{'' if rule.hits == 1 else 's'} left out"
+        many = f"{count(rule.hits, 'combination')} left out"
         out.append(f"{many}: {rule.text}: {rule.reason}" if rule.hits else f"exclude {rule.text}: no combination has this")
     return out

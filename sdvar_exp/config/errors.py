@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import did_you_mean
 
 LIMIT = 40
 
@@ -20,23 +20,6 @@ class ConfigErrors(UserError):
         if len(self.lines) > LIMIT:
             shown.append(f"… and {len(self.lines) - LIMIT} more")
         super().__init__("\n".join(shown))
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `word`, if one does."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return near[0] if near else None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing if no name is near."""
-    name = nearest(word, known)
-    return f"; did you mean {name!r}?" if name else ""
-
-
-def choices_text(names: Iterable[str]) -> str:
-    """`choose one of a, b, c`."""
-    return f"choose one of {', '.join(names)}"
 
 
 def one_line(text: object) -> str:

@@ -29,11 +29,6 @@ SYMBOLS = {
 ALWAYS = {"entry_num", "verify_until", "target_stages", "stages"}
 
 
-def count(number: int, what: str) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _text(value: Any) -> str:
     value = plain(value)
     if isinstance(value, list):

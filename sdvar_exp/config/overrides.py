@@ -18,10 +18,11 @@ from hydra.errors import HydraException
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
-from sdvar_exp.config.errors import ConfigErrors, choices_text, did_you_mean, nearest, one_line
+from sdvar_exp.config.errors import ConfigErrors, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import choices_text, did_you_mean, nearest
 
 HYDRA_ALLOWED = ("hydra.searchpath", "hydra.verbose", "hydra.mode")
 MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12

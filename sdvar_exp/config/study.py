@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sdvar_exp.config.composing import Tree, plain, shown
-from sdvar_exp.config.errors import choices_text, did_you_mean
 from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.schema import LARGEST
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.metrics.quantities import objectives
 from sdvar_exp.plan import EngineOptions, Settings, Timing, tracking_faults
+from sdvar_exp.words import choices_text, did_you_mean
 
 SEED_LIMIT = 2**32
 MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip

@@ -15,6 +15,7 @@ from sdvar_exp.runner.running.presence import Presence
 from sdvar_exp.runner.running.progress import phase
 from sdvar_exp.runner.running.sweep import Sweep, Tasks
 from sdvar_exp.runner.running.work import Group
+from sdvar_exp.words import count
 
 
 def make(settings: Settings) -> InProcess:
@@ -30,7 +31,7 @@ class InProcess:
         tasks = Tasks(sweep.study, sweep.backend, sweep.attempts, sweep.options, sweep.options.unit_timeout_s)
         pending, deadly = without_deadly(sweep.study, pending)
         if deadly:
-            some = f"{deadly} unit{'' if deadly == 1 else 's'} left out that ended a process before"
+            some = f"{count(deadly, 'unit')} left out that ended a process before"
             sweep.note_failures([f"{some}: engine=pool engine.workers=1 gets past such a unit"], deadly)
         total = sum(len(task.units) for group in pending for task in group.tasks)
         with phase(sweep.console, "decode", total) as step, Presence(sweep.backend.place), BlackBox(sweep.study.folder) as box:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.report.summary import table_metrics
+from sdvar_exp.words import span
 
 NARROW = 96
 WIDE = 130
@@ -74,8 +75,7 @@ def legend(summary: pd.DataFrame) -> list[str]:
 
 
 def _count_line(summary: pd.DataFrame) -> str:
-    counts = sorted(set(summary["n"].astype(int)))
-    images = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    images = span(summary["n"].astype(int))
     labels = int(summary["labels"].max())
     text = f"n = {images} images a cell from {labels} label{'s' * (labels != 1)}"
     return f"{text}; in brackets 95 % intervals: labels fixed, seeds resampled within a label"
@@ -87,7 +87,7 @@ def _timing_line(summary: pd.DataFrame) -> str:
     if counts == [0]:
         why = f" alone; {left_out} images timed beside another process of this project: time them in another study"
         return "speed-up: nothing timed" + (why if left_out else "")
-    timed = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    timed = span(counts)
     text = f"speed-up: reference time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
     if summary["is_baseline"].any():
         text += f"; {AA_MARK}: the reference timed against itself"

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from sdvar_exp.report.source import Tables, read_tables, with_rates
 from sdvar_exp.report.style import KINDS, Drawn, data_hash, save, styled
 from sdvar_exp.report.summary import summarise
 from sdvar_exp.store.files import atomic_write
+from sdvar_exp.words import choices_text, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +139,7 @@ def chosen(only: Sequence[str]) -> list[registry.Entry]:
     names = [entry.name for entry in known()]
     for name in only:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            raise UserError(
-                f"there is no figure {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"figures are {', '.join(names)}")
-            )
+            raise UserError(f"there is no figure {name!r}{did_you_mean(name, names, choices_text(names, 'figures are'))}")
     return [entry for entry in known() if not only or entry.name in only]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import choices_text, did_you_mean
 
 # venue -> name in tueplots.figsizes and tueplots.fontsizes, and whether its text has serifs
 VENUES = {
@@ -41,8 +41,7 @@ def size_of(venue: str | None) -> Size:
     if venue is None:
         return Size()
     if venue not in VENUES:
-        near = get_close_matches(venue, VENUES, n=1)
-        raise UserError(f"unknown venue {venue!r}; " + (f"did you mean {near[0]!r}?" if near else f"use {', '.join(VENUES)}"))
+        raise UserError(f"unknown venue {venue!r}{did_you_mean(venue, VENUES, choices_text(VENUES, 'use'))}")
     from tueplots import figsizes, fontsizes
 
     name, serif = VENUES[venue]

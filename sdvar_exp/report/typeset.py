@@ -15,6 +15,7 @@ from sdvar_exp.report.significance import ALPHA, comparisons, winners
 from sdvar_exp.report.source import Tables
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.store.files import atomic_write
+from sdvar_exp.words import span
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -125,8 +126,7 @@ def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = Fal
 
 def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
     """What a reader of the table must know. remarks: what comes before all else."""
-    counts = sorted(set(summary["n"].astype(int)))
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
+    n = span(summary["n"].astype(int)) if len(summary) else "0"
     shown = "±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals"
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
     times = f", {timed[-1]} of them timed" if timed else ""

@@ -18,7 +18,7 @@ from sdvar_exp.runner.measuring.pictures import amplified_difference
 from sdvar_exp.runner.measuring.results import Result, compared, to_numpy
 from sdvar_exp.runner.measuring.units import PeakMemory
 from sdvar_exp.runner.running.interrupt import interruptible
-from sdvar_exp.runner.running.progress import duration, phase
+from sdvar_exp.runner.running.progress import phase
 
 PYRAMID = Pyramid((1, 2))
 
@@ -80,11 +80,6 @@ def test_on_a_terminal_progress_shows_the_time_left() -> None:
         step(1, "some cell")
         step(1, "some cell")
     assert "2/2" in out.getvalue() and "left" in out.getvalue() and "some cell" in out.getvalue()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_near_tie_excuses_every_divergent_token_of_the_first_divergent_stage() -> None:

@@ -11,6 +11,7 @@ from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import Tables
+from sdvar_exp.words import count, span
 
 
 def lead(tables: Tables, summary: pd.DataFrame, manifest: dict[str, Any]) -> str:
@@ -19,7 +20,7 @@ def lead(tables: Tables, summary: pd.DataFrame, manifest: dict[str, Any]) -> str
     models = ", ".join(sorted(made.get("checkpoints", {})))
     counts = _span(summary["n"])
     labels = int(summary["labels"].max())
-    words = [f"{_count(len(summary), 'cell')}", f"{counts} images a cell from {_count(labels, 'label')}"]
+    words = [f"{count(len(summary), 'cell')}", f"{counts} images a cell from {count(labels, 'label')}"]
     words += [f"models {models}"] if models else []
     words += [f"{made.get('dtype', '')} on {made.get('device_kind', '')}".strip()]
     return " · ".join(words)
@@ -40,7 +41,7 @@ def facts(summary: pd.DataFrame) -> str:
     exact = others[others["lossless"] == "tokens"]
     if len(exact):
         same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
-        found.append((f"{same}/{of}", "images identical, of cells that claim it", _count(len(exact), "cell")))
+        found.append((f"{same}/{of}", "images identical, of cells that claim it", count(len(exact), "cell")))
     if floor := noise_floors(summary):
         found.append((floor, f"noise floor: {headline('difference').plain_heading} of two seeds", ""))
     return part("facts", found=found)
@@ -66,7 +67,7 @@ def _speed(summary: pd.DataFrame) -> list[str]:
     faster = timed[pd.to_numeric(timed["speedup_low"]) > 1]
     slower = timed[pd.to_numeric(timed["speedup_high"]) < 1]
     out = [
-        f"Of {_count(len(timed), 'timed cell')}, {len(faster)} are faster than the baseline and {len(slower)} slower, by "
+        f"Of {count(len(timed), 'timed cell')}, {len(faster)} are faster than the baseline and {len(slower)} slower, by "
         f"95 % intervals; {len(timed) - len(faster) - len(slower)} cannot be told from it."
     ]
     front = [str(name) for name in summary.loc[summary["front"].astype(bool), "name"]]
@@ -90,7 +91,7 @@ def _closeness(summary: pd.DataFrame) -> list[str]:
     if floor := noise_floors(summary):
         pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())
         out.append(
-            f"Two images of one baseline and label that differ in the seed alone differ by {floor}, {_count(pairs, 'pair')}."
+            f"Two images of one baseline and label that differ in the seed alone differ by {floor}, {count(pairs, 'pair')}."
         )
     return out
 
@@ -100,7 +101,7 @@ def _exactness(summary: pd.DataFrame) -> list[str]:
     if exact.empty:
         return []
     same, of, ties = (int(exact[c].sum()) for c in ("identical", "compared", "near_ties"))
-    claims = "1 cell claims" if len(exact) == 1 else f"{len(exact)} cells claim"
+    claims = f"{count(len(exact), 'cell')} claim{'s' if len(exact) == 1 else ''}"
     text = f"{claims} the baseline's own tokens: {same} of {of} images are identical"
     if ties:
         text += f", {ties} of the others differ only where rounding decides"
@@ -112,18 +113,13 @@ def _exactness(summary: pd.DataFrame) -> list[str]:
 def _missing(tables: Tables, summary: pd.DataFrame) -> list[str]:
     out = []
     if failed := int(summary["failed"].sum()):
-        out.append(f"{_count(failed, 'image')} failed and have no row; sdvar-exp logs says why.")
+        out.append(f"{count(failed, 'image')} failed and have no row; sdvar-exp logs says why.")
     if {"planned", "units"} <= set(tables.runs):
         left = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
         if left:
-            out.append(f"{_count(left, 'image')} planned and not decoded yet: numbers may change.")
+            out.append(f"{count(left, 'image')} planned and not decoded yet: numbers may change.")
     return out
 
 
 def _span(values: pd.Series) -> str:
-    counts = sorted(set(values.astype(int)))
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return span(values.astype(int))

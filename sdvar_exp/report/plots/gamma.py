@@ -16,6 +16,7 @@ from sdvar_exp.report.material import Material, Skipped, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
+from sdvar_exp.words import span
 
 NAME, TITLE = "gamma-traces", "γ by round"
 
@@ -66,11 +67,10 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         Line2D([], [], color=PALETTE[1], lw=1, label="mean of the decodes that have the round"),
     ]
     fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
-    counts = sorted(set(data["n"]))
-    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    counted = span(data["n"])
     caption = (
         "Stages proposed by each round (γ, cut to the room that is left). Area: share of the decodes with that γ among "
-        f"all decodes; a decode ends when all stages are committed. n = {span} decodes a cell."
+        f"all decodes; a decode ends when all stages are committed. n = {counted} decodes a cell."
     )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 

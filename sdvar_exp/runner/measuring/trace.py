@@ -15,6 +15,7 @@ from sdvar_exp.runner.measuring.units import Job
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.runner.running.work import Task, batches, plan_units
 from sdvar_exp.store.files import storage_errors
+from sdvar_exp.words import count
 
 FOLDER = "trace"
 TABLES = 8
@@ -26,7 +27,7 @@ def trace_plan(job: Job, console: Console, added: tuple[str, ...] = ()) -> int:
 
     Each goes to trace/<cell>-<label>-<seed>.jsonl in the study, written anew, line by line as it happens.
     """
-    plan, failed, count, tables = job.prepared.plan, 0, 0, 0
+    plan, failed, decodes, tables = job.prepared.plan, 0, 0, 0
     for planned in plan.cells:
         if planned.name in added:
             continue
@@ -38,10 +39,10 @@ def trace_plan(job: Job, console: Console, added: tuple[str, ...] = ()) -> int:
                 console.print()
                 for line in lines.table(records):
                     console.print(Text(line), soft_wrap=True, highlight=False)
-            count += 1
-    more = f"; {tables} are shown" if count > tables else ""
+            decodes += 1
+    more = f"; {tables} are shown" if decodes > tables else ""
     console.print()
-    say(console, f"traces   {shown(job.study.folder / FOLDER)}  ({count} {'decode' if count == 1 else 'decodes'}{more})")
+    say(console, f"traces   {shown(job.study.folder / FOLDER)}  ({count(decodes, 'decode')}{more})")
     return failed
 
 

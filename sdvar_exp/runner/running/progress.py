@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sdvar_exp.words import duration
+
 SHARES = 4
 """Plain lines per phase, unless it takes long."""
 SECONDS = 60.0
@@ -66,16 +68,6 @@ class _Lines:
             left = spent / self.done * (self.total - self.done) if self.done else 0.0
             rest = f", about {duration(left)} left" if self.done < self.total else ""
             say(self.console, f"{self.name}: {self.done}/{self.total}, {duration(spent)}{rest}")
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def say(console: Console, text: str, style: str = "") -> None:

@@ -24,6 +24,7 @@ from sdvar_exp.store.lock import InUse
 from sdvar_exp.store.manifest import settle_reference
 from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
+from sdvar_exp.words import count
 
 FINE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 FINISH_S, BROKEN_OFF_S = 60.0, 3.0
@@ -143,10 +144,10 @@ def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
     there = f", {total - left} done already" if left < total else ""
     engine = "" if plan.settings.engine == "inprocess" else f", engine {plan.settings.engine}"
     lines = [
-        f"{plan.study}: {_count(len(plan.cells), 'cell')} × {_count(len(plan.labels), 'label')} × "
-        f"{_count(len(plan.seeds), 'seed')} = {_count(total, 'image')}{there}",
+        f"{plan.study}: {count(len(plan.cells), 'cell')} × {count(len(plan.labels), 'label')} × "
+        f"{count(len(plan.seeds), 'seed')} = {count(total, 'image')}{there}",
         f"models {', '.join(backend.models)}; {backend.device}, "
-        f"{plan.settings.dtype}, {_count(backend.threads, 'thread')}{engine}; results in {shown(study.folder)}",
+        f"{plan.settings.dtype}, {count(backend.threads, 'thread')}{engine}; results in {shown(study.folder)}",
     ]
     if backend.added:
         lines.append(f"added to compare with: {', '.join(backend.added)}")
@@ -175,7 +176,3 @@ def session(backend: Backend) -> dict[str, object]:
 def command(plan: Plan) -> str:
     """The command line that continues, for a POSIX shell."""
     return shlex.join(["sdvar-exp", "run", *redact(plan.argv)])
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
