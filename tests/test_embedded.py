@@ -44,7 +44,7 @@ def sequential() -> Cell:
 
 
 def batches(size: int = 10) -> Iterator[list[Unit]]:
-    units = [Unit(label, seed) for label in LABELS for seed in SEEDS]
+    units = [Unit(label, seed) for seed in SEEDS for label in LABELS]
     for i in range(0, len(units), size):
         yield units[i : i + size]
 
@@ -53,10 +53,11 @@ def flat(out: Decoded) -> torch.Tensor:
     return torch.cat(out.tokens, dim=1)
 
 
-def exact_cells() -> list[Cell]:
+def exact_cells(units: list[Unit]) -> list[Cell]:
+    """Fixed γ for all units, aimd for those of the first three seeds."""
     fixed = [loop("exact", choose("gamma", "fixed", value=g)) for g in GAMMAS]
     dynamic = [loop("exact", choose("gamma", "aimd", start=g), "dynamic_gamma") for g in GAMMAS]
-    return fixed + dynamic
+    return fixed + (dynamic if min(unit.seed for unit in units) < 3 else [])
 
 
 def test_it_is_the_pair_that_its_card_describes() -> None:
@@ -102,13 +103,13 @@ def test_held_out_pictures_are_reconstructed() -> None:
 
 @pytest.mark.long
 def test_exact_gives_the_targets_tokens_in_float64() -> None:
-    """Every token of 100 images for γ 2, 3, 5, 10, fixed and aimd; pixel difference 0."""
+    """Every token of 100 images for γ 2, 3, 5, 10 fixed, and of 30 of them for aimd; pixel difference 0."""
     p = pair("float64")
     for units in batches():
         noise = make_noise(p, units)
         base = decode(p, sequential(), units, noise=noise, record=False)
         image = decode_images(p, base.f_hat)
-        for cell in exact_cells():
+        for cell in exact_cells(units):
             out = decode(p, cell, units, noise=noise, record=False)
             assert torch.equal(flat(out), flat(base))
             assert (decode_images(p, out.f_hat) - image).abs().max() == 0
@@ -123,7 +124,7 @@ def test_exact_in_float32_differs_in_near_ties_alone(capsys: pytest.CaptureFixtu
         noise = make_noise(p, [unit])
         base = decode(p, sequential(), [unit], noise=noise)
         assert base.margins is not None
-        for cell in exact_cells():
+        for cell in exact_cells([unit]):
             out = decode(p, cell, [unit], noise=noise, record=False)
             total += 1
             different = flat(out) != flat(base)

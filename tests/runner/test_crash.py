@@ -32,6 +32,7 @@ def deadly(_, view):
 '''
 
 
+@pytest.mark.long
 @pytest.mark.needs("weights")
 def test_a_fault_is_recorded_with_its_stack_and_takes_no_other_unit_with_it(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "deadly_rule.py").write_text(PLUGIN)
