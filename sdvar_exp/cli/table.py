@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     for remark in chosen.remarks:
         print(f"note: {remark}", file=sys.stderr)
     if asked.json:
+        summary = summary if asked.group else _with_rounds(summary, chosen.tables.samples)
         print(summary.to_json(orient="records", indent=1, force_ascii=False))
         return 0
     for note in getattr(chosen.tables, "notes", ()):
@@ -101,6 +102,18 @@ def _summary(chosen: Chosen, group: str | None) -> pd.DataFrame:
     if chosen.tables.samples.empty:
         raise UserError("there are no rows to group yet")
     return grouped(joined(chosen.tables), [word.strip() for word in group.split(",") if word.strip()])
+
+
+def _with_rounds(summary: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The summary with what no single number holds: acceptance rate by stage, and rounds by stages committed."""
+    from sdvar_exp.store.rounds import commits_per_round, rate_by_stage
+
+    if not {"stage_verdicts", "commit_trace"} <= set(samples):
+        return summary
+    of = {cell: samples[samples["cell"] == cell] for cell in summary["cell"]}
+    rates = [{str(k): rate for k, (rate, _) in rate_by_stage(of[cell]["stage_verdicts"]).items()} for cell in summary["cell"]]
+    commits = [{str(k): n for k, n in commits_per_round(of[cell]["commit_trace"]).items()} for cell in summary["cell"]]
+    return summary.assign(acceptance_rate_by_stage=rates, rounds_by_stages_committed=commits)
 
 
 def _typeset(chosen: Chosen, latex: bool, plus_minus: bool) -> str:

@@ -39,6 +39,16 @@ ALGORITHM = {
     "kv_bytes": "int",
 }
 
+# Derived from `gamma_trace` and the rows of `stages`, see rounds.py: of rounds that propose at least one stage.
+ROUNDS = {
+    "rounds": "int",
+    "proposed_stages": "int",
+    "accepted_stages": "int",
+    "round_commits": "int",
+    "stage_verdicts": "str",
+    "commit_trace": "str",
+}
+
 # Derived from timing records. Milliseconds: medians over the repeats that were not contended. speedup is the geometric
 # mean over those repeats of baseline ÷ cell, without the VAE decode; speedup_with_vae includes it.
 TIMED = {
@@ -67,7 +77,7 @@ CIRCUMSTANCES = {
 }
 
 # mixed: the row was made under another fingerprint than the study's own (allow_mixed=true).
-SAMPLES = IDENTITY | FIDELITY | ALGORITHM | {"mixed": "bool"} | TIMED | CIRCUMSTANCES
+SAMPLES = IDENTITY | FIDELITY | ALGORITHM | {"mixed": "bool"} | TIMED | CIRCUMSTANCES | ROUNDS
 
 STAGES = {
     "study": "str",
@@ -160,5 +170,6 @@ NOISE = {
 TABLES = {"samples": SAMPLES, "stages": STAGES, "runs": RUNS, "timings": TIMINGS, "failures": FAILURES, "noise": NOISE}
 
 # Left out of the stable table: what another run of the same study on the same machine need not repeat (times, memory,
-# host, process, attempt, timestamps, cache hits), and the names of where and with what it ran (study, fingerprint).
-VOLATILE = frozenset(TIMED) | frozenset(CIRCUMSTANCES) | {"study", "failures", "speedup_own"}
+# host, process, attempt, timestamps, cache hits), the names of where and with what it ran (study, fingerprint), and what
+# follows from other columns.
+VOLATILE = frozenset(TIMED) | frozenset(CIRCUMSTANCES) | frozenset(ROUNDS) | {"study", "failures", "speedup_own"}

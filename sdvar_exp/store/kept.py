@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import TABLES
+from sdvar_exp.store.columns import ROUNDS, TABLES
 from sdvar_exp.store.frames import DTYPES, FrameBuilder, series
 from sdvar_exp.store.manifest import is_kept
-from sdvar_exp.store.records import KINDS, ROWS, leave_out
+from sdvar_exp.store.records import KINDS, ROWS, leave_out, parsed
+from sdvar_exp.store.rounds import round_columns
 
 ONCE = {
     "samples": ["cell", "label", "seed"],
@@ -39,7 +40,29 @@ def kept_frames(folder: Path, cells: Collection[str] | None = None, stages: bool
         if path.is_file() and (stages or name != "stages"):
             frame = _read(path, name)
         frames[name] = frame if cells is None else frame[frame["cell"].isin(list(cells))].reset_index(drop=True)
+    if frames["samples"]["rounds"].isna().all():
+        frames["samples"] = _with_rounds(folder, frames)
     return frames
+
+
+def _with_rounds(folder: Path, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`samples` of a study from before tables had the columns of `ROUNDS`, with them; as it is where `stages` is missing."""
+    samples, stages, path = frames["samples"], frames["stages"], folder / "tables" / "stages.parquet"
+    if stages.empty and path.is_file():
+        stages = _read(path, "stages")
+    if stages.empty or "gamma_trace" not in samples:
+        return samples
+    configs = {row["cell"]: parsed(row["config"]) for row in frames["runs"].to_dict("records")}
+    there = stages[stages["cell"].isin(samples.loc[samples["gamma_trace"].notna(), "cell"])]
+    records = there[["cell", "label", "seed", "stage", "source", "passed"]].to_dict("records")
+    by_unit: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
+    for row in records:
+        by_unit.setdefault((row["cell"], row["label"], row["seed"]), []).append(row)
+    builder = FrameBuilder(ROUNDS)
+    for row in samples[["cell", "label", "seed", "gamma_trace", "committed_by_verify"]].to_dict("records"):
+        found = by_unit.get((row["cell"], row["label"], row["seed"]), [])
+        builder.add(round_columns(row, found, configs.get(row["cell"], {})))
+    return samples.assign(**{name: column.array for name, column in builder.frame().items()})
 
 
 def _read(path: Path, name: str) -> pd.DataFrame:

@@ -18,12 +18,25 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import CIRCUMSTANCES, FAILURES, NOISE, RUNS, SAMPLES, STAGES, TABLES, TIMED, TIMINGS, VOLATILE
+from sdvar_exp.store.columns import (
+    CIRCUMSTANCES,
+    FAILURES,
+    NOISE,
+    ROUNDS,
+    RUNS,
+    SAMPLES,
+    STAGES,
+    TABLES,
+    TIMED,
+    TIMINGS,
+    VOLATILE,
+)
 from sdvar_exp.store.files import atomic_write, storage_errors
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import kept_frames
 from sdvar_exp.store.ledger import Body, LedgerReader
 from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept, planned_units, read_cells, read_manifest
+from sdvar_exp.store.rounds import round_columns
 from sdvar_exp.store.timing import timing_row, unit_times
 
 log = logging.getLogger(__name__)
@@ -60,7 +73,7 @@ def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages
         raise UserError(f"there is no study at {folder}; give the folder that holds manifest.json")
     known = read_cells(folder)
     reader = LedgerReader(folder / "ledger")
-    scan = _Scan(manifest, with_stages=stages)
+    scan = _Scan(manifest, {cell: about.get("config", {}) for cell, about in known.items()}, with_stages=stages)
     for body in _bodies(reader, cells):
         scan.take(body)
     notes = (*reader.damage, *_disagreements(folder, scan.twice))
@@ -74,6 +87,7 @@ class _Scan:
     """What one pass over the ledger collects."""
 
     manifest: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     with_stages: bool = True
     samples: FrameBuilder = field(default_factory=lambda: FrameBuilder(SAMPLES))
     stages: FrameBuilder = field(default_factory=lambda: FrameBuilder(STAGES))
@@ -102,8 +116,10 @@ class _Scan:
         tag = body.get("fingerprint")
         identity = {name: body[name] for name in ("cell", "label", "seed")}
         tagged = {"fingerprint": tag, "mixed": tag not in (None, self.manifest["fingerprint_id"])}
-        self.samples.add({**body.get("sample", {}), **dict.fromkeys(TIMED), **identity, **tagged})
-        for stage in body.get("stages", ()) if self.with_stages else ():
+        sample, rows = body.get("sample", {}), body.get("stages", ())
+        rounds = round_columns(sample, rows, self.configs.get(body["cell"], {}))
+        self.samples.add({**sample, **dict.fromkeys((*TIMED, *ROUNDS)), **rounds, **identity, **tagged})
+        for stage in rows if self.with_stages else ():
             self.stages.add({**identity, **stage})
 
     def frames(self) -> dict[str, pd.DataFrame]:

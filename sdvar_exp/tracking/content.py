@@ -15,9 +15,10 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import REFERENCE_ROWS, Metric, metrics, tabled
 from sdvar_exp.metrics.statistics import mean_interval, ratio_interval
-from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, TIMED
+from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, ROUNDS, TIMED
 from sdvar_exp.store.images import image_name
 from sdvar_exp.store.ledger import canonical
+from sdvar_exp.store.rounds import commits_per_round, rate_by_stage
 from sdvar_exp.store.tables import Tables
 
 # Circumstances that are measurements; the rest (host, pid, time stamps) is about the process.
@@ -132,9 +133,15 @@ def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
     for m in known.values():
         if m.tabled and not m.measured and m.name not in samples and set(m.needs) <= set(samples):
             out |= _mean(m.name, m.function(**{name: samples[name].astype(float) for name in m.needs}), samples["label"], m)
-    judged, calls = (samples[c].astype(float).sum() for c in ("committed_by_verify", "target_calls"))
-    if calls:
-        out["committed_per_call"] = float(judged / calls)
+    for m in known.values():
+        if m.average == "pooled" and set(m.needs) <= set(samples):
+            with np.errstate(all="ignore"):
+                value = m.function(**{name: np.nansum(samples[name].astype(float)) for name in m.needs})
+            out |= {m.name: float(value)} if np.isfinite(value) else {}
+    rates = rate_by_stage(samples.get("stage_verdicts", ()))
+    out |= {f"acceptance_rate_stage_{stage:02}": rate for stage, (rate, _) in rates.items()}
+    commits = commits_per_round(samples.get("commit_trace", ()))
+    out |= {f"rounds_committing_{stages:02}": rounds for stages, rounds in commits.items()}
     out["identical_units"] = int(samples["identical"].fillna(False).sum())
     return out
 
@@ -165,7 +172,7 @@ def _acceptance(stages: pd.DataFrame) -> dict[str, float]:
 
 
 def _extra(samples: pd.DataFrame) -> list[str]:
-    known = {*IDENTITY, *FIDELITY, *ALGORITHM, *TIMED, *CIRCUMSTANCES}
+    known = {*IDENTITY, *FIDELITY, *ALGORITHM, *ROUNDS, *TIMED, *CIRCUMSTANCES}
     return [c for c in samples if c not in known]
 
 

@@ -70,7 +70,12 @@ def make_study(
                     | {"token_agreement": 1 - 8 * d if mae else 1.0, "identical": mae == 0, "near_tie": None}
                     | {"target_calls": round(calls + (rng.integers(-1, 2) if rule else 0)), "draft_calls": 10}
                     | {"target_rows": int(770 * forwards), "target_rows_alone": 770, "draft_rows": 600}
-                    | {"draft_rows_alone": 770, "committed_by_verify": round(2 * verified), "gamma_trace": trace}
+                    | {
+                        "draft_rows_alone": 770,
+                        "committed_by_verify": round(2 * verified),
+                        "gamma_trace": trace,
+                        "commit_trace": trace,
+                    }
                     | {"speedup": speedup * other.lognormal(0, 0.03) if timed else None}
                 )
                 for stage in range(STAGES) if rule else ():

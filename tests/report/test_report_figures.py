@@ -25,7 +25,7 @@ from sdvar_exp.report.style import PALETTE, Drawn, data_hash, look, styled, wrap
 
 NAMES = [
     "speedup-vs-pixel-difference", "speedup-vs-frechet-distance", "target-calls-and-token-forwards", "acceptance-by-stage",
-    "gamma-traces", "mask-by-strategy", "guidance-schedules", "time-breakdown", "predicted-vs-measured", "factor-effects",
+    "gamma-traces", "commits-by-round", "mask-by-strategy", "guidance-schedules", "time-breakdown", "predicted-vs-measured", "factor-effects",
     "images", "stages-of-a-decode", "stages-of-a-decode-2",
 ]  # fmt: skip
 REPEATED = ("speedup-vs-pixel-difference", "acceptance-by-stage", "guidance-schedules", "factor-effects", "images")
