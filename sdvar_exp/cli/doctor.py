@@ -135,6 +135,7 @@ def threads() -> Iterator[Finding]:
 
 def disk(results: Path) -> Iterator[Finding]:
     from sdvar_exp.cli.run import check_writable
+    from sdvar_exp.config.folder import nearest_folder
     from sdvar_exp.errors import UserError
 
     try:
@@ -142,7 +143,7 @@ def disk(results: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("results", PROBLEM, str(error), "results_dir=<a folder that you may write to>")
         return
-    place = next(p for p in (results.absolute(), *results.absolute().parents) if p.is_dir())
+    place = nearest_folder(results)
     free = shutil.disk_usage(place).free
     low = free < LOW_DISK
     yield Finding(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
 from sdvar_exp.cli.studies import Ledger, kept_notice, read_ledger
+from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.plan import Plan
 from sdvar_exp.store.manifest import settle_reference
 from sdvar_exp.words import count, roughly, size
@@ -100,7 +101,7 @@ def whats_left(plan: Plan) -> Left:
         rate_of=rate_of,
         images=images,
         image_bytes=None if average is None else average * images,
-        free_bytes=shutil.disk_usage(_existing(plan.folder)).free,
+        free_bytes=shutil.disk_usage(nearest_folder(plan.folder)).free,
     )
 
 
@@ -140,10 +141,6 @@ def _image_bytes(plan: Plan) -> float | None:
         if sizes:
             return sum(sizes) / len(sizes)
     return None
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
 
 
 def text(plan: Plan, left: Left) -> str:

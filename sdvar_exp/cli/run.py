@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
 from sdvar_exp.cli.studies import kept_notice, match_cells, read_ledger
+from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 from sdvar_exp.words import count, did_you_mean
@@ -130,11 +131,7 @@ def check_machine(plan: Plan) -> None:
 
 def check_writable(folder: Path) -> None:
     """Try to write where the study will lie: in it, or in the nearest folder above it that exists."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise UserError(f"results folder {folder}: {place} is not a folder; choose another results_dir")
+    place = nearest_folder(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".sdvar-exp-", dir=place):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sdvar_exp.config.cells import (
 from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import Composer, Tree, plain, shown, started
 from sdvar_exp.config.errors import ConfigErrors
-from sdvar_exp.config.folder import user_path
+from sdvar_exp.config.folder import nearest_folder, user_path
 from sdvar_exp.config.names import short_name
 from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
@@ -66,6 +67,7 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     settings = settings_of(master, work.errors)
     name = work.attempt("", study_name, master)
     where = work.attempt(Path(), results_dir, master.cfg)
+    work.attempt(Path(), lambda: nearest_folder(where / name))
     if work.errors:
         raise ConfigErrors(work.errors)
     experiment = context.get("experiment")
@@ -98,9 +100,20 @@ def _searchpath(value: Any) -> tuple[str, ...]:
             folder = user_path(path, "hydra.searchpath")
             require(folder.is_dir(), f"hydra.searchpath {path}: no such folder")
             out.append(f"file://{folder.absolute()}")
-        else:
+        elif scheme == "pkg":
+            require(_is_package(path), f"hydra.searchpath {text}: no such package; install it, or give a folder")
             out.append(text)
+        else:
+            raise UserError(f"hydra.searchpath {text}: give a folder, file://FOLDER or pkg://PACKAGE")
     return tuple(out)
+
+
+def _is_package(place: str) -> bool:
+    """Whether a package is there, as `package.of.configs` or `package/folder`."""
+    try:
+        return find_spec(place.replace("/", ".").split(".")[0]) is not None and find_spec(place.replace("/", ".")) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:

@@ -12,7 +12,7 @@ from sdvar_exp import registry
 from sdvar_exp.config import folder
 from sdvar_exp.config.folder import names
 from sdvar_exp.config.overrides import parse
-from sdvar_exp.config.reading import read_yaml
+from sdvar_exp.config.reading import check_interpolations, read_yaml
 from sdvar_exp.config.schema import Root, store_schemas
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean
@@ -66,6 +66,7 @@ def read_command(argv: Sequence[str]) -> Command:
             raise UserError(f"unknown option {token}{ELSEWHERE.get(flag) or did_you_mean(flag, FLAGS)}")
         else:
             overrides.append(token)
+    check_interpolations("".join(overrides).count("${"), "the command line")
     return Command(tuple(overrides), extra)
 
 

@@ -170,7 +170,7 @@ class Composer:
     def job(self, items: Mapping[str, Item], errors: list[str]) -> Tree | None:
         """The tree of one job; what is wrong goes to `errors`. None if the choices do not compose."""
         try:
-            tree = self.base(i.text for i in items.values() if i.is_group)
+            tree = self.base(i.text for i in items.values() if i.is_group and i.value is not None)
         except UserError as error:
             errors.append(str(error))
             return None

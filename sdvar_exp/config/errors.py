@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sdvar_exp.config.folder import names
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean
 
@@ -45,7 +46,7 @@ def explain(error: BaseException) -> str:
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, name = missing[1].rpartition("/")
         options = [line.strip() for line in text.split(":\n", 1)[-1].splitlines() if line.startswith("\t")]
-        options = options or list(getattr(error, "options", None) or ())
+        options = options or list(getattr(error, "options", None) or names(group))
         return f"{where}unknown {group or 'config'} {name!r}{did_you_mean(name, options)}"
     value = re.search(r"(Invalid value .*|Value .*|Incompatible value .*|Merge error: .*|field '.*' is not Optional)", text)
     if key and value:

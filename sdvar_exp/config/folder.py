@@ -38,7 +38,9 @@ def conf_folder() -> Path:
 
 def header(path: Path) -> str:
     """First comment line of a yaml file that is not a Hydra directive."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = file.read(4096).splitlines()
+    for line in lines:
         if not line.startswith("#"):
             return ""
         text = line.lstrip("# ").strip()
@@ -53,7 +55,7 @@ def options(group: str, extra: Path | None = None) -> list[Option]:
     for folder in (conf_folder(), extra):
         if folder is None or group not in GROUPS:
             continue
-        for path in sorted((folder / group).glob("*.yaml")):
+        for path in sorted(path for path in (folder / group).glob("*.yaml") if path.is_file()):
             found.setdefault(path.stem, Option(group, path.stem, header(path)))
     if group in registry.KINDS:
         for name in registry.names(group):
@@ -120,6 +122,14 @@ def user_path(text: str, what: str) -> Path:
     if "\0" in text or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise UserError(f"{what}: {shorten(text)} is no path: a name may have {LONGEST_NAME} bytes, and no zero byte")
     return path
+
+
+def nearest_folder(place: Path) -> Path:
+    """The folder that results lie or will lie in, or the nearest above it that exists; `UserError` where that is a file."""
+    existing = next(one for one in (place.absolute(), *place.absolute().parents) if os.path.lexists(one))
+    if not existing.is_dir():
+        raise UserError(f"results folder {place}: {existing} is not a folder; choose another results_dir")
+    return existing
 
 
 def shorten(text: str) -> str:

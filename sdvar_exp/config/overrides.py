@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import prod
@@ -24,7 +24,12 @@ from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, did_you_mean, nearest
 
-HYDRA_ALLOWED = ("hydra.searchpath", "hydra.verbose", "hydra.mode")
+HYDRA_ALLOWED: Mapping[str, Callable[[Any], bool] | None] = {
+    "hydra.searchpath": None,  # checked when it is used
+    "hydra.verbose": lambda value: isinstance(value, bool | str) or (isinstance(value, list) and bool(value)),
+    "hydra.mode": lambda value: str(value).upper() in ("RUN", "MULTIRUN"),
+}
+HYDRA_MEANS = {"hydra.verbose": "true, false or the name of a logger", "hydra.mode": "RUN or MULTIRUN"}
 MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12
 """Of one word of the command line: Hydra's parser takes a time that grows with the square of the length of a list."""
 MOST_VALUES = 100_000  # of one sweep
@@ -267,6 +272,8 @@ def for_hydra(texts: Iterable[str], known: Known) -> list[str]:
     for override in parse(texts, errors):
         listed = override.value_type in (ValueType.ELEMENT, ValueType.SIMPLE_CHOICE_SWEEP) and override.key_or_group in GROUPS
         items = expand(override, known, errors) if listed else []
+        if override.key_or_group == "experiment" and items and items[0].value is None:  # Hydra wants a name
+            continue
         values = ",".join(item.text.partition("=")[2] for item in items)
         out.append(f"{override.get_key_element()}={values}" if items else _with_tildes(str(override.input_line)))
     if errors:
@@ -290,7 +297,7 @@ def check(item: Item, known: Known) -> str | None:
     if override.package is not None:
         return f"{item.text}: packages (@) are not used here; write {key}=…"
     if key.startswith(("hydra.", "hydra/")) or key == "hydra":
-        return _check_hydra(key)
+        return _check_hydra(item, key)
     root = key.split(".")[0]
     if root in GROUPS and "." in key:
         if key == f"{root}.name":
@@ -313,12 +320,13 @@ def _check_sign(item: Item, key: str) -> str | None:
     return None
 
 
-def _check_hydra(key: str) -> str | None:
+def _check_hydra(item: Item, key: str) -> str | None:
     if key.startswith("hydra.sweeper.params"):
         swept = key.removeprefix("hydra.sweeper.params").lstrip(".") or "KEY"
         return f"{key} belongs into an experiment yaml; on the command line write {swept}=…"
-    if key.startswith(HYDRA_ALLOWED):
-        return None
+    if key in HYDRA_ALLOWED:
+        fits = HYDRA_ALLOWED[key]
+        return None if fits is None or fits(item.value) else f"{key} must be {HYDRA_MEANS[key]}, got {item.value!r}"
     if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper")):
         return f"{key}: Hydra's own sweepers and launchers belong to `sdvar-exp run`, on the command line"
     return f"{key} has no effect here: nothing is written outside results_dir; remove it"

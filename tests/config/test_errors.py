@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,15 @@ ONE_LINE = {
     "hydra.searchpath=3": "hydra.searchpath must be a list of folders, got 3",
     "hydra.searchpath=null": "hydra.searchpath must be a list of folders, got null",
     "hydra.searchpath=nowhere": "hydra.searchpath nowhere: no such folder",
+    "hydra.searchpath=[pkg://nope]": "hydra.searchpath pkg://nope: no such package; install it, or give a folder",
+    "hydra.searchpath=[pkg://]": "hydra.searchpath pkg://: no such package; install it, or give a folder",
+    "hydra.searchpath=[pkg://json/nope]": "hydra.searchpath pkg://json/nope: no such package; install it, or give a folder",
+    "hydra.searchpath=[s3://x]": "hydra.searchpath s3://x: give a folder, file://FOLDER or pkg://PACKAGE",
+    "hydra.mode=9": "hydra.mode must be RUN or MULTIRUN, got 9",
+    "hydra.mode=null": "hydra.mode must be RUN or MULTIRUN, got None",
+    "hydra.verbose=3": "hydra.verbose must be true, false or the name of a logger, got 3",
+    "hydra.modes=RUN": "hydra.modes has no effect here: nothing is written outside results_dir; remove it",
+    "results_dir=/dev/null": "results folder /dev/null/default: /dev/null is not a folder; choose another results_dir",
     "study=???": "study=???: ??? stands for a value that is missing; give one",
     "labels=[0,???]": "labels=[0,???]: ??? stands for a value that is missing; give one",
     "study=${x}": "study: Interpolation key 'x' not found",
@@ -130,6 +140,31 @@ ONE_LINE = {
     # what cannot be read
     "foo": "cannot read 'foo': write key=value",
     "labels=interval(0,3)": "labels=interval(0,3): an interval needs an optimising sweeper (hydra/sweeper=…); list the values instead",
+}
+
+
+NO_CHOICE = "is no choice; write e.g. '- override /mask: block_causal'"
+DEFAULTS = {
+    "3": f"3 {NO_CHOICE}",
+    "null": f"None {NO_CHOICE}",
+    "true": f"True {NO_CHOICE}",
+    "[a]": f"['a'] {NO_CHOICE}",
+    "'???'": f"'???' {NO_CHOICE}",
+    "{a: 1, b: 2}": f"{{'a': 1, 'b': 2}} {NO_CHOICE}",
+    "override /mask: 3": f"{{'override /mask': 3}} {NO_CHOICE}",
+    "cfg_schedule: null": "cfg_schedule is chosen already; write there '- override /cfg_schedule: NAME'",
+    "mask: block_causal": "mask is chosen already; write there '- override /mask: block_causal'",
+    "/mask: block_causal": "mask is chosen already; write there '- override /mask: block_causal'",
+    "override mask: block_causal": "mask is chosen already; write there '- override /mask: block_causal'",
+    "override /maks: block_causal": "unknown group 'maks'; did you mean 'mask'?",
+    "experiment: guide": "to build on another experiment write '- guide'",
+}
+MISSING_VALUES = {
+    "labels: ???": "labels",
+    "cells: ???": "cells",
+    "timing: {units: '???'}": "timing.units",
+    "gamma: {value: '???'}": "gamma.value",
+    "hydra: {sweeper: {params: {gamma.value: '???'}}}": "hydra.sweeper.params.gamma.value",
 }
 
 
@@ -228,6 +263,11 @@ def test_names_of_300_characters(key: str) -> None:
     with pytest.raises(UserError) as caught:
         compose([f"{key}={'n' * 300}"])
     assert "\n" not in str(caught.value)
+
+
+def test_no_experiment_may_be_said() -> None:
+    assert compose(["experiment=null"]).cells == compose([]).cells
+    assert passthrough.answer(["--cfg", "job", "experiment=null"], "sdvar-exp plan") == 0
 
 
 def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
@@ -394,7 +434,14 @@ class TestYamlFiles:
             ),
             (
                 "defaults: [{override /strategy: null}]",
-                "strategy=None: its yaml has no schema; begin its defaults with /schema/strategy/<entry>@_here_ and _self_",
+                "experiment/mine.yaml: defaults: override /strategy: null chooses nothing; "
+                "`sdvar-exp ls strategy` lists what there is",
+            ),
+            *((f"defaults: [{item}, _self_]", f"experiment/mine.yaml: defaults: {said}") for item, said in DEFAULTS.items()),
+            ("defaults: 3", "experiment/mine.yaml: defaults is a list, as ['override /mask: block_causal', _self_], not 3"),
+            *(
+                (text, f"experiment/mine.yaml: {key}: ??? stands for a value that is missing; give one, or leave the key out")
+                for text, key in MISSING_VALUES.items()
             ),
             ("timing: null", "conf experiment/mine: timing: field 'timing' is not Optional"),
             ("device: null", "conf experiment/mine: device: Incompatible value 'None' for field of type 'str'"),
@@ -422,6 +469,35 @@ class TestYamlFiles:
         (tmp_path / "experiment/mine.yaml").write_bytes(content)
         (line,) = lines(*argv, "experiment=mine")
         assert said in line and "mine.yaml" in line
+
+    @pytest.mark.parametrize("merged", ["", "<<: "])
+    def test_a_short_text_cannot_stand_for_very_much(self, merged: str, tmp_path: Path, lines: Lines) -> None:
+        """Each line repeats the one before nine times: 9⁹ values; each doubles the text before: 8²⁰ letters."""
+        rows = ["a0: &a0 {x: 1, y: 2}" if merged else "a0: &a0 [x, x]"]
+        rows += [f"a{i}: &a{i} {{{merged or 'l: '}[{','.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 10)]
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\n" + "\n".join(rows))
+        start = time.process_time()
+        (line,) = lines(*argv, "experiment=mine")
+        assert "experiment/mine.yaml: its aliases (*) repeat more than 1000 values" in line
+        doubled = [f"  a{i}: " + f"${{reference.a{i - 1}}}" * 8 for i in range(1, 21)]
+        argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nreference:\n  a0: x\n" + "\n".join(doubled))
+        (line,) = lines(*argv, "experiment=mine")
+        assert "has 160 interpolations (${…}), more than 24" in line
+        with pytest.raises(UserError, match="the command line has 40 interpolations"):
+            compose([f"reference={{a:x,b:'{'${reference.a}' * 20}',c:'{'${reference.b}' * 20}'}}"])
+        assert time.process_time() - start < 5
+
+    def test_an_alias_is_fine(self, tmp_path: Path) -> None:
+        text = "# @package _global_\ncells:\n  - &a [strategy=sequential]\n  - *a\n  - [strategy=test3]\n"
+        argv = self.write(tmp_path, "experiment/mine", text)
+        assert [p.cell.strategy.name for p in compose([*argv, "experiment=mine"]).cells] == ["sequential", "test3"]
+
+    def test_a_choice_that_is_no_file(self, tmp_path: Path, lines: Lines) -> None:
+        (tmp_path / "experiment/folder.yaml").mkdir(parents=True)
+        (tmp_path / "experiment/zero.yaml").symlink_to("/dev/zero")
+        for name in ("folder", "zero"):
+            (line,) = lines("--config-dir", str(tmp_path), f"experiment={name}")
+            assert line.startswith(f"unknown experiment '{name}'")
 
     def test_bad_cells(self, tmp_path: Path, lines: Lines) -> None:
         text = "# @package _global_\ncells:\n  - [strategy=tset3]\n  - [strategy=test3, strategy.entry_num=12]\n"
