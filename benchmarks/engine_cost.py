@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks.common import REPOSITORY, interleaved, machine, parser, publish, ratio, start, table
+from sdvar_exp.screen import Screen
 
 SWEEP = [
     "strategy=sequential,test3,parallel_v1,dynamic_gamma",
@@ -113,7 +113,7 @@ def share(folder: Path, threads: int, seeds: int) -> dict[str, float]:
                 f"results_dir={folder}",
             ]
         )
-        code = run_study(plan, Console(file=io.StringIO()))
+        code = run_study(plan, Screen(file=io.StringIO()))
     finally:
         for place, name, function in kept:
             setattr(place, name, function)

@@ -77,14 +77,12 @@ class Study:
         check: raise `RunFailed` if a unit failed; otherwise its row is missing. quiet: print nothing.
         Raises `UserError` if the plan cannot run, `KeyboardInterrupt` if it was stopped; what was decoded is kept.
         """
-        from rich.console import Console
-
         from sdvar_exp.runner import run_study
+        from sdvar_exp.screen import Screen
 
         printed = StringIO()
         with guest():
-            console = Console(file=printed, width=120) if quiet else Console()
-            code = run_study(self.plan, console)
+            code = run_study(self.plan, Screen(file=printed, width=120) if quiet else Screen())
         if code in (130, 143):
             raise KeyboardInterrupt(f"stopped; run() goes on where {self.folder} stopped")
         if code and check:

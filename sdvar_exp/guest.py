@@ -13,9 +13,10 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from sdvar_exp.errors import UserError
 
 ESCAPED = "sdvar-escaped"
 """How a terminal or file that cannot show a character gets it: as JSON escapes it, so that `--json` stays what it says."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but for tab and line feed, what terminals take for a new line, and what turns the direction of text."""
 MISUSED = ("strict", "surrogateescape")
 COLLECT = (20_000, 20, 50)
 """When Python looks for garbage: tables and figures make very many objects that stay, and looking for it takes a tenth."""
@@ -87,6 +90,46 @@ def _settle_stream(name: str, back: ExitStack) -> None:
                 stream.reconfigure(errors=errors)
 
         back.callback(restore)
+
+
+def visible(text: str) -> str:
+    """Text with control characters as JSON escapes them, so that what is JSON stays the same JSON."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Guarded:
+    """A text stream that gets `visible` text; rich, which guards its own, writes past it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Write; the number of characters of `text`."""
+        self.rich_proxied_file.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write one after another."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Standard output and standard error are `Guarded` inside; a stream that is None, or replaced meanwhile, is let be."""
+    before = sys.stdout, sys.stderr
+    mine = tuple(stream if stream is None or isinstance(stream, Guarded) else Guarded(stream) for stream in before)
+    sys.stdout, sys.stderr = mine
+    try:
+        yield
+    finally:
+        if sys.stdout is mine[0]:
+            sys.stdout = before[0]
+        if sys.stderr is mine[1]:
+            sys.stderr = before[1]
 
 
 class _Writer(io.TextIOBase):

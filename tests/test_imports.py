@@ -12,12 +12,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "sdvar_exp"
 
-BASE = {"errors", "words", "guest", "pyramid", "registry", "cell", "plan"}
+BASE = {"errors", "words", "guest", "screen", "pyramid", "registry", "cell", "plan"}
 # Part -> parts that it may import. pyramid → models → decoding → metrics → store → report; the runner knows all.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "words": set(),
     "guest": {"errors"},
+    "screen": {"guest"},
     "pyramid": {"errors"},
     "registry": {"errors"},
     "cell": {"errors", "registry"},
@@ -43,6 +44,7 @@ TORCH_FREE = (
     "errors",
     "words",
     "guest",
+    "screen",
     "pyramid",
     "registry",
     "cell",

@@ -13,9 +13,8 @@ from contextlib import suppress
 from importlib import import_module
 
 from sdvar_exp import __version__
-from sdvar_exp.cli.guard import guarded
 from sdvar_exp.errors import UserError
-from sdvar_exp.guest import check_working_folder, guest
+from sdvar_exp.guest import check_working_folder, guarded, guest
 from sdvar_exp.store.records import watched
 
 VERBS = {

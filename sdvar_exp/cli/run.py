@@ -37,8 +37,8 @@ def main(argv: list[str]) -> int:
         print(f"nothing of this command failed in {plan.folder}")
         return 0
     check_machine(chosen)
-    from sdvar_exp.cli.screen import Screen
     from sdvar_exp.runner import run_study
+    from sdvar_exp.screen import Screen
 
     return run_study(replace(chosen, argv=tuple(argv)), Screen())
 

@@ -73,8 +73,8 @@ def main(argv: list[str]) -> int:
     if asked.csv or asked.group:
         print(_csv(summary) if asked.csv else _plain(summary))
         return 0
-    from sdvar_exp.cli.screen import Screen
     from sdvar_exp.report import render_table
+    from sdvar_exp.screen import Screen
 
     render_table(summary, Screen())
     return 0

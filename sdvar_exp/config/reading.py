@@ -22,9 +22,9 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from sdvar_exp.config.errors import did_you_mean
 from sdvar_exp.config.folder import GROUPS
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import did_you_mean
 
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
 BOOL, NULL = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"

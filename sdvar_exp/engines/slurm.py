@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from rich.console import Console
-
 from sdvar_exp.engines.pool import Pool
 from sdvar_exp.engines.squeue import TIMING, job_name, jobs_at_work
 from sdvar_exp.engines.worker import Assignment, pack, unpack
@@ -27,6 +25,7 @@ from sdvar_exp.runner.running.progress import phase, say
 from sdvar_exp.runner.running.protocol import Backend, Detached
 from sdvar_exp.runner.running.sweep import Sweep, attempts_of
 from sdvar_exp.runner.running.work import Group, UnitKey, groups
+from sdvar_exp.screen import Screen
 from sdvar_exp.store import Study
 
 FIRST_POLL_S, LAST_POLL_S = 0.5, 10.0
@@ -225,7 +224,7 @@ class Shard:
         done = study.done()
         left = [replace(g, tasks=tuple(t for t in g.tasks if not done.issuperset(t.unit_keys))) for g in work]
         options = replace(at.options, workers=at.options.workers_per_job)
-        console = Console(file=io.StringIO())
+        console = Screen(file=io.StringIO())
         with interruptible() as interrupt:
             sweep = Sweep(study, cast(Backend, facts), at.factory, console, interrupt, options, attempts_of(study))
             Pool(awaited=False).run_units(sweep, [group for group in left if group.tasks])
@@ -252,7 +251,7 @@ class TimingJob:
         study = Study(at.folder).attach(backend.fingerprint)
         backend.begin(study, attempts_of(study))
         with interruptible() as interrupt:
-            failed = backend.run_timing(Console(), interrupt)
+            failed = backend.run_timing(Screen(), interrupt)
         study.close()
         return failed
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import guarded
 from sdvar_exp.plan import EngineOptions, Plan
 from sdvar_exp.runner.running.presence import Presence
 from sdvar_exp.runner.running.protocol import Factory, at_work
@@ -79,7 +80,7 @@ def main(fd: int) -> int:
         signal.signal(number, signal.SIG_IGN)  # the coordinator decides
     try:
         assignment = unpack(connection.recv_bytes(), connection.recv_bytes())
-        with at_work(assignment.folder) if assignment.awaited else nullcontext():
+        with guarded(), at_work(assignment.folder) if assignment.awaited else nullcontext():
             return serve(connection, assignment)
     except StorageError as error:
         return say(connection, "storage", str(error))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.report.summary import table_metrics
+from sdvar_exp.screen import Screen
 from sdvar_exp.words import span
 
 NARROW = 96
@@ -35,7 +36,7 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
     shown = _shown(summary)
     rows = [_texts(row, shown) for row in summary.to_dict("records")] + _noise_rows(summary, shown)
     if not console.is_terminal:
-        unlimited = Console(file=StringIO(), width=10_000, color_system=None)
+        unlimited = Screen(file=StringIO(), width=10_000, color_system=None)
         unlimited.print(_table(rows, shown, wide=True))
         _plain(console, [line.rstrip() for line in unlimited.file.getvalue().splitlines()])  # type: ignore[attr-defined]
     elif console.width >= NARROW:

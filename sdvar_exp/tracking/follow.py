@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import Guarded
 from sdvar_exp.tracking.options import MODES, Options
 from sdvar_exp.tracking.progress import Progress
 from sdvar_exp.tracking.sink import push
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--grace", type=float, default=600.0, help="seconds it may live on after its parent")
     parser.add_argument("--once", action="store_true")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=Guarded(sys.stderr))
     with suppress(OSError, AttributeError):
         os.nice(NICENESS)
     options = Options(args.mode, args.project, args.entity, args.base_url, args.tracker)

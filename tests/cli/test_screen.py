@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from sdvar_exp.cli.guard import CONTROL, guarded, visible
-from sdvar_exp.cli.screen import Screen
+from sdvar_exp.guest import CONTROL, guarded, visible
+from sdvar_exp.screen import Screen
 from sdvar_exp.store import Study
 from tests.cli.conftest import make_study
 
@@ -42,7 +42,7 @@ WORK = (
 )
 
 
-@pytest.mark.parametrize(("module", "name", "code"), [("sdvar_exp.cli.screen", "Screen", 0), ("rich.console", "Console", 1)])
+@pytest.mark.parametrize(("module", "name", "code"), [("sdvar_exp.screen", "Screen", 0), ("rich.console", "Console", 1)])
 def test_what_runs_goes_on(module: str, name: str, code: int, repository: Path) -> None:
     """Negative control: rich's own console ends the program."""
     found, said = closed_after(2, WORK.format(module=module, name=name), repository)
@@ -62,6 +62,19 @@ SHOWN = "\\u001b]0;owned\\u0007\\u001b[2J\\u009b31m\\u202efdp.\\u2066\\u007f\\u0
 def test_control_characters_are_escaped_as_json_does() -> None:
     assert visible(EVIL) == SHOWN and visible("γ × 2\t|\n") == "γ × 2\t|\n"
     assert json.loads(f'"{visible(EVIL)}"') == EVIL
+
+
+def test_one_place_makes_consoles(repository: Path) -> None:
+    """Rich's own class would let the text of a study through: all others are `Screen`s."""
+    places = [path for folder in ("sdvar_exp", "scripts", "benchmarks") for path in (repository / folder).rglob("*.py")]
+    made = [
+        f"{path}" for path in places if re.search(r"\b(Console\(|get_console|rich\.print|import print\b)", path.read_text())
+    ]
+    assert len(places) > 100 and made == []
+    assert "class Screen(Console)" in (repository / "sdvar_exp/screen.py").read_text()
+    out = io.StringIO()
+    Screen(file=out, width=200).print(EVIL, {"a": EVIL})
+    assert "owned" in out.getvalue() and not CONTROL.search(out.getvalue())
 
 
 def test_a_guarded_stream_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:

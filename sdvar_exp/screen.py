@@ -1,4 +1,7 @@
-"""A console whose reader may go away, e.g. `| head`: nothing more is shown, and what runs goes on."""
+"""The one class of console, wherever output goes: a terminal, a file, a text in memory.
+
+Text is shown with its control characters escaped, and a reader who goes away, e.g. `| head`, ends nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import suppress
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from sdvar_exp.cli.guard import visible
+from sdvar_exp.guest import visible
 
 
 class Screen(Console):
