@@ -143,7 +143,7 @@ def disk(results: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("results", PROBLEM, str(error), "results_dir=<a folder that you may write to>")
         return
-    place = nearest_folder(results)
+    place = nearest_folder(results).absolute()
     free = shutil.disk_usage(place).free
     low = free < LOW_DISK
     yield Finding(

@@ -126,7 +126,9 @@ def user_path(text: str, what: str) -> Path:
 
 def nearest_folder(place: Path) -> Path:
     """The folder that results lie or will lie in, or the nearest above it that exists; `UserError` where that is a file."""
-    existing = next(one for one in (place.absolute(), *place.absolute().parents) if os.path.lexists(one))
+    existing = place
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"results folder {place}: {existing} is not a folder; choose another results_dir")
     return existing
