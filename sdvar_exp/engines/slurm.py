@@ -73,7 +73,7 @@ class Slurm:
             if sweep.options.detach:
                 detach(sweep, submitted=True)
             self._wait(sweep, [])
-        return int(sweep.backend.pending_timings())
+        return int(sweep.backend.lacks_timings())
 
     def _wait(self, sweep: Sweep, work: Sequence[Group]) -> None:
         """Until Slurm has no job of the study any more."""

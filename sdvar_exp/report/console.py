@@ -85,14 +85,17 @@ def _count_line(summary: pd.DataFrame) -> str:
 def _timing_line(summary: pd.DataFrame) -> str:
     counts = sorted(set(summary["timed"].fillna(0).astype(int)))
     left_out = int(summary["contended"].fillna(0).sum())
+    beside = f"{left_out} images timed only beside another process of this project: the same command measures them again"
     if counts == [0]:
-        why = f" alone; {left_out} images timed beside another process of this project: time them in another study"
-        return "speed-up: nothing timed" + (why if left_out else "")
+        return "speed-up: nothing timed" + (f" alone; {beside}" if left_out else "")
     timed = span(counts)
     text = f"speed-up: reference time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
+    text += ", each the median of its repeats"
     if summary["is_baseline"].any():
         text += f"; {AA_MARK}: the reference timed against itself"
-    return text + (f"; {left_out} images timed beside other work left out" if left_out else "")
+    again = int(summary["again"].fillna(0).sum()) if "again" in summary else 0
+    text += f"; {again} repeats measured in addition, as some lay far off their cell's median" if again else ""
+    return text + (f"; left out: {beside}" if left_out else "")
 
 
 def _reference_lines(summary: pd.DataFrame) -> list[str]:

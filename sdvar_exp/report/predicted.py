@@ -32,7 +32,7 @@ def measured(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
         timings, samples = times_of.get(cell["cell"], none), samples_of.get(cell["cell"], none)
         if timings.empty or not set(COUNTS) <= set(samples):
             continue
-        times = timings[~true(timings["contended"])].groupby(["label", "seed"])["cell_ms"].mean().astype(float)
+        times = timings[~true(timings["contended"])].groupby(["label", "seed"])["cell_ms"].median().astype(float)
         both = samples.set_index(["label", "seed"])[list(COUNTS)].join(times, how="inner").astype(float)
         if both["cell_ms"].notna().any():
             means = both.mean().to_dict()

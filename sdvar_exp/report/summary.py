@@ -40,6 +40,7 @@ def columns(own: bool = False) -> list[str]:
             "baseline_latency_ms",
             "timed",
             "contended",
+            "again",
         ),
         *(f"noise_{m.name}" for m in metrics() if m.has_floor),
         "noise_pairs",
@@ -68,9 +69,10 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     committed_per_call: stages committed by verify rounds per target call, totals over units; NaN without target calls.
     identical: k of `compared` units whose tokens all equal the baseline's; different_bound: 95 % upper bound on the
     share of images that differ. speedup: geometric mean of baseline time / cell time, paired, without VAE decode, over
-    `timed` units (the mean log ratio of a unit's repeats counts once); rows timed beside another worker are left out
-    and their units counted in `contended`. The baseline's own row has its A/A timing there: the baseline timed against
-    itself. latency_ms: mean over units of the median of a unit's repeats.
+    `timed` units, each with the median of its repeats; repeats timed beside another worker are left out, and units that
+    have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
+    baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the
+    median of a unit's repeats.
     noise_*: mean over `noise_pairs` pairs of images of the cell's baseline, of one label and two seeds; from `noise` or
     else `tables.noise`, see `source.NOISE_COLUMNS`.
     """
@@ -137,7 +139,7 @@ def _pooled(metric: Metric, values: pd.DataFrame) -> dict[str, float]:
 
 def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
     if timings.empty:
-        return {"timed": 0, "contended": 0}
+        return {"timed": 0, "contended": 0, "again": 0}
     beside = true(timings["contended"])
     alone = timings[~beside]
     others = ["baseline", *(["own"] if "own_ms" in alone and alone["own_ms"].notna().any() else [])]
@@ -147,7 +149,7 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
         with_vae = alone[f"{other}_ms"] + alone[f"{other}_decode_ms"], alone["cell_ms"] + alone["cell_decode_ms"]
         logs[f"{other}_vae"] = numbers(np.log(with_vae[0] / with_vae[1]))
     repeats = alone.assign(**logs).groupby(["label", "seed"])
-    units = repeats[list(logs)].mean().reset_index()
+    units = repeats[list(logs)].median().reset_index()
     times = repeats[["cell_ms", "baseline_ms"]].median().mean()
     row: dict[str, Any] = {}
     for other, ending in zip(others, ("", OWN), strict=False):
@@ -155,7 +157,8 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
         row |= _named(speed, ratio_interval(units[other].to_numpy(), units["label"].to_numpy(), level))
         row |= {f"speedup_with_vae{ending}": float(np.exp(units[f"{other}_vae"].mean()))}
     row |= {"latency_ms": times["cell_ms"], "baseline_latency_ms": times["baseline_ms"]}
-    return row | {"timed": len(units), "contended": _unit_count(timings[beside])}
+    again = int(true(alone["again"]).sum()) if "again" in alone else 0
+    return row | {"timed": len(units), "contended": _unit_count(timings) - _unit_count(alone), "again": again}
 
 
 def _noise(pairs: pd.DataFrame) -> dict[str, Any]:

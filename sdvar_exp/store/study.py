@@ -22,6 +22,7 @@ from sdvar_exp.store import baseline, images, manifest
 from sdvar_exp.store.files import StorageError, make_folders, remove_empty
 from sdvar_exp.store.ledger import Body, LedgerReader, LedgerWriter
 from sdvar_exp.store.lock import StudyLock, exclusive
+from sdvar_exp.store.timing import log_ratio
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan
@@ -40,7 +41,8 @@ class Study:
         self._tail = LedgerReader(self.ledger)
         self._done: set[UnitKey] = set()
         self._failures: Counter[UnitKey] = Counter()
-        self._timed: dict[UnitKey, set[int]] = defaultdict(set)
+        self._timed: dict[UnitKey, dict[int, float]] = defaultdict(dict)
+        self._beside: set[tuple[str, int, int, int]] = set()
         self._noise: set[tuple[str, int, int, int]] = set()
         self._tag = ""
 
@@ -153,10 +155,17 @@ class Study:
         self._update()
         return Counter(self._failures)
 
-    def timed(self) -> Mapping[UnitKey, AbstractSet[int]]:
-        """Repeats that were timed, by unit."""
+    def timed(self) -> Mapping[UnitKey, Mapping[int, float]]:
+        """log(baseline ÷ cell) of each repeat that was timed alone on the device, by unit."""
         self._update()
         return self._timed
+
+    def timed_beside(self) -> AbstractSet[UnitKey]:
+        """Units with a repeat that was timed beside another process and not yet alone."""
+        self._update()
+        return {
+            (cell, label, seed) for cell, label, seed, repeat in self._beside if repeat not in self._timed[cell, label, seed]
+        }
 
     def noise_pairs(self) -> AbstractSet[tuple[str, int, int, int]]:
         """(cell, label, seed, other seed) of every pair of images that was compared for the noise floor."""
@@ -172,7 +181,11 @@ class Study:
             elif kind == "failure":
                 self._failures[body["cell"], body["label"], body["seed"]] += 1
             elif kind == "timing":
-                self._timed[body["cell"], body["label"], body["seed"]].add(int(body["repeat"]))
+                unit, repeat = (body["cell"], body["label"], body["seed"]), int(body["repeat"])
+                if body.get("contended"):
+                    self._beside.add((*unit, repeat))
+                else:
+                    self._timed[unit].setdefault(repeat, log_ratio(body))
             elif kind == "noise":
                 self._noise.add((body["cell"], body["label"], body["seed"], body["other_seed"]))
 

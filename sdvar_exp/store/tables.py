@@ -67,7 +67,7 @@ def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages
     folder = Path(folder)
     kept = kept_frames(folder, cells, stages)
     if kept is not None:
-        return Tables(**kept)
+        return Tables(**{**kept, "samples": _with_times(kept["samples"], _times_of(kept["timings"]))})
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"there is no study at {folder}; give the folder that holds manifest.json")
@@ -102,7 +102,9 @@ class _Scan:
         if kind == "unit":
             self._unit(body)
         elif kind == "timing":
-            self.times[_key(body)].setdefault(int(body["repeat"]), body)
+            repeats, repeat = self.times[_key(body)], int(body["repeat"])
+            if repeat not in repeats or (repeats[repeat].get("contended") and not body.get("contended")):
+                repeats[repeat] = body
         elif kind == "failure":
             self.failed.append(body)
         elif kind == "noise":
@@ -171,7 +173,7 @@ def _bodies(reader: LedgerReader, cells: Collection[str] | None) -> Iterator[Bod
 
 
 def _with_times(samples: pd.DataFrame, times: Mapping[UnitKey, dict[int, Body]]) -> pd.DataFrame:
-    """Fill the columns of TIMED from the timing records of each unit; rows without any stay null."""
+    """Fill the columns of TIMED from the timing records of each unit; rows without any become null."""
     if not times:
         return samples
     rows = FrameBuilder(TIMED)
@@ -179,6 +181,14 @@ def _with_times(samples: pd.DataFrame, times: Mapping[UnitKey, dict[int, Body]])
         found = times.get(key)
         rows.add(unit_times([found[r] for r in sorted(found)]) if found else {})
     return samples.assign(**{name: column.array for name, column in rows.frame().items()})
+
+
+def _times_of(timings: pd.DataFrame) -> dict[UnitKey, dict[int, Body]]:
+    """Rows of `timings` as the records that they come from."""
+    found: dict[UnitKey, dict[int, Body]] = defaultdict(dict)
+    for row in timings.to_dict("records"):
+        found[_key(row)][int(row["repeat"])] = {k: None if pd.isna(v) else v for k, v in row.items()}
+    return found
 
 
 def _finish(frame: pd.DataFrame, study: str, known: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

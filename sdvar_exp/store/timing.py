@@ -1,4 +1,9 @@
-"""From timing records (baseline and cell decoded in turn, several repeats) to the time columns of a unit."""
+"""From timing records (baseline and cell decoded in turn, several repeats) to the time columns of a unit.
+
+One record is one *pair*. Now and then the machine is held up during one of its decodes; the median of a unit's pairs hides
+that as long as most of them are sound. `measure_again` says when more pairs are needed. They join the others and none is
+dropped, so what a unit is worth is never chosen by its value.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,12 @@ from statistics import median
 from typing import Any
 
 PARTS = ("draft_ms", "verify_ms", "accept_ms", "fhat_ms")
+FAR = 4.0
+"""Standard deviations, told by the median absolute deviation, that are far off the median of a cell's log ratios."""
+NEAR = math.log(1.1)
+"""Log ratios as near to the median as this are never far off."""
+FEWEST = 3
+"""Pairs of a cell without which none of them is called far off."""
 
 Record = Mapping[str, Any]
 
@@ -16,18 +27,18 @@ def unit_times(records: Sequence[Record]) -> dict[str, Any]:
     """Time columns of one unit from its repeats.
 
     Repeats beside another worker are left out; where there is no other, latencies are theirs, `contended` is true and
-    the speed-ups are null. speedup: exp of the mean of log(baseline ÷ cell) over the repeats.
+    the speed-ups are null. speedup: median over the repeats of baseline ÷ cell.
     """
     clean = [r for r in records if not r.get("contended")]
     used = clean or records
     times = {name: _median(timing_row(r).get(name) for r in used) for name in PARTS}
-    own = geometric_mean(_ratio(r, (), "own") for r in clean)
+    own = median_ratio(_ratio(r, (), "own") for r in clean)
     return {
         **({} if own is None else {"speedup_own": own}),
         "latency_ms": _median(r.get("cell_ms") for r in used),
         "baseline_latency_ms": _median(r.get("baseline_ms") for r in used),
-        "speedup": geometric_mean(_ratio(r, ()) for r in clean),
-        "speedup_with_vae": geometric_mean(_ratio(r, ("decode",)) for r in clean),
+        "speedup": median_ratio(_ratio(r, ()) for r in clean),
+        "speedup_with_vae": median_ratio(_ratio(r, ("decode",)) for r in clean),
         "vae_ms": _median(r.get("cell_decode_ms") for r in used),
         **times,
         "contended": not clean,
@@ -40,10 +51,41 @@ def timing_row(record: Record) -> dict[str, Any]:
     return {**row, **(record.get("breakdown") or {})}
 
 
-def geometric_mean(values: Iterable[float | None]) -> float | None:
-    """exp of the mean log of the positive values; None if there are none."""
+def median_ratio(values: Iterable[float | None]) -> float | None:
+    """exp of the median log of the positive values; None if there are none."""
     logs = [math.log(v) for v in values if v is not None and v > 0]
-    return math.exp(math.fsum(logs) / len(logs)) if logs else None
+    return math.exp(median(logs)) if logs else None
+
+
+def log_ratio(record: Record) -> float:
+    """log(baseline ÷ cell) of one pair, NaN where it has none."""
+    ratio = _ratio(record, ())
+    return math.log(ratio) if ratio else math.nan
+
+
+def far_off(cell: Sequence[float], pairs: Sequence[float]) -> list[bool]:
+    """Which of some pairs lie far off the median of their cell's log ratios; none while the cell has fewer than `FEWEST`.
+
+    cell: log ratios of all pairs of the cell so far, `pairs` among them. NaN is no measurement and not far off.
+    """
+    known = [v for v in cell if math.isfinite(v)]
+    if len(known) < FEWEST:
+        return [False] * len(pairs)
+    middle = median(known)
+    reach = max(NEAR, FAR * 1.4826 * median(abs(v - middle) for v in known))
+    return [abs(v - middle) > reach for v in pairs]
+
+
+def measure_again(cell: Sequence[float], unit: Sequence[float], repeats: int) -> bool:
+    """Whether one more pair of a unit is to be measured, after all of its `repeats`.
+
+    For each pair that is far off its cell's median one is measured in addition, until as many are near as were asked for and
+    more are near than far; no more than `repeats` of them, or 2. cell, unit: log ratios so far, the unit's among the cell's.
+    """
+    if len(unit) - repeats >= max(repeats, 2):
+        return False
+    far = sum(far_off(cell, unit))
+    return far > 0 and (len(unit) - far < repeats or len(unit) - far <= far)
 
 
 def _ratio(record: Record, parts: tuple[str, ...], above_of: str = "baseline") -> float | None:

@@ -152,6 +152,9 @@ class FakeBackend:
     def pending_timings(self) -> bool:
         return bool(self._missing())
 
+    def lacks_timings(self) -> bool:
+        return bool(self._missing())
+
     def _missing(self) -> list[tuple[str, int, int, int]]:
         timed: dict[tuple[str, int, int], set[int]] = {}
         for b in LedgerReader(self.study.ledger).read(containing=b'"type":"timing"'):

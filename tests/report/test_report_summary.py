@@ -50,8 +50,21 @@ def test_speedup_is_paired_geometric_and_weights_units_not_repeats(new_study):
     found = summarise(study).iloc[2]
     assert found["speedup"] == pytest.approx(4)
     assert found["speedup_with_vae"] == pytest.approx(math.exp(np.log([16 / 12, 16 / 9, 16 / 12, 16 / 9]).mean()))
-    assert (found["timed"], found["contended"]) == (4, 1)
+    assert (found["timed"], found["contended"]) == (4, 0), "units whose other repeats are in the mean are in it"
     assert found["latency_ms"] == pytest.approx((4 + 1 + 4 + 1) / 4)
+    study.timings["contended"] = study.timings["contended"] | (study.timings["label"] == 0)
+    found = summarise(study).iloc[2]
+    assert (found["timed"], found["contended"]) == (2, 2)
+
+
+def test_a_unit_is_worth_the_median_of_its_repeats(new_study):
+    study = new_study(labels=(0,), seeds=2)
+    cell = study.runs["cell"].iloc[2]
+    ids = {"cell": cell, "label": 0, "contended": False, "baseline_decode_ms": 8.0, "cell_decode_ms": 8.0}
+    times = [(0, 4.0), (0, 4.0), (0, 400.0), (1, 1.0), (1, 1.0), (1, 0.01)]
+    rows = [{**ids, "seed": s, "repeat": i, "baseline_ms": 8.0, "cell_ms": ms} for i, (s, ms) in enumerate(times)]
+    study.timings = pd.DataFrame(rows)
+    assert summarise(study).iloc[2]["speedup"] == pytest.approx(4)
 
 
 def test_the_baseline_row_is_timed_against_itself(study):

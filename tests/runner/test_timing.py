@@ -83,3 +83,43 @@ def test_load_is_called_with_the_resolved_device(plan: MakePlan, run: Run) -> No
 
     run(plan({"draft_only": simple("draft_only")}, seeds=(0,), device="cpu"), load=load)
     assert asked == [("embedded", "cpu", "float32")]
+
+
+def test_what_was_timed_beside_another_process_is_timed_again_by_the_next_run(
+    plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = plan({"exact": EXACT}, timing=Timing(2, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(timing.Presence, "others", lambda _: True)
+        code, text = run(small)
+    assert code == 0 and "4 images timed only beside another process" in " ".join(text.split())
+    assert load_tables(small.folder).samples["speedup"].isna().all()
+    code, text = run(small)
+    assert code == 0 and "beside another process" not in " ".join(text.split())
+    assert [r["contended"] for r in records(small, "timing")] == [True] * 4 + [False] * 4
+    tables = load_tables(small.folder)
+    assert len(tables.timings) == 4 and tables.samples["speedup"].notna().sum() == 4
+    before = len(records(small, "timing"))
+    run(small)
+    assert len(records(small, "timing")) == before
+
+
+def test_a_pair_far_off_is_measured_again_at_once_and_said(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = 0
+
+    def steady(job: Any, task: Any, noise: Any, order: str) -> dict[str, timing.Measured]:
+        nonlocal measured
+        measured += 1
+        slow = 40.0 if measured == 6 else 1.0  # a hiccup in one decode of the cell
+        took = {"A": 20.0, "B": 10.0 * slow if task.cell.id == EXACT.id else 20.0}
+        return {letter: timing.Measured(took[letter], 1.0) for letter in order}
+
+    monkeypatch.setattr(timing, "pair_up", steady)
+    small = plan({"exact": EXACT}, timing=Timing(2, 3))
+    code, text = run(small)
+    assert code == 0 and "1 pairs measured in addition to 12" in text
+    rows = [r for r in records(small, "timing") if r.get("again")]
+    assert [(r["cell"], r["repeat"]) for r in rows] == [(EXACT.id, 3)]
+    tables = load_tables(small.folder)
+    assert tables.samples.query("cell == @EXACT.id")["speedup"].dropna().tolist() == pytest.approx([2, 2])
+    assert int(tables.timings["again"].fillna(False).sum()) == 1

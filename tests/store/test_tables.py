@@ -130,11 +130,32 @@ def test_time_columns() -> None:
     clean = [timing_body(*unit, r, b, c) for r, (b, c) in enumerate([(20, 10), (40, 10), (30, 10)])]
     times = unit_times([*clean, timing_body(*unit, 3, 1, 100, contended=True)])
     assert times["latency_ms"] == 10 and times["baseline_latency_ms"] == 30 and times["vae_ms"] == 11
-    assert times["speedup"] == pytest.approx((2 * 4 * 3) ** (1 / 3))
-    assert times["speedup_with_vae"] == pytest.approx((30 / 21 * 50 / 21 * 40 / 21) ** (1 / 3))
+    assert times["speedup"] == pytest.approx(3), "the median of 2, 4 and 3"
+    assert times["speedup_with_vae"] == pytest.approx(40 / 21)
     assert times["draft_ms"] == 1 and times["fhat_ms"] == 0.25 and times["contended"] is False
     times = unit_times([timing_body(*unit, 0, 20, 10, contended=True)])
     assert times["speedup"] is None and times["latency_ms"] == 10 and times["contended"] is True
+
+
+def test_a_hiccup_does_not_move_a_unit_and_of_two_pairs_the_logarithms_are_averaged() -> None:
+    unit = ("c", 3, 0)
+    pairs = [timing_body(*unit, r, b, 10) for r, b in enumerate([20, 21, 900])]
+    assert unit_times(pairs)["speedup"] == pytest.approx(2.1)
+    assert unit_times([pairs[0], timing_body(*unit, 1, 80, 10)])["speedup"] == pytest.approx(4)
+
+
+def test_a_repeat_that_was_timed_alone_stands_for_one_that_was_not(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    cell = plan.cells[2].cell.id
+    unit = (cell, 8, 2)
+    with opened(plan) as study:
+        study.append(*all_units(plan), timing_body(*unit, 0, 90, 10, contended=True), timing_body(*unit, 1, 20, 10))
+        assert study.timed()[unit].keys() == {1} and study.timed_beside() == {unit}
+        study.append(timing_body(*unit, 0, 20, 10), timing_body(*unit, 0, 80, 10, contended=True))
+        assert study.timed()[unit] == pytest.approx({0: math.log(2), 1: math.log(2)}) and not study.timed_beside()
+    tables = load_tables(plan.folder)
+    assert tables.timings["baseline_ms"].tolist() == [20, 20] and not tables.timings["contended"].any()
+    assert tables.samples["speedup"].dropna().tolist() == pytest.approx([2])
 
 
 def test_only_timed_units_have_times(tmp_path: Path) -> None:

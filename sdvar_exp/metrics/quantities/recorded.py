@@ -109,7 +109,7 @@ def committed_per_call(committed_by_verify: Column, target_calls: Column) -> Col
     average="geometric",
     timed=True,
     headline="speed",
-    formula="exp(mean over repeats of log(reference ÷ cell)), each pair decoded in turn in one process",
+    formula="median over repeats of reference ÷ cell, each pair decoded in turn in one process",
     unit="> 1: the cell is faster",
 )
 def speedup(speedup: Column) -> Column:

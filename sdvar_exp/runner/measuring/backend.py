@@ -79,6 +79,12 @@ class ModelBackend:
         study = self.job.study
         return bool(timings(self.plan, study.done(), study.timed()))
 
+    def lacks_timings(self) -> bool:
+        """See `Backend`."""
+        study = self.job.study
+        found = timings(self.plan, study.done() - study.timed_beside(), study.timed())
+        return bool(found)
+
     def run_timing(self, console: Console, interrupt: Interrupt) -> int:
         """See `Backend`."""
         return run_timing(self.job, console, interrupt)

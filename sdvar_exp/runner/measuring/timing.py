@@ -8,6 +8,7 @@ that takes tens of milliseconds, and the baseline carries one too.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sdvar_exp.runner.running.presence import Presence
 from sdvar_exp.runner.running.progress import phase, say
 from sdvar_exp.runner.running.work import Task, Timed, timings
 from sdvar_exp.store import StorageError
+from sdvar_exp.store.timing import measure_again
 
 SECTIONS = ("draft", "verify", "accept", "fhat")
 
@@ -40,12 +42,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Watched:
-    """A job whose timing phase is under way."""
+    """A job whose timing phase is under way. again: by cell, pairs that were measured in addition."""
 
     job: Job
     console: Console
     interrupt: Interrupt
     presence: Presence
+    again: Counter[str] = field(default_factory=Counter)
 
 
 def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
@@ -57,6 +60,7 @@ def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
     warm: set[str] = set()
     failed = 0
     with phase(console, "time", total) as step, _light_collections(), Presence(device_name(job.prepared.device)) as presence:
+        at = Watched(job, console, interrupt, presence)
         for units, tasks in work:
             cells = [timed.task.cell for timed in tasks]
             books = {
@@ -65,8 +69,10 @@ def run_timing(job: Job, console: Console, interrupt: Interrupt) -> int:
             }
             gc.collect()
             for timed in tasks:
-                failed += _run(Watched(job, console, interrupt, presence), timed, books[timed.task.cell.model], warm)
+                failed += _run(at, timed, books[timed.task.cell.model], warm)
                 step(len(timed.repeats), timed.task.planned.name)
+    if more := at.again.total():
+        say(console, f"{more} pairs measured in addition to {total}, as some lay far off their cell's median; all count")
     return failed
 
 
@@ -80,6 +86,7 @@ def _run(at: Watched, timed: Timed, noise: NoiseBook, warm: set[str]) -> int:
         for repeat in timed.repeats:
             with at.interrupt.shield():
                 job.study.append(measure_pair(at, timed, noise, repeat))
+        at.again[task.cell.id] += _again(at, timed, noise)
     except StorageError:
         raise
     except Exception as error:
@@ -87,6 +94,22 @@ def _run(at: Watched, timed: Timed, noise: NoiseBook, warm: set[str]) -> int:
             say(at.console, f"timing {line}", "red")
         return 1
     return 0
+
+
+def _again(at: Watched, timed: Timed, noise: NoiseBook) -> int:
+    """Measure pairs in addition where some of the unit lie far off their cell's median; how many. Those beside others count."""
+    study, asked = at.job.study, at.job.prepared.plan.settings.timing.repeats
+    unit, more = timed.task.unit_keys[0], 0
+    while more < max(asked, 2):
+        times = study.timed()
+        own = times.get(unit, {})
+        cell = [ratio for key, ratios in times.items() if key[0] == unit[0] for ratio in ratios.values()]
+        if not own or not measure_again(cell, list(own.values()), asked):
+            break
+        with at.interrupt.shield():
+            study.append({**measure_pair(at, timed, noise, max(own) + 1), "again": True})
+        more += 1
+    return more
 
 
 def device_name(device: torch.device) -> str:

@@ -116,7 +116,10 @@ class Backend(Protocol):
         """Append the noise floor of the baselines, as far as the ledger lacks it."""
 
     def pending_timings(self) -> bool:
-        """Whether anything is to be timed that is not timed yet."""
+        """Whether anything is to be timed that is not timed yet, or only beside another process."""
+
+    def lacks_timings(self) -> bool:
+        """Whether anything is to be timed that was not timed at all."""
 
     def run_timing(self, console: Console, interrupt: Interrupt) -> int:
         """Time what is asked for and missing; the number of measurements that failed."""

@@ -81,7 +81,7 @@ def timings(
     """What is to be timed, by units, so that all cells are measured on one image before the next.
 
     The first `timing.units` units of each cell in plan order, whole batches, all of their units done (a unit that failed
-    is not timed). A batch is one measurement, kept under its first unit.
+    is not timed). A batch is one measurement, kept under its first unit. timed: repeats that need not be measured again.
     """
     asked = plan.settings.timing
     found: dict[tuple[Unit, ...], list[Timed]] = {}
