@@ -30,10 +30,14 @@ def tracking_faults(tracking: Mapping[str, str | None]) -> list[str]:
 
 @dataclass(frozen=True)
 class Timing:
-    """The timing phase: how many units of each cell are timed, and how often each."""
+    """The timing phase: how many units of each cell are timed, and how often each.
+
+    band: least and greatest speed-up between which the interval of the reference against itself must lie for times to count.
+    """
 
     units: int = 32
     repeats: int = 3
+    band: tuple[float, float] = (0.95, 1.05)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,11 @@ class TrackingMode(Enum):
 
 @dataclass
 class TimingNode:
-    """units: how many units of a cell are timed, 0 for none; repeats: how often each."""
+    """units: how many units of a cell are timed, 0 for none; repeats: how often each; band: where A/A must lie."""
 
     units: int = MISSING
     repeats: int = MISSING
+    band: list[float] = MISSING
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,7 +87,9 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     if not DEVICE.fullmatch(device):
         errors.append(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     numbers = {"threads": threads, "stage_images": plain(cfg, "stage_images")}
-    numbers |= {f"timing.{key}": value for key, value in timing.items()}
+    numbers |= {f"timing.{key}": timing[key] for key in ("units", "repeats")}
+    if not (len(timing["band"]) == 2 and 0 < timing["band"][0] < 1 < timing["band"][1] < math.inf):
+        errors.append(f"timing.band must be two numbers, one below and one above 1, e.g. [0.95,1.05]; got {timing['band']}")
     errors += [problem for key, value in numbers.items() if (problem := check_limits(key, value))]
     tracking = {key: plain(cfg.tracking, key) for key in ("mode", "project", "entity", "base_url")}
     errors += tracking_faults(tracking)
@@ -105,7 +108,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         threads=threads,
         images=images,
         stage_images=plain(cfg, "stage_images"),
-        timing=Timing(timing["units"], timing["repeats"]),
+        timing=Timing(timing["units"], timing["repeats"], tuple(timing["band"])),
         tracking=tracking["mode"],
         project=tracking["project"],
         entity=tracking["entity"],

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
 from sdvar_exp.words import span
@@ -40,9 +42,12 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
         unlimited.print(_table(rows, shown, wide=True))
         _plain(console, [line.rstrip() for line in unlimited.file.getvalue().splitlines()])  # type: ignore[attr-defined]
     elif console.width >= NARROW:
-        console.print(_table(rows, shown, wide=console.width >= WIDE))
+        unsound = np.flatnonzero(~sound(summary)).tolist()
+        console.print(_table(rows, shown, wide=console.width >= WIDE, unsound=unsound))
     else:
         _plain(console, [_paragraph(row) for row in rows])
+    if warning := alarm(summary):
+        _plain(console, [warning], "bold red")
     _plain(console, legend(summary), "dim")
 
 
@@ -138,19 +143,26 @@ def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric]) -> list[dict[str
     return out
 
 
-def _table(rows: list[dict[str, str]], shown: Sequence[Metric], wide: bool) -> Table:
-    """A table without frame. Intervals stand behind their mean where there is room, else below it."""
+def _table(rows: list[dict[str, str]], shown: Sequence[Metric], wide: bool, unsound: Collection[int] = ()) -> Table:
+    """A table without frame. Intervals stand behind their mean where there is room, else below it.
+
+    unsound: places of rows whose times are not sound; they are greyed.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     headings = {m.plain_heading: "\n".join(m.lines()) for m in shown}
     only_wide = {"lossless", *(m.plain_heading for m in shown if m.shown == "wide")}
     keys = [key for key in rows[0] if wide or key not in only_wide]
+    grey = [m.plain_heading for m in shown if m.timed and m.plain_heading in keys]
     for key in keys:
         first = key == "cell"
         heading = key if first else headings.get(key, f"\n{key}")
         table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
-    for row in rows:
+    for i, row in enumerate(rows):
         style = "italic" if row["lossless"] == DASH else ""
-        table.add_row(*(_cell_text(key, row[key], wide) for key in keys), style=style)
+        texts = {key: _cell_text(key, row[key], wide) for key in keys}
+        for key in grey if i in unsound else ():
+            texts[key].stylize("dim")
+        table.add_row(*texts.values(), style=style)
     return table
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.soundness import front
 from sdvar_exp.report.source import Tables, numbers, pareto
 
 
@@ -44,9 +45,9 @@ class Material:
             return list(cells)
         own = self.summary[self.summary["cell"].isin(set(cells))].reset_index(drop=True)
         loss = numbers(own[headline("difference").name])
-        gain = numbers(own[headline("speed").name])
-        gain = gain if gain.notna().any() else -numbers(own["target_token_forwards"])
-        chosen = spread(own.index[pareto(gain.to_numpy(), loss.to_numpy())].tolist(), most)
+        timed = own[headline("speed").name].notna().any()
+        on = front(own) if timed else pareto(-numbers(own["target_token_forwards"]).to_numpy(), loss.to_numpy())
+        chosen = spread(own.index[on].tolist(), most)
         rest = [i for i in loss.sort_values(kind="stable").index if i not in set(chosen)]
         chosen = [*chosen, *spread(rest, most - len(chosen))]
         return own.loc[sorted(chosen), "cell"].tolist()

@@ -13,6 +13,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import OWN, Metric, headline, metric, metrics, tabled
 from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
+from sdvar_exp.report.soundness import band_of, judged
 from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell, true, with_rates
 
 LEVEL = 0.95
@@ -41,6 +42,9 @@ def columns(own: bool = False) -> list[str]:
             "timed",
             "contended",
             "again",
+            "sound",
+            "band_low",
+            "band_high",
         ),
         *(f"noise_{m.name}" for m in metrics() if m.has_floor),
         "noise_pairs",
@@ -72,7 +76,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     `timed` units, each with the median of its repeats; repeats timed beside another worker are left out, and units that
     have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
     baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the
-    median of a unit's repeats.
+    median of a unit's repeats. sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`.
     noise_*: mean over `noise_pairs` pairs of images of the cell's baseline, of one label and two seeds; from `noise` or
     else `tables.noise`, see `source.NOISE_COLUMNS`.
     """
@@ -82,6 +86,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     values = _values(tables.samples)
     units, none = dict(iter(values.groupby("cell"))), values.iloc[:0]
     timings = dict(iter(tables.timings.groupby("cell"))) if len(tables.timings) else {}
+    bands = dict(zip(tables.runs["cell"], tables.runs["timing_band"], strict=True)) if "timing_band" in tables.runs else {}
     rows = []
     for cell in known.itertuples(index=False):
         row = {"cell": cell.cell, "name": cell.name, "strategy": cell.strategy, "lossless": cell.lossless}
@@ -90,11 +95,12 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
         if cell.lossless != "tokens":  # a lossy cell differs for other reasons than rounding
             row["near_ties"] = 0
         row |= _timing(timings.get(cell.cell, tables.timings.iloc[:0]), level)
+        row |= dict(zip(("band_low", "band_high"), band_of(bands.get(cell.cell)), strict=True))
         row |= _noise(of_cell(pairs, cell.baseline))
         if own and cell.own_baseline == cell.baseline:
             row |= {f"{m.name}{OWN}{end}": row.get(f"{m.name}{end}") for m in metrics() if m.relative for end in ENDS}
         rows.append(row)
-    return pd.DataFrame(rows, columns=columns(own))
+    return judged(pd.DataFrame(rows, columns=columns(own)))
 
 
 def _values(samples: pd.DataFrame) -> pd.DataFrame:

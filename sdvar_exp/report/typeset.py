@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric
+from sdvar_exp.metrics.quantities import Metric, metric
 from sdvar_exp.report.console import DASH, number
 from sdvar_exp.report.significance import ALPHA, comparisons, winners
+from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.source import Tables
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.store.files import atomic_write
@@ -75,16 +76,23 @@ Heading = tuple[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a format writes text, a bold number, an interval and ±."""
+    """How a format writes text, a bold number, one that is not to be relied on, an interval and ±."""
 
     escape: Callable[[str], str]
     bold: Callable[[str], str]
+    grey: Callable[[str], str]
     interval: Callable[[str, str], str]
     plus_minus: str
 
 
-TEX = Dialect(latex_escaped, lambda t: rf"\textbf{{{t}}}", lambda a, b: rf" {{\scriptsize [{a}, {b}]}}", r" $\pm$ ")
-MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda a, b: f" [{a}, {b}]", " ± ")
+TEX = Dialect(
+    latex_escaped,
+    lambda t: rf"\textbf{{{t}}}",
+    lambda t: rf"\textcolor{{gray}}{{{t}}}",
+    lambda a, b: rf" {{\scriptsize [{a}, {b}]}}",
+    r" $\pm$ ",
+)
+MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda t: f"({t})", lambda a, b: f" [{a}, {b}]", " ± ")
 
 
 def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
@@ -94,7 +102,7 @@ def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False,
     """
     head, rows = _cells(tables, summary, TEX, plus_minus)
     lines = [
-        r"% \usepackage{booktabs,graphicx}",
+        r"% \usepackage{booktabs,graphicx,xcolor}" if alarm(summary) else r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         r"\footnotesize",
@@ -127,12 +135,13 @@ def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = Fal
 def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
     """What a reader of the table must know. remarks: what comes before all else."""
     n = span(summary["n"].astype(int)) if len(summary) else "0"
-    shown = "±: larger half of the 95 % interval" if plus_minus else "In brackets 95 % intervals"
+    shown = "±: larger half of the 95 % interval, which ratios have in brackets" if plus_minus else "In brackets 95 % intervals"
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})
     times = f", {timed[-1]} of them timed" if timed else ""
     speed = "Speed-up: reference time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
-    first = "".join(f"{text[0].upper()}{text[1:]}. " for text in remarks)
+    warning = alarm(summary)
+    first = "".join(f"{text[0].upper()}{text[1:]}. " for text in [*([warning] if warning else []), *remarks])
     return (
         f"{first}n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
         f"every other cell but the reference at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "
@@ -153,16 +162,17 @@ def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[P
 
 def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[Heading], list[list[str]]]:
     """Headings and rows as escaped text; columns without any number are left out."""
-    best = winners(comparisons(tables, summary))
+    best = {(name, cell) for name, cell in winners(comparisons(tables, summary)) if not (metric(name).timed and alarm(summary))}
     columns = [m for m in table_metrics(summary) if pd.to_numeric(summary[m.name]).notna().any()]
     several = summary["n"].nunique() > 1  # else the note says it
     plain = ["identical", *(["n"] if several else [])]
     head = [("cell", ("", "cell")), *((m.plain_heading, m.lines()) for m in columns), *((text, ("", text)) for text in plain)]
     rows = []
-    for row in summary.to_dict("records"):
+    for row, trusted in zip(summary.to_dict("records"), sound(summary), strict=True):
         mark = " (A/A)" if row["is_baseline"] and row["timed"] else ""
         texts = [way.escape(f"{row['name']}{mark}")]
-        texts += [_number(row, m, way, (m.name, row["cell"]) in best, plus_minus) for m in columns]
+        numbers = [(m, _number(row, m, way, (m.name, row["cell"]) in best, plus_minus)) for m in columns]
+        texts += [way.grey(text) if m.timed and not trusted else text for m, text in numbers]
         identical = f"{row['identical']}/{row['compared']}" if row["compared"] else way.escape(DASH)
         rows.append([*texts, identical, *([str(int(row["n"]))] if several else [])])
     return head, rows
@@ -175,6 +185,6 @@ def _number(row: dict[str, Any], metric: Metric, way: Dialect, bold: bool, plus_
     text = way.bold(text) if bold else text
     if not metric.interval or pd.isna(mean) or pd.isna(low) or low == high:
         return text
-    if plus_minus:
+    if plus_minus and not metric.ratio:  # half of an interval of ratios is not on either side of it
         return text + way.plus_minus + number(max(high - mean, mean - low), digits)
     return text + way.interval(number(low, digits), number(high, digits))

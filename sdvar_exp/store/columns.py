@@ -117,6 +117,7 @@ RUNS = {
     "failures": "int",
     "timing_units": "int",
     "timing_repeats": "int",
+    "timing_band": "str",
     "code": "str",
     "checkpoints": "str",
     "packages": "str",

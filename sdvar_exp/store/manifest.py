@@ -232,7 +232,8 @@ def write_cells(folder: Path, plan: Plan) -> None:
     known = read_cells(folder)
     following = 1 + max((int(c["order"]) for c in known.values()), default=-1)
     units = {"labels": list(plan.labels), "seeds": list(plan.seeds)}
-    timing = {"units": plan.settings.timing.units, "repeats": plan.settings.timing.repeats}
+    asked = plan.settings.timing
+    timing = {"units": asked.units, "repeats": asked.repeats, "band": list(asked.band)}
     seen: set[str] = set()
     for planned in plan.cells:
         cell_id = planned.cell.id

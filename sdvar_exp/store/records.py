@@ -242,7 +242,7 @@ CELL = Shape(
         "lossless": "lossless",
         "baseline": "id",
         "overrides": ["str"],
-        "timing": Shape(may={"units": "count", "repeats": "place"}),
+        "timing": Shape(may={"units": "count", "repeats": "place", "band": ["float"]}),
     },
 )
 MANIFEST = Shape(

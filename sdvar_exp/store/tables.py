@@ -216,7 +216,7 @@ def _runs(manifest: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], s
     builder = FrameBuilder(RUNS)
     for cell, c in known.items():
         timing = c.get("timing", {})
-        plan = {"planned": len(planned_units(c))} | {f"timing_{k}": timing.get(k) for k in ("units", "repeats")}
+        plan = {"planned": len(planned_units(c))} | {f"timing_{k}": _flat(timing.get(k)) for k in ("units", "repeats", "band")}
         row = {k: c[k] for k in ("name", "lossless", "order", "baseline")} | choice_texts(c["config"])
         row["own_baseline"] = c.get("own_baseline", c["baseline"])
         texts = {"config": _flat(c["config"]), "overrides": " ".join(c["overrides"])}

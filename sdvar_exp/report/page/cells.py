@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import Metric, headline
+from sdvar_exp.metrics.quantities import Metric
 from sdvar_exp.report.console import DASH, number, with_interval
 from sdvar_exp.report.page.markup import part
-from sdvar_exp.report.source import numbers, pareto
 from sdvar_exp.report.summary import table_metrics
 
 PLOT = 84
@@ -85,12 +84,6 @@ class Scale:
         known = _there(low) and _there(high) and (low > 0 or not self.log)
         ends = {"low": self.at(low) if known else None, "high": self.at(high) if known else None}
         return {"width": PLOT, "mean": self.at(mean), **ends, "reference": line}
-
-
-def on_front(summary: pd.DataFrame) -> list[bool]:
-    """Whether no other cell has at least the speed-up and at most the pixel difference, one of them strictly."""
-    speed, error = (numbers(summary[headline(role).name]).to_numpy() for role in ("speed", "difference"))
-    return [bool(v) for v in pareto(speed, error)]
 
 
 def filters(summary: pd.DataFrame) -> str:

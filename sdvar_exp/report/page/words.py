@@ -10,6 +10,7 @@ from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.page.markup import part
+from sdvar_exp.report.soundness import alarm
 from sdvar_exp.report.source import Tables
 from sdvar_exp.words import count, span
 
@@ -64,6 +65,8 @@ def _speed(summary: pd.DataFrame) -> list[str]:
     timed = summary[summary["speedup"].notna() & ~summary["is_baseline"].astype(bool)]
     if timed.empty:
         return ["Nothing was timed alone on the device, so there are no speed-ups."]
+    if warning := alarm(summary):
+        return [f"{warning[0].upper()}{warning[1:]}."]
     faster = timed[pd.to_numeric(timed["speedup_low"]) > 1]
     slower = timed[pd.to_numeric(timed["speedup_high"]) < 1]
     out = [

@@ -22,6 +22,7 @@ from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.figures import write_figures
 from sdvar_exp.report.page import cells, figures, pictures, provenance, stages, words
 from sdvar_exp.report.page.markup import ASSETS, environment, part
+from sdvar_exp.report.soundness import front
 from sdvar_exp.report.source import Tables, read_tables
 from sdvar_exp.report.summary import summarise
 from sdvar_exp.store.files import atomic_write, storage_errors
@@ -89,7 +90,7 @@ def write_page(
 def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str) -> Parts:
     """Everything on the page. base: where the study's folder is, seen from the page."""
     summary = summarise(tables)
-    summary = summary.assign(number=range(1, len(summary) + 1), front=cells.on_front(summary))
+    summary = summary.assign(number=range(1, len(summary) + 1), front=front(summary))
     about = read_cells(folder)
     made = Making()
     none: list[figures.Shown] = []

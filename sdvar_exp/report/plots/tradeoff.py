@@ -16,7 +16,7 @@ from sdvar_exp.registry import register
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.source import pareto
+from sdvar_exp.report.soundness import front
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, strategy_legend, wrapped
 
 PLOT = 3.7
@@ -122,7 +122,7 @@ def frechet_frame(summary: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.DataFrame:
-    """A cell is on the Pareto front if no other has at least its speed-up and at most its x, one of them strictly."""
+    """A cell is on the Pareto front if no other has at least its speed-up and at most its x, see `soundness.front`."""
     out = summary.assign(guide=pd.to_numeric(guide).astype(float).to_numpy())
     for end in ("", "_low", "_high"):
         out[f"x{end}"] = pd.to_numeric(out[f"{quantity.column}{end}"]).astype(float)
@@ -131,7 +131,7 @@ def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.Da
     for c in ("speedup", "x"):
         for end in ("_low", "_high"):
             out[c + end] = out[c + end].fillna(out[c])
-    return out.assign(pareto=pareto(out["speedup"].to_numpy(float), out["x"].to_numpy(float)))[COLUMNS]
+    return out.assign(pareto=front(out, "x"))[COLUMNS]
 
 
 def figure(data: pd.DataFrame, quantity: Quantity | None = None, size: Size | None = None) -> Drawn:
