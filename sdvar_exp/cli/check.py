@@ -120,8 +120,15 @@ def report(pair: Pair, stages: int | None, seed: int, as_json: bool) -> int:
         )
     else:
         seconds = f"{time.perf_counter() - start:.0f} s"
+        skipped = len(results) - sum(r.checked for r in results)
+        partly = (
+            ""
+            if subject.stages == total
+            else f" on the first {subject.stages} of {total} stages; nothing is said of the others"
+        )
+        not_made = f", {skipped} were not made" if skipped else ""
         print(
-            f"\n{len(results)} checks hold, {seconds}"
+            f"\n{len(results) - skipped} checks hold{partly}{not_made}, {seconds}"
             if not failed
             else f"\n{len(failed)} of {len(results)} checks fail, {seconds}; begin with {failed[0].test_name}"
         )
@@ -130,4 +137,5 @@ def report(pair: Pair, stages: int | None, seed: int, as_json: bool) -> int:
 
 def _line(result: Result) -> str:
     role = result.test_name.partition(": ")[2]
-    return f"  {'ok  ' if result.passed else 'FAIL'}  {role + ': ' if role and result.passed else ''}{result.message}"
+    state = "FAIL" if not result.passed else "ok  " if result.checked else "not checked:"
+    return f"  {state}  {role + ': ' if role and result.passed else ''}{result.message}"

@@ -14,7 +14,7 @@ import torch
 
 from sdvar_exp.diagnosis import decodes, passes
 from sdvar_exp.diagnosis.reference import Subject, draw_codes
-from sdvar_exp.diagnosis.result import Result, Wrong
+from sdvar_exp.diagnosis.result import NotChecked, Result, Wrong
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.models.pair import Pair
 
@@ -103,6 +103,8 @@ def run_checks(subject: Subject, only: Callable[[str], bool] = lambda _: True) -
 def _one(area: Area, name: str, check: Callable[..., str], *of: object) -> Result:
     try:
         return Result(name, True, check(*of), area.name)
+    except NotChecked as why:
+        return Result(name, True, str(why), area.name, checked=False)
     except Wrong as wrong:
         return Result(name, False, str(wrong), area.name)
     except Exception as error:  # the fault that is looked for may raise anything

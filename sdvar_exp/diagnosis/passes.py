@@ -12,8 +12,14 @@ import torch
 
 from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.diagnosis.reference import FullPass, Subject, plain_f_hats, plain_rows
-from sdvar_exp.diagnosis.result import Off, Wrong, bound, first_off, largest
+from sdvar_exp.diagnosis.result import NotChecked, Off, Wrong, bound, first_off, largest
 from sdvar_exp.models.var import VAR
+
+
+def _needs(s: Subject, stages: int) -> None:
+    """Raise `NotChecked` where fewer stages are looked at."""
+    if s.stages < stages:
+        raise NotChecked(f"needs {stages} stages, {s.stages} of {s.pair.pyramid.stages} are looked at")
 
 
 def named_pass(first: int, stop: int) -> str:
@@ -29,6 +35,7 @@ def by_stage(model: VAR, forward: Forward, x_NqC: torch.Tensor) -> Iterator[tupl
 
 def queries(s: Subject, role: str) -> str:
     """Input rows, both halves, however the stages are grouped: those that the codes of the stages before give."""
+    _needs(s, 2)
     worst = 0.0
     for cut in s.cuts():
         session, seen = s.session(role)
@@ -136,6 +143,7 @@ def _what_t(s: Subject, off: Off, c: torch.Tensor, n: torch.Tensor, t: float) ->
 
 def splitting(s: Subject, role: str) -> str:
     """A merged pass gives each stage its own rows and all of them; unguided, so that nothing else shows."""
+    _needs(s, 2)
     model, p = s.model(role), s.pair.pyramid
     none = tuple(0.0 for _ in s.weights)
     for want in range(min(2, s.stages)):
@@ -253,8 +261,7 @@ def _mask_words(f: Forward) -> str:
 
 def rollback(s: Subject, role: str) -> str:
     """Feed other codes, truncate, feed the right ones: the cache is bit for bit what it was, the logits what they should be."""
-    if s.stages < 3:
-        return "needs three stages"
+    _needs(s, 3)
     keep = max(1, s.stages // 2)
     session, _ = s.session(role)
     session.logits(s.f_hats, keep, want=0)
@@ -280,6 +287,7 @@ def rollback(s: Subject, role: str) -> str:
 
 def leaks(s: Subject, role: str) -> str:
     """Other codes of stage k in a merged pass: no logit of the stages ≤ k moves, those of stage k+1 do."""
+    _needs(s, 2)
     session, _ = s.session(role)
     before = session.logits(s.f_hats, s.stages, want=0)
     moved_least = float("inf")

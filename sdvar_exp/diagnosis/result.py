@@ -12,14 +12,22 @@ class Wrong(Exception):
     """Raised by a check with a sentence that names role, stage and tensor, and gives the numbers."""
 
 
+class NotChecked(Exception):
+    """Raised by a check that cannot be made of what is there, with the reason."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """test_name: area and what was looked at. message: what was found, in words. area: one of `check.AREAS`."""
+    """test_name: area and what was looked at. message: what was found, in words. area: one of `check.AREAS`.
+
+    checked: False where too few stages are looked at to say anything; such a result has not failed, and shows nothing.
+    """
 
     test_name: str
     passed: bool
     message: str
     area: str
+    checked: bool = True
 
 
 def largest(got: torch.Tensor, want: torch.Tensor) -> float:

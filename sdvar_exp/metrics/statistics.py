@@ -18,6 +18,8 @@ from scipy import stats
 
 BOOTSTRAP_FROM = 20  # units; below, a t interval
 MOST_STRATA = 50  # SciPy's jackknife takes time quadratic in strata; from 100 units on, a mean is normal enough for t
+POOLED_BELOW = 4  # seeds of a label; with fewer in some label the spread within labels is one for all
+LEAST_FREEDOM = 3  # degrees of freedom of a t interval; below, the range of the values
 RESAMPLES = 9999
 MOST_REACH = 3.3  # standard errors; beyond lie fewer than 5 of the resamples on either side
 
@@ -26,7 +28,8 @@ MOST_REACH = 3.3  # standard errors; beyond lie fewer than 5 of the resamples on
 class Interval:
     """A mean and its two-sided confidence interval. low and high are None where n ≤ 1, mean is None where n = 0.
 
-    method: `bca`, `t`, `constant` (no spread within any stratum: low = mean = high) or `none`.
+    method: `bca`, `t`, `range` (too few degrees of freedom: low and high are the smallest and the largest value), `constant`
+    (no spread within any stratum: low = mean = high) or `none`.
     """
 
     n: int
@@ -48,7 +51,10 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     than 20 units (shares: `proportion_interval`).
     Below 20 units, above 50 strata, or with too few degrees of freedom for the resamples: t interval from the
     stratified standard error. Degrees of freedom are Satterthwaite's with the unbiased form of its sums, within
-    [smallest n_h-1, n-H].
+    [smallest n_h-1, n-H]. Where a label has fewer than 4 seeds, the spread within labels is pooled, s² = Σ(n_h-1)s_h²/(n-H)
+    on n-H degrees of freedom: two or three seeds know next to nothing of a label's own spread.
+    Under 3 degrees of freedom a t interval says nothing (its reach is 4.3 or 12.7 standard errors): the values' range, which
+    is no confidence interval and does not claim to be one.
 
     Labels with a single unit have no spread of their own; they are pooled into one stratum, which counts the spread
     between them as noise and so errs on the wide side. Where all values of each stratum are equal the interval has no
@@ -69,7 +75,13 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     if error <= 1e-12 * max(abs(mean), 1e-300):
         return Interval(n, mean, mean, mean, "constant")
     own = np.array([s.size - 1 for s in strata])
-    freedom = np.clip(parts.sum() ** 2 / (parts**2 / (own + 2)).sum() - 2, own.min(), own.sum())
+    if own.min() + 1 < POOLED_BELOW:
+        spread = float((own * [s.var(ddof=1) for s in strata]).sum() / own.sum())
+        error, freedom = math.sqrt(spread / n), float(own.sum())
+    else:
+        freedom = float(np.clip(parts.sum() ** 2 / (parts**2 / (own + 2)).sum() - 2, own.min(), own.sum()))
+    if freedom < LEAST_FREEDOM:
+        return Interval(n, mean, float(x.min()), float(x.max()), "range")
     reach = float(stats.t.ppf((1 + level) / 2, freedom))
     bounds = None
     if n >= BOOTSTRAP_FROM and len(strata) <= MOST_STRATA and reach < MOST_REACH:

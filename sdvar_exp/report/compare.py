@@ -68,7 +68,7 @@ def grouped(frame: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.D
         row = dict(zip(by, values, strict=True)) | {"cells": part["cell"].nunique(), "units": units}
         for m in _closest_first(tabled()):
             interval = pooled(part, m, level)
-            row |= {m.name: interval.mean, f"{m.name}_low": m.clipped(interval.low), f"{m.name}_high": m.clipped(interval.high)}
+            row |= {m.name: interval.mean, f"{m.name}_low": interval.low, f"{m.name}_high": interval.high}
         rows.append(row)
     return pd.DataFrame(rows)
 

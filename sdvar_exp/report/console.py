@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.metrics.statistics import LEAST_FREEDOM
 from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
@@ -66,7 +67,7 @@ def legend(summary: pd.DataFrame) -> list[str]:
     lines = [_count_line(summary), _timing_line(summary)]
     lines.append("target token-forwards: rows fed to the target, both guidance halves, ÷ rows of the reference")
     lines.append("pixel difference: mean |a-b| to the reference's image of the same label and seed, on [0, 1]")
-    lines += _reference_lines(summary)
+    lines += [*_reference_lines(summary), *_cut_line(summary)]
     lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
@@ -84,7 +85,21 @@ def _count_line(summary: pd.DataFrame) -> str:
     images = span(summary["n"].astype(int))
     labels = int(summary["labels"].max())
     text = f"n = {images} images a cell from {labels} label{'s' * (labels != 1)}"
-    return f"{text}; in brackets 95 % intervals: labels fixed, seeds resampled within a label"
+    few = "; with fewer than 3 degrees of freedom (images less labels) the range of the values" if _few(summary) else ""
+    return f"{text}; in brackets 95 % intervals: labels fixed, seeds resampled within a label{few}"
+
+
+def _few(summary: pd.DataFrame) -> bool:
+    """Whether some cell has too few images for an interval."""
+    freedom = pd.concat([summary["n"] - summary["labels"], (summary["timed"] - summary["labels"])[summary["timed"] > 1]])
+    return bool((freedom < LEAST_FREEDOM).any())
+
+
+def _cut_line(summary: pd.DataFrame) -> list[str]:
+    """Which intervals reach beyond what their quantity can be, and are cut."""
+    names = dict.fromkeys(name for text in summary["cut"].dropna() for name in text.split()) if "cut" in summary else {}
+    headings = [m.plain_heading for m in table_metrics(summary) if m.name in names]
+    return [f"intervals cut to what the quantity can be, wider by themselves: {', '.join(headings)}"] if headings else []
 
 
 def _timing_line(summary: pd.DataFrame) -> str:

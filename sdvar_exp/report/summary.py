@@ -18,6 +18,7 @@ from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell,
 
 LEVEL = 0.95
 ENDS = ("", "_low", "_high")
+CUT = ".cut"
 
 
 def columns(own: bool = False) -> list[str]:
@@ -46,6 +47,7 @@ def columns(own: bool = False) -> list[str]:
             "band_low",
             "band_high",
         ),
+        "cut",
         *(f"noise_{m.name}" for m in metrics() if m.has_floor),
         "noise_pairs",
         *(f"{m.name}{end}" for m in (_own_metrics() if own else ()) for end in ENDS),
@@ -77,6 +79,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
     baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the
     median of a unit's repeats. sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`.
+    cut: metrics whose interval reaches beyond their range and is cut to it, by name.
     noise_*: mean over `noise_pairs` pairs of images of the cell's baseline, of one label and two seeds; from `noise` or
     else `tables.noise`, see `source.NOISE_COLUMNS`.
     """
@@ -99,6 +102,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
         row |= _noise(of_cell(pairs, cell.baseline))
         if own and cell.own_baseline == cell.baseline:
             row |= {f"{m.name}{OWN}{end}": row.get(f"{m.name}{end}") for m in metrics() if m.relative for end in ENDS}
+        row["cut"] = " ".join(name.removesuffix(CUT) for name, value in row.items() if name.endswith(CUT) and value)
         rows.append(row)
     return judged(pd.DataFrame(rows, columns=columns(own)))
 
@@ -175,7 +179,8 @@ def _noise(pairs: pd.DataFrame) -> dict[str, Any]:
 
 def _named(metric: Metric, interval: Interval) -> dict[str, float | None]:
     ends = (metric.clipped(interval.low), metric.clipped(interval.high))
-    return dict(zip((f"{metric.name}{end}" for end in ENDS), (interval.mean, *ends), strict=True))
+    cut = {f"{metric.name}{CUT}": ends != (interval.low, interval.high)}
+    return dict(zip((f"{metric.name}{end}" for end in ENDS), (interval.mean, *ends), strict=True)) | cut
 
 
 def _unit_count(timings: pd.DataFrame) -> int:

@@ -155,7 +155,7 @@ def _mean(name: str, column: pd.Series, labels: pd.Series, metric: Metric | None
     if metric is None or not metric.tabled:
         return {name: math.exp(np.log(values).mean()) if ratio else math.fsum(values) / len(values)}
     found = (ratio_interval if ratio else mean_interval)(np.log(values) if ratio else values, labels[there].tolist(), 0.95)  # type: ignore[arg-type]
-    ends = {f"{name}_low": metric.clipped(found.low), f"{name}_high": metric.clipped(found.high)}
+    ends = {f"{name}_low": found.low, f"{name}_high": found.high}
     return {name: float(found.mean or 0), f"{name}_n": found.n, **{k: v for k, v in ends.items() if v is not None}}
 
 

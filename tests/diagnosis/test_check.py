@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sdvar_exp.cli import main
+from sdvar_exp.cli.check import report
 from sdvar_exp.decoding import session as session_module
 from sdvar_exp.decoding.decoder import Decoder
 from sdvar_exp.decoding.noise import NoiseBook
@@ -52,6 +53,24 @@ def test_a_sound_pair_passes_everything(pair: Pair) -> None:
     results = list(run_checks(subject_of(pair)))
     assert [r for r in results if not r.passed] == []
     assert {r.area for r in results} == {area.name for area in AREAS} and len(results) == 22
+
+
+@pytest.mark.parametrize(
+    ("stages", "open_areas"), [(1, {"query_building", "kv_reset", "logit_splitting", "causality"}), (2, {"kv_reset"})]
+)
+def test_what_too_few_stages_cannot_show_is_not_called_ok(
+    pair: Pair, stages: int, open_areas: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = list(run_checks(subject_of(pair, stages=stages)))
+    assert {r.area for r in results if not r.checked} == open_areas and all(r.passed for r in results)
+    assert report(pair, stages, 0, False) == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if f", {stages} of" in line]
+    assert len(lines) == 2 * len(open_areas) and all(line.startswith("  not checked:") for line in lines)
+    assert f"{22 - len(lines)} checks hold on the first {stages} of {pair.pyramid.stages} stages" in out
+    assert f"{len(lines)} were not made" in out
+    report(pair, stages, 0, True)
+    assert sum(not r["checked"] for r in json.loads(capsys.readouterr().out)["results"]) == len(lines)
 
 
 @pytest.mark.parametrize("name", ["tiny-shared-aln", "ten-stage"])

@@ -79,6 +79,23 @@ def test_degenerate_cases():
     assert ratio_interval([], []).mean is None
 
 
+def test_under_three_degrees_of_freedom_the_range_of_the_values_stands():
+    for values, labels in (([0.1, 0.3], [0, 0]), ([0.1, 0.3, 0.2], [0] * 3), ([0.035, 0.112, 0.05, 0.09], [0, 0, 3, 3])):
+        found = mean_interval(values, labels)
+        assert (found.method, found.low, found.high) == ("range", min(values), max(values))
+    assert ratio_interval(np.log([0.5, 4.0]), [0, 0]) == Interval(2, pytest.approx(2**0.5), 0.5, pytest.approx(4), "range")
+    assert mean_interval([0.1, 0.3, 0.2, 0.4], [0] * 4).method == "t"
+    assert mean_interval([0.1, 0.3, 0.2, 0.4, 0.5, 0.7], [0, 0, 1, 1, 2, 2]).method == "t"
+
+
+def test_below_four_seeds_a_label_the_spread_within_labels_is_pooled():
+    values, labels = [1.0, 1.2, 5.0, 7.0, 9.0, 9.1], [0, 0, 1, 1, 2, 2]
+    found = mean_interval(values, labels)
+    pooled = math.sqrt((0.02 + 2.0 + 0.005) / 3)
+    reach = stats.t.ppf(0.975, 3) * pooled / math.sqrt(6)
+    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
+
+
 def test_labels_with_one_unit_are_pooled():
     values = [0.1, 0.5, 0.3, 0.9]
     assert mean_interval(values, [0, 1, 2, 3]) == mean_interval(values, [5, 5, 5, 5])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from sdvar_exp.report import summarise
+from sdvar_exp.report.console import legend
 from sdvar_exp.report.summary import columns
 
 
@@ -158,3 +159,14 @@ def test_nullable_columns_of_the_store_are_read_like_plain_ones(new_study):
     for name in ("samples", "stages", "runs", "timings"):
         setattr(study, name, getattr(study, name).convert_dtypes())
     pd.testing.assert_frame_equal(summarise(study), plain, check_dtype=False)
+
+
+def test_a_bound_that_is_cut_is_said(new_study):
+    study = new_study(labels=(0,), seeds=4)
+    cell = study.runs["cell"].iloc[2]
+    own = study.samples["cell"] == cell
+    study.samples.loc[own, "pixel_mae"] = [0.001, 0.2, 0.002, 0.003]
+    found = summarise(study)
+    assert found.iloc[2]["pixel_mae_low"] == 0 and found.iloc[2]["cut"] == "pixel_mae"
+    assert any("cut" in line and "pixel difference" in line for line in legend(found))
+    assert summarise(new_study())["cut"].tolist() == [""] * 8
