@@ -133,7 +133,7 @@ def _units(values: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[s
     return row | {"different_bound": identical_bound(identical, compared, level)}
 
 
-def _averaged(metric: Metric, values: pd.DataFrame, level: float) -> dict[str, float | None]:
+def _averaged(metric: Metric, values: pd.DataFrame, level: float) -> dict[str, Any]:
     column, labels = values[metric.name].to_numpy(), values["label"].to_numpy()
     known = np.log(column) if metric.ratio else column
     there = np.isfinite(known)
@@ -177,7 +177,7 @@ def _noise(pairs: pd.DataFrame) -> dict[str, Any]:
     return {**means, "noise_pairs": len(pairs)}
 
 
-def _named(metric: Metric, interval: Interval) -> dict[str, float | None]:
+def _named(metric: Metric, interval: Interval) -> dict[str, Any]:
     ends = (metric.clipped(interval.low), metric.clipped(interval.high))
     cut = {f"{metric.name}{CUT}": ends != (interval.low, interval.high)}
     return dict(zip((f"{metric.name}{end}" for end in ENDS), (interval.mean, *ends), strict=True)) | cut
