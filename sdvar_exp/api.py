@@ -103,8 +103,8 @@ class Study:
 
         return str(stable_csv(self.folder, table))
 
-    def objective(self) -> float | None:
-        """The number that the key `objective` names, over the results on disk; None where it names none."""
+    def objective(self) -> float | tuple[float, ...] | None:
+        """The number, or numbers, that the key `objective` names, over the results on disk; None where it names none."""
         from sdvar_exp.report.objective import objective_of
 
         return objective_of(self.plan)

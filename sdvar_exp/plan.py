@@ -80,7 +80,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
     allow_mixed: bool = False
     debug: str = "none"
-    objective: str | None = None
+    objective: str | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def sweep(asked: Choice) -> int:
     return code
 
 
-def job(words: Sequence[str]) -> float | None:
+def job(words: Sequence[str]) -> float | tuple[float, ...] | None:
     """One job of a Hydra sweeper: run it, and return what it is to be judged by.
 
     Raises `RuntimeError` if units failed, so that the sweeper counts the job as failed.

@@ -27,7 +27,7 @@ from sdvar_exp.config.overrides import Known, for_hydra, parse
 from sdvar_exp.config.reading import reading
 from sdvar_exp.errors import UserError
 
-Job = Callable[[Sequence[str]], float | None]
+Job = Callable[[Sequence[str]], float | tuple[float, ...] | None]
 OURS = ("hydra.sweeper.params", "hydra.searchpath", "hydra.verbose")
 HINTS = {
     "hydra/sweeper": "a sweeper is a package, e.g. hydra-optuna-sweeper",
@@ -57,7 +57,7 @@ def run(words: Sequence[str], job: Job) -> int:
 
     begun = []
 
-    def task(cfg: Any) -> float | None:
+    def task(cfg: Any) -> float | tuple[float, ...] | None:
         begun.append(cfg)
         settings = HydraConfig.get()
         many = swept | set(settings.sweeper.get("params") or ())

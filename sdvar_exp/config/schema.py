@@ -170,7 +170,7 @@ class Root:
     design: Any = MISSING
     cells: Any = MISSING
     exclude: Any = MISSING
-    objective: str | None = MISSING
+    objective: Any = MISSING
     reference: Any = MISSING
 
 

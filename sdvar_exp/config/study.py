@@ -14,7 +14,7 @@ from sdvar_exp.config.composing import Tree, plain, shown
 from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.schema import LARGEST
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.metrics.quantities import objectives
+from sdvar_exp.metrics.quantities import OF_SETS, objectives
 from sdvar_exp.plan import EngineOptions, Settings, Timing, tracking_faults
 from sdvar_exp.words import choices_text, did_you_mean
 
@@ -93,10 +93,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     errors += [problem for key, value in numbers.items() if (problem := check_limits(key, value))]
     tracking = {key: plain(cfg.tracking, key) for key in ("mode", "project", "entity", "base_url")}
     errors += tracking_faults(tracking)
-    objective = plain(cfg, "objective")
-    if objective is not None and objective not in (known := objectives()):
-        hint = did_you_mean(objective, known) or f"; {choices_text(known)}"
-        errors.append(f"unknown objective {objective!r}{hint}")
+    objective = _objective(plain(cfg, "objective"), errors)
     images: str | int = "all"
     try:
         images = parse_images(plain(cfg, "images"))
@@ -120,6 +117,20 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         objective=objective,
         debug=tree.choices.get("debug") or "none",
     )
+
+
+def _objective(value: Any, errors: list[str]) -> str | tuple[str, ...] | None:
+    """A name, a list of names as a tuple, or None; unknown ones go to `errors`."""
+    if value is None:
+        return None
+    known = (*objectives(), *OF_SETS)
+    if value == []:
+        errors.append("objective=[] names nothing; leave it out, or list columns: [target_token_forwards,fd_real]")
+    for name in value if isinstance(value, list) else (value,):
+        if name not in known:
+            hint = did_you_mean(str(name), known) or f"; {choices_text(known)}"
+            errors.append(f"unknown objective {shown(name)}{hint}")
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_limits(key: str, value: Any) -> str | None:

@@ -1,25 +1,36 @@
-"""One number for what a plan is optimised for: the mean of a column of the summary over the plan's own cells."""
+"""Numbers that a plan is optimised for: means over its own cells of columns of the summary or of `quality`."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import product
 
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.metrics.quantities import metric
+from sdvar_exp.metrics.quantities import OF_SETS, metric
 from sdvar_exp.plan import Plan
 from sdvar_exp.report.summary import summarise
 
 
-def objective_of(plan: Plan) -> float | None:
-    """The plan's `objective` over the units that lie on disk, None if it names none.
+def objective_of(plan: Plan) -> float | tuple[float, ...] | None:
+    """The plan's `objective` over the units that lie on disk: a number, one for each name of a list, None if it names none.
 
-    Raises `UserError` where it has no value, e.g. a speed-up of a plan that times nothing.
+    Raises `UserError` where one has no value, e.g. a speed-up of a plan that times nothing.
     """
-    name = plan.settings.objective
-    if name is None:
+    asked = plan.settings.objective
+    if asked is None:
         return None
+    names = (asked,) if isinstance(asked, str) else asked
+    found = _of_sets(plan, [name for name in names if name in OF_SETS])
+    found |= _of_summary(plan, [name for name in names if name not in OF_SETS])
+    return found[asked] if isinstance(asked, str) else tuple(found[name] for name in names)
+
+
+def _of_summary(plan: Plan, names: list[str]) -> dict[str, float]:
+    """Means of columns of the summary over the plan's cells, in its own units."""
+    if not names:
+        return {}
     from sdvar_exp.store import load_tables
 
     tables = load_tables(plan.folder, [planned.cell.id for planned in plan.cells], stages=False)
@@ -28,8 +39,29 @@ def objective_of(plan: Plan) -> float | None:
         frame = getattr(tables, field.name)
         if isinstance(frame, pd.DataFrame) and "label" in frame:
             frames[field.name] = frame[frame["label"].isin(plan.labels) & frame["seed"].isin(plan.seeds)]
-    values = pd.to_numeric(summarise(replace(tables, **frames))[name]).astype(float)
-    if values.empty or values.isna().any():
-        hint = "; time some units: timing.units=8" if metric(name).timed else ""
-        raise UserError(f"objective={name} has no value in {plan.folder}{hint}")
-    return float(values.mean())
+    summary = summarise(replace(tables, **frames))
+    out = {}
+    for name in names:
+        values = pd.to_numeric(summary[name]).astype(float)
+        if values.empty or values.isna().any():
+            hint = "; time some units: timing.units=8" if metric(name).timed else ""
+            raise UserError(f"objective={name} has no value in {plan.folder}{hint}")
+        out[name] = float(values.mean())
+    return out
+
+
+def _of_sets(plan: Plan, names: list[str]) -> dict[str, float]:
+    """Means of quantities of sets over the plan's cells, each of the plan's own units."""
+    if not names:
+        return {}
+    from sdvar_exp.report.quality import quality_value, shipped_real
+    from sdvar_exp.store.features import read_features
+
+    found = read_features(plan.folder, set(product(plan.labels, plan.seeds)))
+    cells = [found.get(planned.cell.id) for planned in plan.cells]
+    if not cells or any(cell is None for cell in cells):
+        raise UserError(f"objective={names[0]} has no value in {plan.folder}: there are no features of its images")
+    real = shipped_real()
+    return {
+        name: float(sum(quality_value(name, cell, real) for cell in cells if cell is not None) / len(cells)) for name in names
+    }

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.distribution import Estimate, compare, test_features
+from sdvar_exp.errors import UserError
+from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, test_features
 from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
 from sdvar_exp.store.files import atomic_write
@@ -61,6 +62,25 @@ def _row(cell: CellFeatures, real: Real | None) -> dict[str, Any]:
     else:
         found = compare(cell.features, cell.labels, cell.baseline, cell.labels, paired=True)
     return row | _columns(found, "baseline", notes) | {"note": "; ".join(notes)}
+
+
+def quality_value(name: str, cell: CellFeatures, real: Real) -> float:
+    """One number of a cell's images as a set, without its interval: a column of `quality_table` that `OF_SETS` names.
+
+    Raises `UserError` where the images are too few for it, or of another network.
+    """
+    if name == "class_accuracy":
+        if cell.predicted is None:
+            raise UserError("objective=class_accuracy: the network of these features names no classes")
+        return float((cell.predicted == cell.labels).mean())
+    n, d = cell.features.shape
+    if n < FRECHET_PER_FEATURE * d:
+        raise UserError(f"objective={name} needs at least {FRECHET_PER_FEATURE * d} images a cell, there are {n}: more seeds")
+    if name == "fd_baseline":
+        return frechet(cell.features, cell.baseline)
+    if real.labels is None or cell.digest != real.digest:
+        raise UserError(f"objective={name}: features are of another classifier than the shipped one; decode in a new study")
+    return frechet(cell.features, real.features[np.isin(real.labels, cell.labels)])
 
 
 def _accuracy(cell: CellFeatures) -> dict[str, float | None]:

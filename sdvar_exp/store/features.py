@@ -6,6 +6,7 @@ import base64
 import io
 import zipfile
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,14 @@ def _place(folder: Path, key: str, cell: str) -> Path:
     return Path(folder) / "cache" / "features" / key / f"{cell}.npz"
 
 
-def read_features(folder: Path | str) -> dict[str, CellFeatures]:
-    """Features of every cell whose units have them, units sorted by label and seed; the first row of a unit counts."""
+def read_features(folder: Path | str, units: Container[tuple[int, int]] | None = None) -> dict[str, CellFeatures]:
+    """Features of every cell whose units have them, units sorted by label and seed; the first row of a unit counts.
+
+    units: (label, seed) to be read alone.
+    """
     rows: dict[str, dict[tuple[int, int], Body]] = defaultdict(dict)
     for body in LedgerReader(Path(folder) / "ledger").read(containing=b'"seen"'):
-        if body.get("type") == "unit" and "seen" in body:
+        if body.get("type") == "unit" and "seen" in body and (units is None or (body["label"], body["seed"]) in units):
             rows[body["cell"]].setdefault((body["label"], body["seed"]), body["seen"])
     return {cell: _arrays(units) for cell, units in rows.items()}
 

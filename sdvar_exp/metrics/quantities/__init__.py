@@ -45,6 +45,8 @@ HEADLINES = ("difference", "speed", "calls")
 ORDER = ("recorded", "fidelity")
 REFERENCE_ROWS = "rows_reference"
 """Column with the rows that the reference feeds; the report fills it where it is the cell's own `target_rows_alone`."""
+OF_SETS = ("class_accuracy", "fd_real", "fd_baseline")
+"""Quantities of a cell's images as a set that a plan can be optimised for: columns of `quality`, of the features kept."""
 OWN = "_own"
 """Ending of a column that compares with the cell's own baseline, where that is not the study's reference."""
 
