@@ -39,6 +39,10 @@ class Timing:
     repeats: int = 3
     band: tuple[float, float] = (0.95, 1.05)
 
+    def batches(self, planned: int, batch: int = 1) -> int:
+        """How many lockstep batches of a cell are timed, `repeats` times each: whole ones, of its first `units` units."""
+        return -(-min(self.units, planned) // batch)
+
 
 @dataclass(frozen=True)
 class EngineOptions:

@@ -7,11 +7,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdvar_exp.cli.studies import UnitKey, find_study, read_rows, study_parser
+from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count, size
 
@@ -74,6 +74,7 @@ def waste(folder: Path) -> Iterator[Waste]:
     """Everything in a study that nothing needs; of one whose records are damaged, no more than temporary files."""
     from sdvar_exp.store.manifest import read_cells
     from sdvar_exp.store.records import left_out
+    from sdvar_exp.store.state import read_rows
 
     before = left_out()
     ledger = read_rows(folder)
@@ -97,7 +98,7 @@ def waste(folder: Path) -> Iterator[Waste]:
             yield from _images(place, ledger.units, known=place.name in used)
 
 
-def _images(place: Path, units: set[UnitKey], known: bool) -> Iterator[Waste]:
+def _images(place: Path, units: Collection[tuple[str, int, int]], known: bool) -> Iterator[Waste]:
     if not known:
         if all(_old(path) for path in place.rglob("*")):
             yield Waste(place, "images of a cell without a row", sum(_bytes(p) for p in place.rglob("*")))

@@ -49,48 +49,21 @@ def find_cell(word: str, study: str | None, results_dir: Path) -> tuple[Path, st
 
 def records(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
     """Sessions that had the cell, its failures, and how many rows and timings it has."""
-    from sdvar_exp.store.ledger import LedgerReader
     from sdvar_exp.store.manifest import is_kept, read_cells
+    from sdvar_exp.store.state import read_rows, unit_key
 
-    about = read_cells(folder)[cell]
+    about, state = read_cells(folder)[cell], read_rows(folder, cell, tracebacks=True)
     yield {"type": "cell", "study": str(folder), **{k: about[k] for k in ("id", "name", "lossless", "config", "overrides")}}
-    if is_kept(folder):
-        yield from _kept(folder, cell)
-        return
-    units: set[tuple[int, int]] = set()
-    failures, timings, last = [], 0, None
-    for body in LedgerReader(folder / "ledger").read():
-        kind = body.get("type")
-        if kind == "session" and cell in body.get("cells", ()):
-            yield body
-        if body.get("cell") != cell:
-            continue
-        if kind == "unit":
-            units.add((body["label"], body["seed"]))
-            last = body.get("sample", {}).get("finished_at", last)
-        elif kind == "failure":
-            failures.append(body)
-        timings += kind == "timing"
-    for body in failures:
-        yield {**body, "done": (body["label"], body["seed"]) in units}
-    yield {"type": "summary", "units": len(units), "timings": timings, "failures": len(failures), "last_finished_at": last}
-
-
-def _kept(folder: Path, cell: str) -> Iterator[dict[str, Any]]:
-    """The same of a study that was kept without its ledger, which alone knew the starts: from its tables."""
-    from sdvar_exp.store import load_tables
-
-    tables = load_tables(folder, {cell}, stages=False)
-    for body in json.loads(tables.failures.to_json(orient="records")):
-        yield {"type": "failure", **body}
-    last = tables.samples["finished_at"].dropna().max() if "finished_at" in tables.samples else None
+    yield from state.sessions
+    for body in state.failures:
+        yield {**body, "done": unit_key(body) in state.units}
     yield {
         "type": "summary",
-        "units": len(tables.samples),
-        "timings": len(tables.timings),
-        "failures": len(tables.failures),
-        "last_finished_at": last if isinstance(last, str) else None,
-        "ledger": False,
+        "units": len(state.units),
+        "timings": state.timings_by_cell()[cell],
+        "failures": len(state.failures),
+        "last_finished_at": max(state.units.values(), default="") or None,
+        **({"ledger": False} if is_kept(folder) else {}),
     }
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import Ledger, kept_notice, read_ledger
+from sdvar_exp.cli.studies import kept_notice
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.plan import Plan
 from sdvar_exp.store.manifest import settle_reference
+from sdvar_exp.store.state import LedgerState
 from sdvar_exp.words import count, roughly, size
 
 
@@ -71,7 +72,7 @@ class Left:
 
 def whats_left(plan: Plan) -> Left:
     """Compare the plan with the ledger on disk."""
-    ledger = read_ledger(plan.folder)
+    ledger = LedgerState(plan.folder).update()
     own = {p.cell.id: p.cell.batch for p in plan.cells}
     baselines = {p.cell.compared_with(plan.reference).id for p in plan.cells}
     cells = {**dict.fromkeys((cell.id for cell in plan.added()), 1), **own}
@@ -80,10 +81,8 @@ def whats_left(plan: Plan) -> Left:
     failed = set(ledger.failed)
     by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
     per_cell = len(plan.labels) * len(plan.seeds)
-    asked = plan.settings.timing
-    timings = sum(
-        max(0, -(-min(asked.units, per_cell) // batch) * asked.repeats - ledger.timings[cell]) for cell, batch in cells.items()
-    )
+    timed, asked = ledger.timings_by_cell(), plan.settings.timing
+    timings = sum(max(0, asked.batches(per_cell, batch) * asked.repeats - timed[cell]) for cell, batch in cells.items())
     kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
@@ -105,14 +104,14 @@ def whats_left(plan: Plan) -> Left:
     )
 
 
-def _estimate(plan: Plan, own: Ledger, pending: int, timings: int) -> tuple[float | None, int, str]:
+def _estimate(plan: Plan, own: LedgerState, pending: int, timings: int) -> tuple[float | None, int, str]:
     """Seconds for what is pending, from how many measured units, of which study."""
     for folder in _studies(plan):
-        ledger = own if folder == plan.folder else read_ledger(folder)
+        ledger = own if folder == plan.folder else LedgerState(folder).update()
         rate = ledger.unit_seconds()
         if rate is None:
             continue
-        timing = sum(ledger.timing_ms) / len(ledger.timing_ms) / 1000 if ledger.timing_ms else 2 * rate[0]
+        timing = ledger.timing_seconds() or 2 * rate[0]
         return pending * rate[0] + timings * timing, rate[1], folder.name
     return None, 0, ""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import kept_notice, match_cells, read_ledger
+from sdvar_exp.cli.studies import kept_notice, match_cells
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
@@ -111,7 +111,11 @@ def choose(plan: Plan, asked: Choice) -> Plan | None:
         plan = replace(plan, cells=tuple(p for p in plan.cells if p.cell.id in wanted))
     if not asked.failed:
         return plan
-    failed = frozenset(key for key in read_ledger(plan.folder).failed if key[1] in plan.labels and key[2] in plan.seeds)
+    from sdvar_exp.store.state import LedgerState
+
+    failed = frozenset(
+        key for key in LedgerState(plan.folder).update().failed if key[1] in plan.labels and key[2] in plan.seeds
+    )
     cells = tuple(p for p in plan.cells if any(key[0] == p.cell.id for key in failed))
     units = frozenset(key for key in failed if any(key[0] == p.cell.id for p in cells))
     if not cells:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.studies import find_study, read_rows, study_parser
+from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count, roughly
 
@@ -46,12 +46,13 @@ def state_of(folder: Path) -> dict[str, Any]:
     """State of a study as plain data. lock: `free`, `live` or `stale`."""
     from sdvar_exp.store.lock import holder_of
     from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest, refusal_today
+    from sdvar_exp.store.state import read_rows
 
     manifest = read_manifest(folder) or {}
     ledger = read_rows(folder)
     done = Counter(cell for cell, _, _ in ledger.units)
     failed = Counter(cell for cell, _, _ in ledger.failed)
-    cells = []
+    timings, cells = ledger.timings_by_cell(), []
     for cell, about in read_cells(folder).items():
         planned = planned_units(about)
         pending = sum((cell, *unit) not in ledger.units for unit in planned)
@@ -63,7 +64,7 @@ def state_of(folder: Path) -> dict[str, Any]:
                 "done": done[cell],
                 "failed": failed[cell],
                 "pending": pending,
-                "timings": ledger.timings[cell],
+                "timings": timings[cell],
             }
         )
     found = holder_of(folder / "lock")

@@ -1,12 +1,9 @@
-"""What the verbs that look at a study have in common: finding studies and cells, and the state of a ledger. No torch."""
+"""What the verbs that look at a study have in common: finding studies and cells. No torch."""
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,6 @@ from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 from sdvar_exp.words import did_you_mean
-
-UnitKey = tuple[str, int, int]
 
 
 def study_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
@@ -114,85 +109,6 @@ def _some(texts: list[str], most: int = 6) -> str:
     return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
-@dataclass
-class Ledger:
-    """What a pass over a study's ledger found. seconds, steps: between units that one process finished one after another."""
-
-    units: set[UnitKey] = field(default_factory=set)
-    failures: dict[UnitKey, dict[str, Any]] = field(default_factory=dict)
-    timings: Counter[str] = field(default_factory=Counter)
-    timing_ms: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    steps: int = 0
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-    damage: list[str] = field(default_factory=list)
-    last: float | None = None
-
-    @property
-    def failed(self) -> dict[UnitKey, dict[str, Any]]:
-        """The last failure of every unit that has no row."""
-        return {key: body for key, body in self.failures.items() if key not in self.units}
-
-    def unit_seconds(self) -> tuple[float, int] | None:
-        """Measured seconds per unit and over how many units; None where nothing was measured."""
-        return (self.seconds / self.steps, self.steps) if self.steps else None
-
-
-def read_ledger(folder: Path) -> Ledger:
-    """One pass over the ledger of a study; empty where there is none."""
-    from sdvar_exp.store.ledger import LedgerReader
-
-    found = Ledger()
-    finished: dict[tuple[str, int], float] = {}  # when a process last finished a unit
-    reader = LedgerReader(folder / "ledger")
-    for body in reader.read(keys_only=True):
-        kind = body.get("type")
-        if kind == "session":
-            found.sessions.append(body)
-            _saw(found, body.get("started_at"))
-            finished.pop((str(body.get("host")), int(body.get("pid") or 0)), None)
-        elif kind in ("unit", "failure"):
-            key = (body["cell"], body["label"], body["seed"])
-            if kind == "failure":
-                found.failures[key] = body
-                continue
-            found.units.add(key)
-            sample = body.get("sample", {})
-            at = _saw(found, sample.get("finished_at"))
-            if at is not None:
-                who = (str(sample.get("host")), int(sample.get("pid") or 0))
-                if who in finished:
-                    found.seconds, found.steps = found.seconds + max(0.0, at - finished[who]), found.steps + 1
-                finished[who] = at
-        elif kind == "timing":
-            found.timings[body["cell"]] += 1
-            parts = ("baseline_ms", "cell_ms", "baseline_decode_ms", "cell_decode_ms")
-            found.timing_ms.append(sum(float(body.get(name) or 0) for name in parts))
-    found.damage = reader.damage
-    return found
-
-
-def read_rows(folder: Path) -> Ledger:
-    """`read_ledger`, or, of a study that was kept without its ledger, what its tables say: units, timings, failures."""
-    from sdvar_exp.store.manifest import is_kept
-
-    if not is_kept(folder):
-        return read_ledger(folder)
-    from sdvar_exp.store import load_tables
-
-    tables, found = load_tables(folder, stages=False), Ledger()
-    found.units = set(_keys(tables.samples))
-    found.timings.update(tables.timings["cell"].tolist())
-    found.failures = dict(zip(_keys(tables.failures), tables.failures.to_dict("records"), strict=True))
-    for at in tables.samples.get("finished_at", []):
-        _saw(found, at if isinstance(at, str) else None)
-    return found
-
-
-def _keys(frame: Any) -> list[UnitKey]:
-    return [(str(cell), int(label), int(seed)) for cell, label, seed in frame[["cell", "label", "seed"]].to_numpy()]
-
-
 def kept_notice(folder: Path) -> str | None:
     """What a run is to say before it adds to a study that was kept without its ledger."""
     from sdvar_exp.store.manifest import is_kept
@@ -200,12 +116,3 @@ def kept_notice(folder: Path) -> str | None:
     if not is_kept(folder):
         return None
     return f"{folder} was kept without its ledger: a run decodes its units anew, and its tables become those of the run"
-
-
-def _saw(found: Ledger, text: str | None) -> float | None:
-    try:
-        at = datetime.fromisoformat(text or "").timestamp()
-    except ValueError:
-        return None
-    found.last = at if found.last is None else max(found.last, at)
-    return at

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.plan import Timing
 from sdvar_exp.store.files import atomic_write
 from sdvar_exp.store.ledger import LedgerReader, canonical
 from sdvar_exp.store.provenance import DECIDING_PACKAGES, code_version, definition, definitions, redact, versions
@@ -270,6 +271,12 @@ def _describe(planned: PlannedCell, cell_id: str, order: int, reference: Cell | 
 def planned_units(cell: Mapping[str, Any]) -> list[tuple[int, int]]:
     """(label, seed) of every unit that was ever planned for a cell, sorted."""
     return sorted({unit for block in cell.get("planned", []) for unit in _product(block)})
+
+
+def timings_of(cell: Mapping[str, Any]) -> int:
+    """How many timings a cell is to have."""
+    asked, batch = Timing(**cell.get("timing") or {"units": 0}), cell.get("config", {}).get("batch", 1)
+    return asked.batches(len(planned_units(cell)), batch) * asked.repeats
 
 
 def _product(block: Mapping[str, Any]) -> Iterator[tuple[int, int]]:

@@ -9,8 +9,8 @@ import os
 import shutil
 import socket
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,30 +20,24 @@ import numpy as np
 from sdvar_exp.errors import UserError
 from sdvar_exp.store import baseline, images, manifest
 from sdvar_exp.store.files import StorageError, make_folders, remove_empty
-from sdvar_exp.store.ledger import Body, LedgerReader, LedgerWriter
+from sdvar_exp.store.ledger import LedgerWriter
 from sdvar_exp.store.lock import StudyLock, exclusive
+from sdvar_exp.store.state import LedgerState, UnitKey
 from sdvar_exp.store.timing import log_ratio
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan
     from sdvar_exp.store.tables import Tables
 
-UnitKey = tuple[str, int, int]
-
 
 class Study:
-    """`open` it as the coordinator or `attach` to it as a worker; `records`, `done` and the images need neither."""
+    """`open` it as the coordinator or `attach` to it as a worker; `state`, `done` and the images need neither."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._lock = StudyLock(self.folder / "lock")
         self._writer: LedgerWriter | None = None
-        self._tail = LedgerReader(self.ledger)
-        self._done: set[UnitKey] = set()
-        self._failures: Counter[UnitKey] = Counter()
-        self._timed: dict[UnitKey, dict[int, float]] = defaultdict(dict)
-        self._beside: set[tuple[str, int, int, int]] = set()
-        self._noise: set[tuple[str, int, int, int]] = set()
+        self._state = LedgerState(self.folder)
         self._tag = ""
 
     @property
@@ -138,61 +132,36 @@ class Study:
             tagged["sample"] = {**where, **when, **body.get("sample", {})}
         return tagged
 
-    def records(self) -> Iterator[Body]:
-        """Every good record of every process, from the beginning, in ledger order; duplicates included."""
-        return LedgerReader(self.ledger).read()
+    def state(self) -> LedgerState:
+        """What the ledger says by now, of all processes. Reads only what is new; the same object at every call."""
+        return self._state.update()
 
     def done(self) -> AbstractSet[UnitKey]:
         """(cell, label, seed) of every unit with a row, of all processes up to now. Reads only what is new.
 
         The set grows with the next call; it is not copied, as it is asked for after every unit where others write too.
         """
-        self._update()
-        return self._done
+        return self.state().units.keys()
 
     def failures(self) -> Counter[UnitKey]:
         """How often each unit failed, of all processes up to now; a copy."""
-        self._update()
-        return Counter(self._failures)
+        return self.state().attempts()
 
     def timed(self) -> Mapping[UnitKey, Mapping[int, float]]:
         """log(baseline ÷ cell) of each repeat that was timed alone on the device, by unit."""
-        self._update()
-        return self._timed
+        return {
+            unit: {repeat: log_ratio(body) for repeat, body in repeats.items() if not body.get("contended")}
+            for unit, repeats in self.state().timings.items()
+        }
 
     def timed_beside(self) -> AbstractSet[UnitKey]:
         """Units with a repeat that was timed beside another process and not yet alone."""
-        self._update()
-        return {
-            (cell, label, seed) for cell, label, seed, repeat in self._beside if repeat not in self._timed[cell, label, seed]
-        }
+        timings = self.state().timings.items()
+        return {unit for unit, repeats in timings if any(body.get("contended") for body in repeats.values())}
 
     def noise_pairs(self) -> AbstractSet[tuple[str, int, int, int]]:
         """(cell, label, seed, other seed) of every pair of images that was compared for the noise floor."""
-        self._update()
-        return self._noise
-
-    def _update(self) -> None:
-        """Take in what all processes wrote since the last time: the ledger is read once, however often it is asked."""
-        for body in self._tail.read(keys_only=True):
-            kind = body.get("type")
-            if kind == "unit":
-                self._done.add((body["cell"], body["label"], body["seed"]))
-            elif kind == "failure":
-                self._failures[body["cell"], body["label"], body["seed"]] += 1
-            elif kind == "timing":
-                unit, repeat = (body["cell"], body["label"], body["seed"]), int(body["repeat"])
-                if body.get("contended"):
-                    self._beside.add((*unit, repeat))
-                else:
-                    self._timed[unit].setdefault(repeat, log_ratio(body))
-            elif kind == "noise":
-                self._noise.add((body["cell"], body["label"], body["seed"], body["other_seed"]))
-
-    @property
-    def damage(self) -> list[str]:
-        """Bad ledger lines that `done` has met."""
-        return list(self._tail.damage)
+        return self.state().noise
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """What `cells/*.json` say, by id, in plan order."""

@@ -37,11 +37,11 @@ from sdvar_exp.store.kept import kept_frames
 from sdvar_exp.store.ledger import Body, LedgerReader
 from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept, planned_units, read_cells, read_manifest
 from sdvar_exp.store.rounds import round_columns
+from sdvar_exp.store.state import UnitKey, unit_key
 from sdvar_exp.store.timing import timing_row, unit_times
 
 log = logging.getLogger(__name__)
 
-UnitKey = tuple[str, int, int]
 NOWHERE = 1_000_000_000  # order of a cell that no plan describes: behind all others
 
 
@@ -102,19 +102,19 @@ class _Scan:
         if kind == "unit":
             self._unit(body)
         elif kind == "timing":
-            repeats, repeat = self.times[_key(body)], int(body["repeat"])
+            repeats, repeat = self.times[unit_key(body)], int(body["repeat"])
             if repeat not in repeats or (repeats[repeat].get("contended") and not body.get("contended")):
                 repeats[repeat] = body
         elif kind == "failure":
             self.failed.append(body)
         elif kind == "noise":
-            self.pairs.setdefault((_key(body), body["other_seed"]), body)
+            self.pairs.setdefault((unit_key(body), body["other_seed"]), body)
 
     def _unit(self, body: Body) -> None:
-        if _key(body) in self.units:
+        if unit_key(body) in self.units:
             self.twice.append(body)
             return
-        self.units[_key(body)] = None
+        self.units[unit_key(body)] = None
         tag = body.get("fingerprint")
         identity = {name: body[name] for name in ("cell", "label", "seed")}
         tagged = {"fingerprint": tag, "mixed": tag not in (None, self.manifest["fingerprint_id"])}
@@ -131,7 +131,7 @@ class _Scan:
             for _, body in sorted(repeats.items()):
                 timings.add(timing_row(body))
         for body in self.failed:
-            failures.add({**_plain(body), "done": _key(body) in self.units})
+            failures.add({**_plain(body), "done": unit_key(body) in self.units})
         for body in self.pairs.values():
             noise.add(_plain(body))
         samples = _with_times(self.samples.frame(), self.times)
@@ -155,10 +155,6 @@ def write_tables(folder: Path | str) -> Tables:
             atomic_write(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
             atomic_write(path.with_suffix(".parquet"), frame.to_parquet(None, index=False))
     return tables
-
-
-def _key(body: Mapping[str, Any]) -> UnitKey:
-    return body["cell"], body["label"], body["seed"]
 
 
 def _plain(body: Body) -> Body:
@@ -233,14 +229,14 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
     """One line for every unit that was committed twice with different values; equal twins are no news."""
     if not twice:
         return []
-    keys = {_key(b) for b in twice}
+    keys = {unit_key(b) for b in twice}
     first: dict[UnitKey, Body] = {}
     for body in LedgerReader(folder / "ledger").read(containing=b'"unit"'):
-        if body.get("type") == "unit" and _key(body) in keys:
-            first.setdefault(_key(body), body)
+        if body.get("type") == "unit" and unit_key(body) in keys:
+            first.setdefault(unit_key(body), body)
     notes = []
     for later in twice:
-        cell, label, seed = _key(later)
+        cell, label, seed = unit_key(later)
         found = _differences(first[cell, label, seed], later)
         if found:
             shown = "; ".join(found[:4]) + ("; …" if len(found) > 4 else "")

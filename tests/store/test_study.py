@@ -21,6 +21,7 @@ from PIL import Image
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Timing
 from sdvar_exp.store import StorageError, Study, baseline_key, lock, manifest, stable_csv
+from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import planned_units, read_cells
 from tests.store.making import FINGERPRINT, all_units, make_plan, opened, unit_body
 
@@ -60,8 +61,8 @@ def test_done_sees_what_every_process_appended(tmp_path: Path) -> None:
         assert (plan.folder / "lock").exists(), "a worker's close leaves the coordinator's lock"
     again = opened(plan)
     assert len(again.done()) == 3
-    assert [b["type"] for b in again.records()] == ["unit", "unit", "unit", "failure"]
-    sample = next(again.records())["sample"]
+    assert [b["type"] for b in LedgerReader(again.ledger).read()] == ["unit", "unit", "unit", "failure"]
+    sample = next(LedgerReader(again.ledger).read())["sample"]
     assert sample["host"] == socket.gethostname() and sample["pid"] == os.getpid() and sample["finished_at"]
     again.close()
     again.close()
@@ -79,7 +80,7 @@ def test_a_damaged_unit_is_pending_again(tmp_path: Path, caplog: pytest.LogCaptu
     with opened(plan) as study:
         missing = {(u["cell"], u["label"], u["seed"]) for u in all_units(plan)} - study.done()
         assert len(missing) == 1 and len(study.done()) == total - 1
-        assert study.damage and "line 5" in study.damage[0]
+        assert study.state().damage and "line 5" in study.state().damage[0]
         assert f"{path.name} line 5: bad checksum" in caplog.text
         study.append(*(u for u in all_units(plan) if (u["cell"], u["label"], u["seed"]) in missing))
         assert len(study.done()) == total
@@ -192,7 +193,7 @@ def test_killed_and_continued_gives_the_same_stable_table(tmp_path: Path, kills:
     assert process.returncode == 0
     for table in ("samples", "stages", "runs"):
         assert stable_csv(plan.folder, table) == stable_csv(quiet.folder, table)
-    bodies = [b for b in Study(plan.folder).records() if b["type"] == "unit"]
+    bodies = [b for b in LedgerReader(plan.folder / "ledger").read() if b["type"] == "unit"]
     assert len(bodies) == 240, "no unit lost or doubled"
     assert all(plan.folder.joinpath("images", b["cell"], f"{b['label']}_{b['seed']}.png").stat().st_size for b in bodies)
 

@@ -189,18 +189,12 @@ def recover(study: Study) -> list[str]:
 
 def without_deadly(study: Study, pending: Iterable[Group]) -> tuple[list[Group], int]:
     """The groups without the units that ended a process (or a worker) when last tried, and how many units those are."""
-    groups, failed = list(pending), study.failures()
-    if not any(failed[key] for group in groups for task in group.tasks for key in task.unit_keys):
-        return groups, 0
-    last: dict[UnitKey, str] = {}
-    for body in study.records():
-        if body.get("type") == "failure":
-            last[body["cell"], body["label"], body["seed"]] = body["error"]
+    failed = study.state().failed
     out, units = [], 0
-    for group in groups:
+    for group in pending:
         kept = []
         for task in group.tasks:
-            deadly = sum(KILLED in last.get(key, "") for key in task.unit_keys)
+            deadly = sum(KILLED in failed[key]["error"] for key in task.unit_keys if key in failed)
             units += deadly
             if not deadly:
                 kept.append(task)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.plan import Plan, PlannedCell
-
-UnitKey = tuple[str, int, int]
+from sdvar_exp.store.state import UnitKey
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,11 @@ def timings(
     The first `timing.units` units of each cell in plan order, whole batches, all of their units done (a unit that failed
     is not timed). A batch is one measurement, kept under its first unit. timed: repeats that need not be measured again.
     """
-    asked = plan.settings.timing
+    asked, units = plan.settings.timing, plan_units(plan)
     found: dict[tuple[Unit, ...], list[Timed]] = {}
     for planned in plan.cells:
         size = planned.cell.batch
-        for index, batch in enumerate(batches(plan_units(plan), size)):
-            if index * size >= asked.units:
-                break
+        for index, batch in enumerate(islice(batches(units, size), asked.batches(len(units), size))):
             task = Task(planned, batch)
             missing = tuple(r for r in range(asked.repeats) if r not in timed.get(task.unit_keys[0], ()))
             if missing and all(key in done for key in task.unit_keys):
