@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.words import count
 
 FAILED = 1
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -31,16 +28,10 @@ def main(argv: list[str]) -> int:
     figures: list[Path] = []
     failed: list[str] = []
     if not asked.no_figures:
-        from sdvar_exp.report import summarise, write_figures
-        from sdvar_exp.report.typeset import write_typeset
+        from sdvar_exp.report import summarise
+        from sdvar_exp.runner.running.finish import draw
 
-        summary = summarise(tables)
-        try:
-            write_typeset(tables, summary, folder / "tables")
-        except Exception as error:  # figures do not rest on it
-            log.debug("typeset tables failed", exc_info=True)
-            failed.append(f"no tables for a paper: {type(error).__name__}: {error}")
-        figures = list(write_figures(tables, folder / "figures", images=folder / "images", summary=summary))
+        figures, failed = draw(tables, folder, summarise(tables))
     pieces = len(list((folder / "ledger").glob("*.jsonl")))
     missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
     if asked.json:

@@ -25,7 +25,7 @@ import numpy as np
 
 REPLICATES, SHARE = 40, 0.8
 FRECHET_PER_FEATURE = 10  # samples per feature; fewer make the covariance, and so the distance, mostly bias
-KID_FROM, MANIFOLD_FROM = 100, 100
+MANIFOLD_FROM = 100
 LARGEST_SUBSET = 1000
 NEIGHBOURS = 3
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"

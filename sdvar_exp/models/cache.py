@@ -48,16 +48,6 @@ class KVCache:
         both = self.kv[block, :, rows, :, : self.length + count]
         return both[0], both[1]
 
-    def write(self, block: int, rows: slice, k_NHqc: torch.Tensor, v_NHqc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new rows of one block behind `length`; give back all keys and values up to them, as `view` does.
-
-        `rows` are the batch rows that are fed.
-        """
-        slot_k, slot_v = self.slots(block, rows, k_NHqc.shape[2])
-        slot_k.copy_(k_NHqc)
-        slot_v.copy_(v_NHqc)
-        return self.view(block, rows, k_NHqc.shape[2])
-
     def advance(self, rows: int) -> None:
         """Keep the `rows` rows that the last forward wrote."""
         if rows < 0 or self.length + rows > self.capacity:

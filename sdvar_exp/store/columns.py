@@ -69,7 +69,6 @@ CIRCUMSTANCES = {
     "peak_memory_bytes": "int",
     "host": "str",
     "pid": "int",
-    "worker": "str",
     "attempt": "int",
     "finished_at": "str",
     "cache_hit": "bool",

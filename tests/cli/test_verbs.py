@@ -19,6 +19,7 @@ from sdvar_exp import registry
 from sdvar_exp.cli import VERBS
 from sdvar_exp.cli.studies import match_cells
 from sdvar_exp.metrics import mean_interval
+from sdvar_exp.report.figures import Written
 from sdvar_exp.store import Study, load_results
 from sdvar_exp.store.lock import StudyLock
 from tests.cli.conftest import make_study
@@ -340,9 +341,13 @@ def test_collect_draws_the_figures_though_the_tables_for_a_paper_fail(call: Call
         raise ValueError("no LaTeX today")
 
     monkeypatch.setattr("sdvar_exp.report.typeset.write_typeset", broken)
-    monkeypatch.setattr("sdvar_exp.report.write_figures", lambda *_, **__: [Path("a.pdf")])
+    drawn = Written([Path("a.pdf")], {"tradeoff": "ValueError: no axis"})
+    monkeypatch.setattr("sdvar_exp.runner.running.finish.write_figures", lambda *_, **__: drawn)
     code, out, err = call("collect")
-    assert code == 1 and "figures  " in out and err == "error: no tables for a paper: ValueError: no LaTeX today\n"
+    assert code == 1 and "figures  " in out
+    faults = ["no tables for a paper: ValueError: no LaTeX today", "figure tradeoff: ValueError: no axis"]
+    assert err.splitlines() == [f"error: {line}" for line in faults]
+    assert json.loads(call("collect", "--json")[1])["failed"] == faults
 
 
 class TestGc:

@@ -88,6 +88,10 @@ def test_secrets_are_not_printed(plan: MakePlan, run: Run, monkeypatch: pytest.M
 
 
 def test_a_failure_in_drawing_does_not_hide_the_results(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "write_figures", lambda *_, **__: 1 / 0)
+    for name in ("write_figures", "write_page"):
+        monkeypatch.setattr(finish, name, lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("sdvar_exp.report.typeset.write_typeset", lambda *_, **__: 1 / 0)
     code, text = run(plan(seeds=(0,)))
-    assert code == 1 and "no figures: ZeroDivisionError" in text and "tables  " in text
+    assert code == 1 and "tables  " in text
+    for lost in ("tables for a paper", "figures", "page"):
+        assert f"failed: no {lost}: ZeroDivisionError" in text

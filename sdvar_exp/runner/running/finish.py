@@ -12,9 +12,8 @@ import pandas as pd
 from rich.console import Console
 
 from sdvar_exp.plan import Plan
-from sdvar_exp.report import render_table, summarise, write_figures
+from sdvar_exp.report import render_table, summarise, typeset, write_figures
 from sdvar_exp.report.page import write_page
-from sdvar_exp.report.typeset import write_typeset
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
@@ -36,28 +35,44 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
     broken = broken_promises(summary)
     for line in broken:
         say(console, line, "bold red")
-    figures: list[Path] = []
-    faults: list[str] = []
-    page: Path | None = None
-    sound = False
-    try:
-        with console.status("drawing figures") if console.is_terminal else nullcontext():
-            whole = summarise(tables)
-            write_typeset(tables, whole, study.folder / "tables")
-            figures = write_figures(tables, study.folder / "figures", images=study.folder / "images", summary=whole)
-            if len(tables.samples) <= CHEAP:
+    with console.status("drawing figures") if console.is_terminal else nullcontext():
+        whole = summarise(tables)
+        figures, faults = draw(tables, study.folder, whole)
+        page: Path | None = None
+        if len(tables.samples) <= CHEAP:
+            try:
                 page = write_page(study.folder, tables=tables, draw=False, faults=faults)
-        faults += [f"figure {name}: {why}" for name, why in getattr(figures, "failed", {}).items()]
-        for line in faults:
-            say(console, f"failed: {line}", "bold red")
-        sound = not faults
-    except Exception as error:  # a table without figures is worth more than a traceback instead of both
-        log.debug("figures or page failed", exc_info=True)
-        say(console, f"no {'page' if figures else 'figures'}: {type(error).__name__}: {error}", "bold red")
+            except Exception as error:  # a table without a page is worth more than a traceback instead of both
+                log.debug("the page failed", exc_info=True)
+                faults.append(f"no page: {type(error).__name__}: {error}")
+    for line in faults:
+        say(console, f"failed: {line}", "bold red")
     console.print()
     for line in places(study.folder, figures, page):
         say(console, line)
-    return sound and not broken
+    return not faults and not broken
+
+
+def draw(tables: Tables, folder: Path, summary: pd.DataFrame) -> tuple[list[Path], list[str]]:
+    """Write the tables for a paper and the figures of a study; the figures, and a line for each thing that failed.
+
+    Whatever fails takes nothing else with it. summary: of all tables.
+    """
+    figures: list[Path] = []
+    faults: list[str] = []
+    try:
+        typeset.write_typeset(tables, summary, folder / "tables")
+    except Exception as error:
+        log.debug("typeset tables failed", exc_info=True)
+        faults.append(f"no tables for a paper: {type(error).__name__}: {error}")
+    try:
+        written = write_figures(tables, folder / "figures", images=folder / "images", summary=summary)
+        figures = list(written)
+        faults += [f"figure {name}: {why}" for name, why in getattr(written, "failed", {}).items()]
+    except Exception as error:
+        log.debug("figures failed", exc_info=True)
+        faults.append(f"no figures: {type(error).__name__}: {error}")
+    return figures, faults
 
 
 def own_rows(tables: Tables, plan: Plan) -> Tables:

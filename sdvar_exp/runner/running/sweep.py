@@ -110,7 +110,8 @@ class Tasks:
         if not left:
             return Outcome()  # another process was quicker
         lines: list[str] = []
-        for attempt in range(self.options.retries + 1):
+        attempt = 0
+        while True:
             try:
                 with time_limit(self.timeout_s * len(task.units)):
                     made = self._evaluate(task, shared)
@@ -123,11 +124,11 @@ class Tasks:
                     return Outcome(len(left), tuple(lines), unusable=True)
                 if transient(error) and attempt < self.options.retries:
                     time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 4**attempt))
+                    attempt += 1
                     continue
                 return Outcome(len(left), tuple(lines))
             self.study.append(*(made[i] for i in left))
             return Outcome(0, tuple(lines))
-        raise AssertionError("unreachable")
 
     def _evaluate(self, task: Task, shared: Any | None) -> list[Body]:
         """Records of a task. A batch too large for memory is cut in two where that cannot change its tokens."""
