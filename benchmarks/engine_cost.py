@@ -48,9 +48,8 @@ from sdvar_exp.models.pair import load_pair
 plan, index, threads = pickle.load(sys.stdin.buffer)
 torch.set_num_threads(threads)
 cell, pair = plan.cells[index].cell, load_pair(device="cpu")
-from sdvar_exp.runner.running.work import plan_units
 rows = []
-for unit in plan_units(plan):
+for unit in plan.units:
     noise = make_noise(pair, [unit], [cell])
     a, b = (decode(pair, c, [unit], noise=noise) for c in (cell.baseline(), cell))
     x, y = (decode_images(pair, d.f_hat)[0].numpy() for d in (a, b))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from sdvar_exp.cell import Cell
+from sdvar_exp.cell import Cell, Unit
 
 PROJECT = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")
 
@@ -135,6 +135,19 @@ class Plan:
         ids = {planned.id for planned in self.cells}
         found = {cell.id: cell for planned in self.cells for cell in self.compared_with(planned.cell)}
         return tuple(cell for key, cell in found.items() if key not in ids)
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """The units of each cell in plan order: every label of the first seed, then of the next.
+
+        The first n units are thus spread over the labels, and more seeds only add units at the end.
+        """
+        return tuple(Unit(label, seed) for seed in self.seeds for label in self.labels)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the plan's own cells are to have."""
+        return len(self.cells) * len(self.units)
 
     def asks(self, key: tuple[str, int, int]) -> bool:
         """Whether a unit, (cell, label, seed), is to be decoded."""

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import sys
@@ -223,6 +224,27 @@ def _member(kind: str, key: str, hint: Any, value: Any) -> Any:
     except ValueError:
         known = ", ".join(str(m.value) for m in hint)
         raise UserError(f"{kind}.{key} must be one of {known}, got {value!r}") from None
+
+
+def changes(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two nested mappings differ: (`packages.torch`, old value, new value) of each, None where a side has none."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [c for key in keys for c in changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]
+    return [] if old == new else [(path, old, new)]
+
+
+def choice_text(value: Any) -> str:
+    """A choice of a configuration in short: `match_rate(tau=0.5, mode=coupled)`, `fixed(2)`, `never`; others as they are.
+
+    Parameters without a name stand alone: `temperature=1.0, top_k=0`. None is `none`.
+    """
+    if not isinstance(value, Mapping):
+        return "none" if value is None else str(value)
+    name = value.get("name")
+    said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items() if k != "name"}
+    inside = said.values() if name and len(said) == 1 else (f"{k}={v}" for k, v in said.items())
+    return ", ".join(inside) if name is None else f"{name}({', '.join(inside)})" if said else str(name)
 
 
 def plain(value: Any) -> Any:

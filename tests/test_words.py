@@ -1,4 +1,4 @@
-"""Words of messages: guesses, plurals, spans, times and sizes."""
+"""Words of messages: guesses, plurals, spans, times, sizes, choices and what changed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import sdvar_exp
+from sdvar_exp import registry
 from sdvar_exp.words import choices_text, count, did_you_mean, duration, roughly, size, span
 
 
@@ -28,6 +29,30 @@ def test_times_and_sizes() -> None:
     assert [duration(s) for s in (0.4, 59.6, 200, 7500)] == ["0 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
     assert [roughly(s) for s in (0.1, 89, 720, 12600)] == ["1 s", "89 s", "12 min", "3.5 h"]
     assert [size(b) for b in (120_000, 3_400_000, 12e9)] == ["120 kB", "3.4 MB", "12.0 GB"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"name": "never"}, "never"),
+        ({"name": "fixed", "value": 2}, "fixed(2)"),
+        (
+            {"name": "match_rate", "tau": 0.5, "repair": False, "mode": "coupled"},
+            "match_rate(tau=0.5, repair=false, mode=coupled)",
+        ),
+        ({"temperature": 1.0, "top_k": 0}, "temperature=1.0, top_k=0"),
+        (None, "none"),
+        (4, "4"),
+    ],
+)
+def test_a_choice_has_one_text(value: object, text: str) -> None:
+    assert registry.choice_text(value) == text
+
+
+def test_changes_of_nested_data() -> None:
+    old, new = {"a": {"b": 1, "c": 2}, "d": {"e": 1}}, {"a": {"b": 1, "c": 3}, "d": None, "f": 0}
+    assert registry.changes(old, new) == [("a.c", 2, 3), ("d", {"e": 1}, None), ("f", None, 0)]
+    assert registry.changes(old, old) == []
 
 
 def test_no_other_module_guesses_or_forms_plurals() -> None:

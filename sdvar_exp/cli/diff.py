@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
 from sdvar_exp.errors import UserError
+from sdvar_exp.registry import changes, choice_text
 from sdvar_exp.words import count
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Comparison:
 
         ratios = {name for name, m in compared().items() if m.ratio}
         out = [f"A  {self.a}", f"B  {self.b}", ""]
-        out += [f"{key}: {_short(x)} → {_short(y)}" for key, x, y in self.config] or ["the same configuration"]
+        out += [f"{key}: {choice_text(x)} → {choice_text(y)}" for key, x, y in self.config] or ["the same configuration"]
         for side, names in (("A", self.only_a), ("B", self.only_b)):
             out += [f"only in {side}: {', '.join(names)}"] if names else []
         averaged = f", averaged over {count(len(self.cells), 'cell')} first" if len(self.cells) > 1 else ""
@@ -174,10 +175,10 @@ def compare(a: Side, b: Side) -> Comparison:
         sides.append((chosen, tables.samples, (read_manifest(side.folder) or {}).get("fingerprint", {})))
     (cells_a, rows_a, made_a), (cells_b, rows_b, made_b) = sides
     pairs = _pair(a, b, cells_a, cells_b)
-    config = _differences("", made_a, made_b) if a.folder != b.folder else []
+    config = changes(made_a, made_b) if a.folder != b.folder else []
     for left, right in pairs:
         prefix = "" if a.cell is not None else f"{cells_a[left]['name']}: "
-        found = _differences("", cells_a[left]["config"], cells_b[right]["config"])
+        found = changes(cells_a[left]["config"], cells_b[right]["config"])
         config += [(prefix + key, x, y) for key, x, y in found]
     measured = [(x, y) for x, y in pairs if a.cell is not None or not (_own_baseline(cells_a, x) or _own_baseline(cells_b, y))]
     if not measured:
@@ -223,19 +224,6 @@ def _pair(a: Side, b: Side, left: Mapping[str, Any], right: Mapping[str, Any]) -
 
 def _title(side: Side, cells: Mapping[str, Any]) -> str:
     return str(side.folder) if side.cell is None else f"{side.folder}:{side.cell}  {cells[side.cell]['name']}"
-
-
-def _differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [d for key in keys for d in _differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))]
-    return [] if old == new else [(path, old, new)]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join([str(value.get("name", "")), *(f"{k}={v}" for k, v in value.items() if k != "name")]).strip()
-    return "none" if value is None else str(value)
 
 
 def _none(value: float | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
 from sdvar_exp.errors import UserError
+from sdvar_exp.registry import choice_text
 
 
 def main(argv: list[str]) -> int:
@@ -72,7 +73,7 @@ def text(body: dict[str, Any]) -> str:
     kind = body["type"]
     if kind == "cell":
         lines = [f"{body['id']}  {body['name']}  ({body['study']})", f"overrides: {' '.join(body['overrides']) or 'none'}"]
-        return "\n".join([*lines, *(f"  {key}: {_flat(value)}" for key, value in body["config"].items())])
+        return "\n".join([*lines, *(f"  {key}: {choice_text(_said(value))}" for key, value in body["config"].items())])
     if kind == "session":
         git = body.get("git") or {}
         code = f"code {body.get('code')}" + (
@@ -89,8 +90,6 @@ def text(body: dict[str, Any]) -> str:
     return f"{body['units']} units with a row{last}; {body['timings']} timings; {body['failures']} failures{kept}"
 
 
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        rest = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name" and v != "")
-        return f"{value.get('name', '')}{f' ({rest})' if rest and 'name' in value else rest}"
-    return str(value)
+def _said(value: Any) -> Any:
+    """A value of a configuration without the parts that are empty, as files of a pair that is shipped are."""
+    return {k: v for k, v in value.items() if v != ""} if isinstance(value, dict) else value

@@ -76,11 +76,11 @@ def whats_left(plan: Plan) -> Left:
     own = {p.cell.id: p.cell.batch for p in plan.cells}
     baselines = {p.cell.compared_with(plan.reference).id for p in plan.cells}
     cells = {**dict.fromkeys((cell.id for cell in plan.added()), 1), **own}
-    wanted = [(cell, label, seed) for cell in cells for seed in plan.seeds for label in plan.labels]
+    wanted = [(cell, unit.label, unit.seed) for cell in cells for unit in plan.units]
     pending = [key for key in wanted if key not in ledger.units]
     failed = set(ledger.failed)
     by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
-    per_cell = len(plan.labels) * len(plan.seeds)
+    per_cell = len(plan.units)
     timed, asked = ledger.timings_by_cell(), plan.settings.timing
     timings = sum(max(0, asked.batches(per_cell, batch) * asked.repeats - timed[cell]) for cell, batch in cells.items())
     kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
@@ -147,8 +147,7 @@ def text(plan: Plan, left: Left) -> str:
     lines = []
     for planned in plan.cells:
         pending = left.by_cell[planned.cell.id]
-        total = len(plan.labels) * len(plan.seeds)
-        state = "" if pending == total else ("  done" if not pending else f"  {pending} pending")
+        state = "" if pending == len(plan.units) else ("  done" if not pending else f"  {pending} pending")
         lines.append(f"{planned.cell.id}  {planned.name}{state}")
     extra = len(plan.added())
     cells = count(len(plan.cells), "cell") + (f" + {count(extra, 'baseline')} to compare with" if extra else "")
@@ -186,7 +185,7 @@ def as_dict(plan: Plan, left: Left) -> dict[str, object]:
         "results_dir": str(plan.results_dir),
         "labels": list(plan.labels),
         "seeds": list(plan.seeds),
-        "units": len(plan.cells) * len(plan.labels) * len(plan.seeds),
+        "units": plan.rows,
         "baselines_added": len(plan.added()),
         "design": plan.design,
         "notices": list(plan.notices),

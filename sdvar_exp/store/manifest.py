@@ -183,15 +183,15 @@ def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """What differs, e.g. "packages.torch 2.13.0 → 2.14.0". A model or an entry that only one side uses is no difference."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for key in sorted({*old, *new}):
-            one_sided = (key in old) != (key in new)
-            if one_sided and (path == "entries" or (path == "checkpoints" and isinstance(old.get(key, new.get(key)), dict))):
-                continue
-            out += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        return out
-    return [] if old == new else [f"{path} {_short(old)} → {_short(new)}"]
+    found = sorted(registry.changes(old, new, path), key=lambda change: change[0])
+    return [f"{where} {_short(a)} → {_short(b)}" for where, a, b in found if not _one_sided(where, a, b)]
+
+
+def _one_sided(where: str, old: Any, new: Any) -> bool:
+    """Whether a change is a whole entry, or a whole model, that one fingerprint has and the other has not."""
+    part, dot, _ = where.partition(".")
+    whole = part == "entries" or (part == "checkpoints" and isinstance(old or new, dict))
+    return bool(dot) and whole and (old is None or new is None)
 
 
 def _short(value: Any) -> str:
@@ -288,18 +288,6 @@ def choice_texts(config: Mapping[str, Any]) -> dict[str, str | None]:
 
     The strategy is its bare name, so that rows can be selected by it; its parameters are in `config` and `name`.
     """
-    out: dict[str, str | None] = {}
-    for kind in CHOICES:
-        choice = dict(config.get(kind) or {})
-        name = choice.pop("name", None)
-        if name is None or kind == "strategy" or not choice:
-            out[kind] = name
-        elif len(choice) == 1:
-            out[kind] = f"{name}({_value(next(iter(choice.values())))})"
-        else:
-            out[kind] = f"{name}({', '.join(f'{k}={_value(v)}' for k, v in choice.items())})"
-    return out
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    chosen = {kind: config.get(kind) for kind in CHOICES}
+    texts = {kind: registry.choice_text(choice) if choice else None for kind, choice in chosen.items()}
+    return {**texts, "strategy": (chosen["strategy"] or {}).get("name")}

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.registry import changes
 from sdvar_exp.store.columns import (
     CIRCUMSTANCES,
     FAILURES,
@@ -246,7 +247,6 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
 
 
 def _differences(first: Body, later: Body) -> list[str]:
-    a, b = first.get("sample", {}), later.get("sample", {})
-    names = sorted({*a, *b} - VOLATILE - CIRCUMSTANCES.keys())
-    found = [f"{n} {a.get(n)!r} and {b.get(n)!r}" for n in names if a.get(n) != b.get(n)]
+    changed = sorted(changes(first.get("sample", {}), later.get("sample", {})))
+    found = [f"{name} {a!r} and {b!r}" for name, a, b in changed if name not in VOLATILE and name not in CIRCUMSTANCES]
     return found + (["stages differ"] if first.get("stages") != later.get("stages") else [])

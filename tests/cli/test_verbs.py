@@ -290,7 +290,12 @@ class TestDiff:
     def test_two_cells_of_a_study(self, call: Call) -> None:
         make_study()
         code, out, _ = call("diff", "--study", "demo", "parallel_v1", "test3")
-        assert code == 0 and "strategy.name: parallel_v1 → test3" in out and "acceptance: match_rate tau=0.7" in out
+        assert (
+            code == 0
+            and "strategy.name: parallel_v1 → test3" in out
+            and "acceptance: match_rate(tau=0.7, " in out
+            and " → none" in out
+        )
         assert call("diff", "demo:parallel_v1", "demo:test3")[1] == out
 
     def test_a_gate_does_not_pass_for_want_of_data(self, call: Call) -> None:

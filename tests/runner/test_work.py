@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.plan import Plan, Timing
-from sdvar_exp.runner.running.work import groups, plan_units, timings
+from sdvar_exp.runner.running.work import groups, timings
 from tests.runner.conftest import CELLS, loop, simple
 
 MakePlan = Callable[..., Plan]
@@ -17,11 +17,11 @@ def keys(cell: Cell, *units: tuple[int, int]) -> set[tuple[str, int, int]]:
 
 
 def all_keys(plan: Plan) -> set[tuple[str, int, int]]:
-    return {(p.cell.id, u.label, u.seed) for p in plan.cells for u in plan_units(plan)}
+    return {(p.cell.id, u.label, u.seed) for p in plan.cells for u in plan.units}
 
 
 def test_first_units_are_spread_over_labels_and_more_seeds_come_last(plan: MakePlan) -> None:
-    few, more = plan_units(plan(seeds=(0, 1))), plan_units(plan(seeds=(0, 1, 2)))
+    few, more = plan(seeds=(0, 1)).units, plan(seeds=(0, 1, 2)).units
     assert few[:3] == (Unit(0, 0), Unit(3, 0), Unit(0, 1))
     assert more[: len(few)] == few
 

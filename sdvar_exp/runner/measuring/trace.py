@@ -13,7 +13,7 @@ from sdvar_exp.diagnosis import lines
 from sdvar_exp.diagnosis.trace import Record, trace_decode
 from sdvar_exp.runner.measuring.units import Job
 from sdvar_exp.runner.running.progress import say, shown
-from sdvar_exp.runner.running.work import Task, batches, plan_units
+from sdvar_exp.runner.running.work import Task, batches
 from sdvar_exp.store.files import storage_errors
 from sdvar_exp.words import count
 
@@ -31,7 +31,7 @@ def trace_plan(job: Job, console: Console, added: tuple[str, ...] = ()) -> int:
     for planned in plan.cells:
         if planned.name in added:
             continue
-        for i, units in enumerate(batches(plan_units(plan), planned.cell.batch)):
+        for i, units in enumerate(batches(plan.units, planned.cell.batch)):
             records, error = _trace(job, Task(planned, units))
             failed += error is not None
             if (i == 0 and tables < TABLES) or error is not None:

@@ -23,7 +23,7 @@ from sdvar_exp.runner.measuring.pictures import Pixels, amplified_difference, st
 from sdvar_exp.runner.measuring.prepare import Prepared
 from sdvar_exp.runner.measuring.results import Body, Result, compared, f_hat_of, result_of, to_numpy, unit_body
 from sdvar_exp.runner.running.failures import PEAK, BaselineError, NotFiniteError, out_of_memory
-from sdvar_exp.runner.running.work import Task, UnitKey, plan_units
+from sdvar_exp.runner.running.work import Task, UnitKey
 from sdvar_exp.store import StorageError, Study
 
 
@@ -47,7 +47,7 @@ class Job:
 
 def start_job(study: Study, prepared: Prepared, attempts: Counter[UnitKey]) -> Job:
     """A job of a study that is open."""
-    images, units = prepared.plan.settings.images, plan_units(prepared.plan)
+    images, units = prepared.plan.settings.images, prepared.plan.units
     kept = units if images == "all" else units[: 0 if images == "none" else int(images)]
     staged = frozenset(kept[: prepared.plan.settings.stage_images])
     with kept_random_state():

@@ -18,7 +18,7 @@ from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory, make_engine, wait_for_workers
 from sdvar_exp.runner.running.sweep import Sweep, attempts_of
-from sdvar_exp.runner.running.work import Group, groups, plan_units
+from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
 from sdvar_exp.store.manifest import settle_reference
@@ -139,7 +139,7 @@ def finish_aside(follower: Follower) -> Callable[[], Outcome]:
 def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
     """What is about to happen, in two or three lines."""
     plan = backend.plan
-    total = len(plan.cells) * len(plan_units(plan))
+    total = plan.rows
     left = sum(len(task.units) for group in pending for task in group.tasks)
     there = f", {total - left} done already" if left < total else ""
     engine = "" if plan.settings.engine == "inprocess" else f", engine {plan.settings.engine}"

@@ -68,8 +68,8 @@ class Sweep:
     @property
     def most_failures(self) -> float:
         """So many failed units end a run: `max_failures`, which below 1 is a share of the plan's units."""
-        asked, plan = self.options.max_failures, self.backend.plan
-        return asked if asked >= 1 else asked * len(plan.cells) * len(plan.labels) * len(plan.seeds)
+        asked = self.options.max_failures
+        return asked if asked >= 1 else asked * self.backend.plan.rows
 
 
 @dataclass(frozen=True)

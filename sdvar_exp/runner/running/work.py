@@ -37,14 +37,6 @@ class Group:
     tasks: tuple[Task, ...]
 
 
-def plan_units(plan: Plan) -> tuple[Unit, ...]:
-    """All units in plan order: every label of the first seed, then of the next.
-
-    The first n units are thus spread over the labels, and more seeds only add units at the end.
-    """
-    return tuple(Unit(label, seed) for seed in plan.seeds for label in plan.labels)
-
-
 def batches(units: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:
     """Runs of `size` units; the last may be shorter."""
     return (tuple(units[i : i + size]) for i in range(0, len(units), size))
@@ -52,7 +44,7 @@ def batches(units: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:
 
 def groups(plan: Plan, done: Collection[UnitKey]) -> list[Group]:
     """Tasks with a unit that is not done, by model, then by batch size (baselines come before what they are for)."""
-    units = plan_units(plan)
+    units = plan.units
     tasks: dict[tuple[int, int, tuple[Unit, ...]], list[Task]] = {}
     models = list(dict.fromkeys(p.cell.model for p in plan.cells))
     for planned in plan.cells:
@@ -83,7 +75,7 @@ def timings(
     The first `timing.units` units of each cell in plan order, whole batches, all of their units done (a unit that failed
     is not timed). A batch is one measurement, kept under its first unit. timed: repeats that need not be measured again.
     """
-    asked, units = plan.settings.timing, plan_units(plan)
+    asked, units = plan.settings.timing, plan.units
     found: dict[tuple[Unit, ...], list[Timed]] = {}
     for planned in plan.cells:
         size = planned.cell.batch
