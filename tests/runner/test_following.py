@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sdvar_exp.runner.running import finish
 from sdvar_exp.runner.running import run as runner
 from sdvar_exp.tracking import Options, Outcome
 from tests.runner.watching import DRAFT_ONLY, MakePlan, Run, break_at, throw
@@ -16,8 +17,8 @@ from tests.runner.watching import DRAFT_ONLY, MakePlan, Run, break_at, throw
 class Child:
     """Stands in for a `Follower`."""
 
-    def __init__(self, outcome: Outcome, takes_s: float = 0.0) -> None:
-        self.outcome, self.takes_s = outcome, takes_s
+    def __init__(self, outcome: Outcome, waits_for: threading.Event | None = None) -> None:
+        self.outcome, self.waits_for = outcome, waits_for
         self.started: list[tuple[Path, Options]] = []
         self.finished: list[float] = []
 
@@ -27,12 +28,15 @@ class Child:
 
     def finish(self, timeout_s: float) -> Outcome:
         self.finished.append(timeout_s)
-        time.sleep(self.takes_s)
+        assert self.waits_for is None or self.waits_for.wait(60)
         return self.outcome
 
 
 def test_the_child_is_told_the_mode_and_its_message_is_shown(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = Child(Outcome(False, "W&B (offline): refused"), takes_s=0.3)
+    drawn = threading.Event()
+    child = Child(Outcome(False, "W&B (offline): refused"), waits_for=drawn)
+    places = finish.places
+    monkeypatch.setattr(finish, "places", lambda *args: (drawn.set(), places(*args))[1])  # the last thing that a run makes
     monkeypatch.setattr(runner, "start_follower", child.start)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     small = plan({"draft_only": DRAFT_ONLY}, seeds=(0,), tracking="offline")

@@ -279,35 +279,42 @@ def test_following_sends_what_settles_and_the_rest_at_the_end(tmp_path: Path) ->
     plan = make_plan(tmp_path, seeds=(0,))
     a, b, _ = (p.cell.id for p in plan.cells)
     sent: list[list[str]] = []
+    first = threading.Event()
     with opened(plan) as study:
-        thread, ended = following(plan.folder, lambda cells: sent.append(list(cells)))
+        thread, ended = following(plan.folder, lambda cells: (sent.append(list(cells)), first.set()))
         study.append(*(unit_body(a, label, 0) for label in plan.labels))
-        deadline = time.monotonic() + 20
-        while not sent and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert sent == [[a]]
+        assert first.wait(20) and sent == [[a]]
         study.append(unit_body(b, 3, 0), {"type": "failure", "cell": b, "label": 8, "seed": 0, "error": "lost"})
         ended.set()
         thread.join(20)
     assert sent == [[a], [a, b]]
 
 
-def test_following_outlives_a_server_that_refuses(tmp_path: Path) -> None:
+def test_following_outlives_a_server_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(tmp_path, seeds=(0,))
     calls = []
+    called, later = threading.Event(), threading.Event()
+    settled = Progress.settled
+
+    def asked_again(progress: Progress, final: bool) -> list[str]:
+        if len(polls) > 3:
+            later.set()
+        polls.extend([final] * called.is_set())
+        return settled(progress, final)
+
+    polls: list[bool] = []  # after the refusal
+    monkeypatch.setattr(Progress, "settled", asked_again)
 
     def refuse(cells: Any) -> None:
         calls.append(list(cells))
+        called.set()
         if len(calls) == 1:
             raise PushError("refused")
 
     with opened(plan) as study:
         study.append(*all_units(plan))
         thread, ended = following(plan.folder, refuse)
-        deadline = time.monotonic() + 20
-        while not calls and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.1)
+        assert called.wait(20) and later.wait(20)
         assert len(calls) == 1, "it pauses before it tries again"
         ended.set()
         thread.join(20)
