@@ -184,7 +184,7 @@ def _times_of(timings: pd.DataFrame) -> dict[UnitKey, dict[int, Body]]:
     """Rows of `timings` as the records that they come from."""
     found: dict[UnitKey, dict[int, Body]] = defaultdict(dict)
     for row in timings.to_dict("records"):
-        found[_key(row)][int(row["repeat"])] = {k: None if pd.isna(v) else v for k, v in row.items()}
+        found[unit_key(row)][int(row["repeat"])] = {k: None if pd.isna(v) else v for k, v in row.items()}
     return found
 
 
