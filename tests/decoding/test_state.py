@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sdvar_exp import registry
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import Clock, decode, decode_images, make_noise
 from sdvar_exp.decoding.session import ModelSession
@@ -192,6 +193,29 @@ def test_sections_of_the_clock_exclude_each_other(near: Pair, name: str) -> None
     out = decode(near, LOOPS[name], UNITS[:1], clock=clock)
     assert set(clock.names) <= {"draft", "verify", "accept", "fhat"}
     assert clock.names.count("verify") == out.counts.target_calls
+
+
+@dataclass(frozen=True)
+class Above:
+    share: float = 0.5
+
+
+def test_a_controller_reads_the_shares_of_its_own_image(near: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that each image of a batch would need alone are those of a decode of it alone."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    seen: list[float] = []
+
+    @registry.register("gamma", "by_share", Above, reads_share=True)
+    def by_share(params: Above, context: Any) -> tuple[int, str]:
+        """Three stages where every stage of the last round had a larger share of accepted tokens, else one."""
+        last = context.history[-1].accepted_share if context.history else ()
+        seen.extend(last)
+        return (3 if last and min(last) > params.share else 1), "share"
+
+    cell = loop("exact", choose("gamma", "by_share"))
+    together = decode(near, cell, UNITS).counts.target_calls_alone
+    assert together == tuple(decode(near, cell, [unit]).counts.target_calls for unit in UNITS)
+    assert any(0 < share < 1 for share in seen)
 
 
 def test_the_clock_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
