@@ -77,6 +77,11 @@ class ModelSpec:
         files = tuple(PurePath(getattr(self, role)).name for role in ("vae", "target"))
         return files if any(files) else (self.name.removesuffix("_plain"),)
 
+    @property
+    def key(self) -> str:
+        """The model in a few words, as the fingerprint of a study names it: its name, and its files where it names any."""
+        return " ".join(part for part in self.identity().values() if part)
+
     def plainly(self) -> ModelSpec:
         """The same files under the usual arithmetic."""
         return replace(self, execution=ModelSpec.execution, autocast=ModelSpec.autocast)

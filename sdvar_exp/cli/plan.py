@@ -7,15 +7,22 @@ import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
 from sdvar_exp.cli.studies import kept_notice
 from sdvar_exp.config.folder import nearest_folder
-from sdvar_exp.plan import Plan
-from sdvar_exp.store.manifest import settle_reference
+from sdvar_exp.errors import UserError
+from sdvar_exp.models.files import model_files
+from sdvar_exp.plan import Plan, PlannedCell
+from sdvar_exp.runner.running.work import timings as missing_timings
+from sdvar_exp.store.manifest import refusal_of, settle_reference
 from sdvar_exp.store.state import LedgerState
 from sdvar_exp.words import count, roughly, size
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Device files of a GPU that torch may use: NVIDIA's driver, the same under WSL, AMD's."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,10 +38,7 @@ def main(argv: list[str]) -> int:
     plan = settle_reference(plan)
     notice = kept_notice(plan.folder)
     plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
-    from sdvar_exp.store.manifest import refusal_of
-
-    if refused := refusal_of(plan):
-        plan = replace(plan, notices=(*plan.notices, f"`run` will refuse: {refused}"))
+    plan = replace(plan, notices=(*plan.notices, *(f"`run` will refuse: {why}" for why in refusals(plan))))
     left = whats_left(plan)
     if as_json:
         print(json.dumps(as_dict(plan, left), indent=1, ensure_ascii=False))
@@ -49,8 +53,9 @@ def main(argv: list[str]) -> int:
 class Left:
     """What is left to do. by_cell: pending units of the plan's cells and of the baselines that are added.
 
-    seconds: estimate from the rates of this study or, where it has none, of another one on this models' name; None: nothing
-    was measured. measured: over how many units. images, image_bytes: PNGs to be written; bytes are None without a measure.
+    seconds: estimate from the rates of this study or, where it has none, of another one with the same models, device and
+    dtype; None: nothing was measured. measured: over how many units. images, image_bytes: PNGs to be written; bytes are
+    None without a measure.
     """
 
     units: int
@@ -81,8 +86,9 @@ def whats_left(plan: Plan) -> Left:
     failed = set(ledger.failed)
     by_cell = {**dict.fromkeys(cells, 0), **Counter(cell for cell, _, _ in pending)}
     per_cell = len(plan.units)
-    timed, asked = ledger.timings_by_cell(), plan.settings.timing
-    timings = sum(max(0, asked.batches(per_cell, batch) * asked.repeats - timed[cell]) for cell, batch in cells.items())
+    full = replace(plan, cells=(*(PlannedCell(cell, "") for cell in plan.added()), *plan.cells))
+    alone = {key: {r for r, body in repeats.items() if not body.get("contended")} for key, repeats in ledger.timings.items()}
+    timings = sum(len(timed.repeats) for _, tasks in missing_timings(full, set(wanted), alone) for timed in tasks)
     kept = {"all": per_cell, "none": 0}.get(str(plan.settings.images), plan.settings.images)
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
@@ -117,20 +123,50 @@ def _estimate(plan: Plan, own: LedgerState, pending: int, timings: int) -> tuple
 
 
 def _studies(plan: Plan) -> list[Path]:
-    """This study, then the others of the results folder that used the same models, the newest first."""
-    models = {p.cell.model.name for p in plan.cells}
-    others = [p.parent for p in plan.results_dir.glob("*/manifest.json") if p.parent != plan.folder and _used(p) & models]
-    others.sort(key=lambda folder: (folder / "manifest.json").stat().st_mtime, reverse=True)
-    return [plan.folder, *others]
+    """This study and then the others of the results folder, the newest first: those whose models, device and dtype are the
+    plan's, as a rate measured elsewhere tells nothing."""
+    found = [path.parent for path in plan.results_dir.glob("*/manifest.json") if _alike(plan, path)]
+    found.sort(key=lambda folder: (folder != plan.folder, -(folder / "manifest.json").stat().st_mtime))
+    return found
 
 
-def _used(manifest: Path) -> set[str]:
-    """Names of the models of a study."""
+def _alike(plan: Plan, manifest: Path) -> bool:
+    """Whether a study was made with all models of the plan, on its kind of device, in its dtype."""
     try:
-        checkpoints = json.loads(manifest.read_bytes())["fingerprint"]["checkpoints"]
-        return {str(key).split(" ")[0] for key in checkpoints}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
+        made = json.loads(manifest.read_bytes())["fingerprint"]
+        models = {p.cell.model.key for p in plan.cells}
+        alike = made["device_kind"] == device_kind(plan.settings.device) and made["dtype"] == plan.settings.dtype
+        return bool(alike and models <= made["checkpoints"].keys())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def device_kind(device: str) -> str:
+    """`cpu` or `cuda`, as a run would choose; without torch, by whether the system has a GPU that its build may use."""
+    return ("cuda" if gpu_here() else "cpu") if device == "auto" else device.partition(":")[0]
+
+
+def gpu_here() -> bool:
+    """Whether there is a GPU's device file, and torch is not built for the CPU alone."""
+    try:
+        built = not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        built = False
+    return built and any(Path(place).exists() for place in GPU_FILES)
+
+
+def refusals(plan: Plan) -> list[str]:
+    """Why a run of the plan would be refused, as far as it can be told without loading models: study, device, files."""
+    out = [refused] if (refused := refusal_of(plan)) else []
+    device = plan.settings.device
+    if device_kind(device) == "cuda" and not gpu_here():
+        out.append(f"device={device}: there is no CUDA GPU here; use device=cpu or device=auto")
+    for spec in dict.fromkeys(p.cell.model for p in plan.cells):
+        try:
+            model_files(spec)
+        except UserError as error:
+            out.append(str(error))
+    return out
 
 
 def _image_bytes(plan: Plan) -> float | None:
@@ -163,7 +199,7 @@ def _time(left: Left) -> str:
     if not left.pending and not left.timings:
         return "time: nothing left to do"
     if left.seconds is None:
-        return "time: unknown, nothing was measured yet on these models"
+        return "time: unknown, nothing was measured yet with these models, device and dtype"
     return f"time: about {roughly(left.seconds)}, from {count(left.measured, 'unit')} of {left.rate_of}"
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
-from sdvar_exp.guest import expand
 from sdvar_exp.models.accelerate import accelerate
 from sdvar_exp.models.checkpoint import build_var, build_vqvae, sha256
-from sdvar_exp.models.reading import shown
+from sdvar_exp.models.files import SHIPPED as SHIPPED
+from sdvar_exp.models.files import WEIGHTS as WEIGHTS
+from sdvar_exp.models.files import checkpoint_folder as checkpoint_folder
+from sdvar_exp.models.files import model_files
+from sdvar_exp.models.files import shipped_files as shipped_files
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.pyramid import Pyramid
 
-WEIGHTS = Path(__file__).with_name("weights")
-SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain"}  # name of the pair: file of its draft
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -95,38 +94,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _find(spec: ModelSpec, role: str) -> Path:
-    """The file of one role: the spec's name, looked for in its folder."""
-    name = getattr(spec, role)
-    if not name:
-        raise UserError(f"model={spec.name} names no {role} checkpoint; set model.{role}=FILE")
-    path = expand(name)
-    if not path.is_absolute():
-        path = checkpoint_folder(spec.folder) / path
-    try:
-        found, folder = path.is_file(), path.is_dir()
-    except OSError as error:
-        raise UserError(f"model.{role}={shown(name)}: {error.strerror}; give the name of a file") from None
-    if folder:
-        raise UserError(f"model={spec.name}: {shown(path, 4096)} is a folder; name the file in it")
-    if not found:
-        where = f"; it is published at {spec.published}" if spec.published else ""
-        hint = "set model.folder or SDVAR_CHECKPOINTS"
-        raise UserError(f"model={spec.name}: {shown(path.name)} is not in {shown(path.parent, 4096)} ({hint}){where}")
-    return path
-
-
-def checkpoint_folder(name: str = "") -> Path:
-    """Where checkpoints lie: the folder of that name, else of the environment, else `checkpoints`."""
-    return expand(name or os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints")
-
-
-def shipped_files(name: str) -> dict[str, Path]:
-    """The files of a pair that ships with the package, by role."""
-    names = {"vae": "vae", "draft": SHIPPED[name], "target": "target"}
-    return {role: WEIGHTS / f"{file}.safetensors" for role, file in names.items()}
-
-
 def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "cpu", dtype: str = "float32") -> Pair:
     """Load a pair of models.
 
@@ -139,10 +106,7 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
         UserError: a file that is missing, damaged or does not fit; models that do not belong together.
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
-    if spec.name in SHIPPED and not (spec.vae or spec.draft or spec.target):
-        paths = shipped_files(spec.name)
-    else:
-        paths = {r: _find(spec, r) for r in ("vae", "draft", "target")}
+    paths = model_files(spec)
     target, draft = build_var(paths["target"]), build_var(paths["draft"])
     vae = build_vqvae(paths["vae"], target.pyramid.patch_nums)
     digests = {path: sha256(path) for path in set(paths.values())}

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.files import shown as shown
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,6 @@ class Setting:
 
     def __setstate__(self, state: Any) -> None:
         pass
-
-
-def shown(text: object, limit: int = 100) -> str:
-    """Text of a file as a message may hold it: one line, control characters escaped, shortened in the middle."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return safe if len(safe) <= limit else f"{safe[: limit // 2]}…{safe[-limit // 2 :]}"
 
 
 def unreadable(path: Path, reason: str) -> UserError:

@@ -78,7 +78,25 @@ def test_a_new_study_is_estimated_from_one_of_the_same_models(study: dict[str, s
     plan = json.loads(call("plan", "--json", *WORDS, "study=t", "images=1")[1])
     assert plan["eta_seconds"] == pytest.approx(12 * 3 + 6 * 2) and plan["pending"] == 12
     assert plan["images"] == 1 + 2 + 2 + 3 and plan["image_bytes"] == 8000
-    assert json.loads(call("plan", "--json", *WORDS, "study=t", "model=var_d16_d30")[1])["eta_seconds"] is None
+    for other in ("model=var_d16_d30", "dtype=float64", "device=cuda", "model=embedded_plain"):
+        assert json.loads(call("plan", "--json", *WORDS, "study=t", other)[1])["eta_seconds"] is None, other
+
+
+def test_plan_says_what_run_refuses(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdvar_exp.cli.plan.gpu_here", lambda: False)
+    out = call("plan", *WORDS, "study=t", "device=cuda", "model=var_d16_d30")[2]
+    assert "`run` will refuse: device=cuda: there is no CUDA GPU here" in out
+    assert "`run` will refuse: model=var_d16_d30: " in out and " is not in checkpoints" in out
+    assert "will refuse" not in call("plan", *WORDS, "study=t")[2]
+    monkeypatch.setattr("sdvar_exp.cli.plan.gpu_here", lambda: True)
+    assert "CUDA" not in call("plan", *WORDS, "study=t", "device=cuda")[2]
+
+
+def test_what_was_timed_beside_another_process_is_left_to_time(study: dict[str, str], call: Call) -> None:
+    with Study(Path("results/s")).attach() as opened:
+        opened.append(timing_body(study["sequential"], 3, 0, 0, 20, 10, contended=True))
+        opened.append(timing_body(study["sequential"], 0, 0, 1, 20, 10))
+    assert json.loads(call("plan", "--json", *WORDS)[1])["timings"] == 5, "an added repeat and a contended one count for none"
 
 
 @pytest.mark.parametrize(

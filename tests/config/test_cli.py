@@ -120,7 +120,7 @@ def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[st
         "labels 0, 3; seeds 0 … 3; results go to results/default",
         "design: product over strategy (2), mask (2)",
         "cached 0, pending 32; 96 timings to measure",
-        "time: unknown, nothing was measured yet on these models",
+        "time: unknown, nothing was measured yet with these models, device and dtype",
         out.out.splitlines()[-1],
     ]
     assert out.out.splitlines()[-1].startswith("disk: 60 images to write; ")

@@ -100,4 +100,4 @@ def _unusual(choice: Choice, default: Choice) -> list[str]:
 
 def model_key(spec: ModelSpec) -> str:
     """A model specification in a few words: its name, and its files where it names any."""
-    return " ".join(part for part in spec.identity().values() if part)
+    return spec.key
