@@ -149,7 +149,7 @@ def device_kind(device: str) -> str:
 def gpu_here() -> bool:
     """Whether there is a GPU's device file, and torch is not built for the CPU alone."""
     try:
-        built = not version("torch").endswith("+cpu")
+        built = version("torch").partition("+")[2] != "cpu"
     except PackageNotFoundError:
         built = False
     return built and any(Path(place).exists() for place in GPU_FILES)

@@ -51,8 +51,9 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     than 20 units (shares: `proportion_interval`).
     Below 20 units, above 50 strata, or with too few degrees of freedom for the resamples: t interval from the
     stratified standard error. Degrees of freedom are Satterthwaite's with the unbiased form of its sums, within
-    [smallest n_h-1, n-H]. Where a label has fewer than 4 seeds, the spread within labels is pooled, s² = Σ(n_h-1)s_h²/(n-H)
-    on n-H degrees of freedom: two or three seeds know next to nothing of a label's own spread.
+    [smallest n_h-1, n-H]. Where a label has fewer than 4 seeds, the spread within labels is pooled, s² = Σ(n_h-1)s_h²/(n-H),
+    on at least 3 of its n-H degrees of freedom: two or three seeds know next to nothing of a label's own spread, but
+    Satterthwaite's sums still see where labels differ in it.
     Under 3 degrees of freedom a t interval says nothing (its reach is 4.3 or 12.7 standard errors): the values' range, which
     is no confidence interval and does not claim to be one.
 
@@ -75,11 +76,11 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     if error <= 1e-12 * max(abs(mean), 1e-300):
         return Interval(n, mean, mean, mean, "constant")
     own = np.array([s.size - 1 for s in strata])
-    if own.min() + 1 < POOLED_BELOW:
-        spread = float((own * [s.var(ddof=1) for s in strata]).sum() / own.sum())
-        error, freedom = math.sqrt(spread / n), float(own.sum())
-    else:
-        freedom = float(np.clip(parts.sum() ** 2 / (parts**2 / (own + 2)).sum() - 2, own.min(), own.sum()))
+    least = own.min()
+    if least + 1 < POOLED_BELOW:
+        parts = own * np.array([s.var(ddof=1) for s in strata])
+        error, least = math.sqrt(parts.sum() / own.sum() / n), min(LEAST_FREEDOM, own.sum())
+    freedom = float(np.clip(parts.sum() ** 2 / (parts**2 / (own + 2)).sum() - 2, least, own.sum()))
     if freedom < LEAST_FREEDOM:
         return Interval(n, mean, float(x.min()), float(x.max()), "range")
     reach = float(stats.t.ppf((1 + level) / 2, freedom))

@@ -22,7 +22,7 @@ from sdvar_exp.screen import Screen
 from sdvar_exp.words import span
 
 NARROW = 96
-WIDE = 130
+WIDE = 140
 DASH = "–"
 AA_MARK = "A/A"
 

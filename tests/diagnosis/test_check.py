@@ -296,7 +296,7 @@ def test_check_of_the_embedded_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "embedded", "--stages", "3"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("embedded: 3 stages (the first 3 of 10; --stages 10 for all), float64 on cpu")
-    assert "FAIL" not in text and re.search(r"\n22 checks hold, \d+ s\n", text)
+    assert "FAIL" not in text and re.search(r"\n22 checks hold on the first 3 of 10 stages.*, \d+ s\n", text)
 
 
 @pytest.mark.needs("weights")
@@ -307,7 +307,7 @@ def test_check_of_files_and_of_a_damaged_one(capsys: pytest.CaptureFixture[str],
     assert main(["check", "files", *words, "dtype=float32", "--stages", "2", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["passed"], said["dtype"], said["stages"], said["of"]) == (True, "float32", 2, 10)
-    assert {"test_name", "passed", "message", "area"} == set(said["results"][0])
+    assert {"test_name", "passed", "message", "area", "checked"} == set(said["results"][0])
     from safetensors.torch import load_file
 
     state = load_file(files["target"])

@@ -35,7 +35,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(summary, width):
 def test_a_pipe_gets_one_line_per_cell(summary):
     lines = shown(summary, width=80, terminal=False)
     line = next(x for x in lines if x.startswith("parallel_v1 γ=2 exact correct"))
-    assert " ".join(line.split()[4:]) == "8.0 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 24/24 tokens"
+    assert " ".join(line.split()[4:]) == "8.0 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 – 24/24 tokens"
     assert sum(x.startswith("test3") for x in lines) == 2
 
 

@@ -298,7 +298,7 @@ def test_later_commands_add_cells_and_units_and_keep_the_order(tmp_path: Path) -
     assert cells[third.cell.id]["name"] == third.name
     assert len(planned_units(cells[first.cell.id])) == 6
     assert len(planned_units(cells[third.cell.id])) == 8
-    assert cells[third.cell.id]["timing"] == {"units": 5, "repeats": 1}
+    assert cells[third.cell.id]["timing"] == {"units": 5, "repeats": 1, "band": [0.95, 1.05]}
     again = {p: p.stat().st_mtime_ns for p in (plan.folder / "cells").iterdir()}
     opened(replace(plan, cells=(first, third), settings=settings)).close()
     changed = [p.stem for p, t in again.items() if p.stat().st_mtime_ns != t]
