@@ -197,7 +197,8 @@ class FakeModel:
         assert x[0, :, 1].tolist() == list(range(behind, behind + count)), "rows stand at another place than theirs"
         assert mask is None or mask.shape == (count, behind + count)
         kv = x[:, None].double()
-        cache.write(0, rows, kv, kv)
+        for slot in cache.slots(0, rows, count):
+            slot.copy_(kv)
         labels = condition.class_NC[:, 0].tolist()
         halves = 2 if self.num_classes in labels and len(set(labels)) > 1 else 1
         self.log.append(Pass(self.role, tuple(x[0, :, 0].long().unique().tolist()), halves, behind, mask))
