@@ -275,7 +275,8 @@ def planned_units(cell: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 def timings_of(cell: Mapping[str, Any]) -> int:
     """How many timings a cell is to have."""
-    asked, batch = Timing(**cell.get("timing") or {"units": 0}), cell.get("config", {}).get("batch", 1)
+    timing, batch = cell.get("timing") or {}, cell.get("config", {}).get("batch") or 1
+    asked = Timing(timing.get("units") or 0, timing.get("repeats") or 0)
     return asked.batches(len(planned_units(cell)), batch) * asked.repeats
 
 

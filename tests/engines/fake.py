@@ -124,7 +124,7 @@ class FakeBackend:
             "pixel_mae": 1 - math.sqrt(equal / count),
             "target_calls": sum(not s["passed"] for s in stages),
             "identical": equal == count,
-            "worker": f"torch={modules}",
+            "host": f"torch={modules}",  # a column that stable tables leave out
             "attempt": self.attempts[cell, label, seed] + 1,
         }
         return {"type": "unit", "cell": cell, "label": label, "seed": seed, "sample": sample, "stages": stages}

@@ -41,7 +41,7 @@ def test_ten_kills_at_random_points_leave_no_trace(engine: str, seed: int, plan:
     assert sorted(keys(units)) == sorted(set(keys(units))) == sorted(keys(records(whole, "unit")))
     assert stable(mine) == stable(whole)
     if engine == "pool":
-        assert set(load_tables(mine.folder).samples["worker"]) == {"torch=False"}
+        assert set(load_tables(mine.folder).samples["host"]) == {"torch=False"}
 
 
 @pytest.mark.long

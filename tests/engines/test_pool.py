@@ -37,7 +37,7 @@ def test_a_lost_worker_costs_its_unit_alone(kind: str, said: str, plan: MakePlan
     if kind != "kill":
         assert "in act" in failures[0]["traceback"], "where it was is in the record"
     samples = load_tables(mine.folder).samples
-    assert set(samples["worker"]) == {"torch=False"}, "a worker without models imports no torch"
+    assert set(samples["host"]) == {"torch=False"}, "a worker without models imports no torch"
 
 
 def test_a_worker_lost_once_is_replaced_and_all_units_are_there(plan: MakePlan, run: Run, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_command_that_detached_is_collected_by_the_next(plan: MakePlan, run: R
     assert len(records(mine, "timing")) == 3 * 2, "the times came by themselves, behind the units"
     code, text = run(mine)
     assert code == 0 and "24 done already" in text and stable(mine) == stable(whole)
-    assert set(load_tables(mine.folder).samples["worker"]) == {"torch=False"}
+    assert set(load_tables(mine.folder).samples["host"]) == {"torch=False"}
 
 
 @pytest.mark.long

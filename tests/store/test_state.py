@@ -10,6 +10,7 @@ import pytest
 
 import sdvar_exp
 from sdvar_exp.store.ledger import LedgerWriter
+from sdvar_exp.store.manifest import timings_of
 from sdvar_exp.store.state import LedgerState
 
 UNIT = {"cell": "a", "label": 3, "seed": 0}
@@ -71,3 +72,18 @@ def test_nobody_else_folds_a_ledger() -> None:
                 readers.add(file.relative_to(folder).as_posix())
     sessions_or_features = {"store/manifest.py", "store/features.py", "report/page/provenance.py"}
     assert readers == {"store/state.py", "store/tables.py"} | sessions_or_features
+
+
+@pytest.mark.parametrize(
+    ("about", "timings"),
+    [
+        ({"timing": {"units": 5, "repeats": 3}, "config": {"batch": 4}}, 6),
+        ({"timing": {"units": 50, "repeats": 2}, "config": {}}, 12),
+        ({"timing": {"units": 5, "repeats": 3, "of_a_later_version": True}, "config": {"batch": None}}, 15),
+        ({"timing": {"units": None, "repeats": 3}}, 0),
+        ({}, 0),
+    ],
+)
+def test_how_many_timings_a_cell_is_to_have(about: dict[str, Any], timings: int) -> None:
+    """Whole batches of the first units, each `repeats` times; of files that say less, or more, too."""
+    assert timings_of({**about, "planned": [{"labels": [0, 1], "seeds": [0, 1, 2]}]}) == timings
