@@ -34,10 +34,11 @@ Numbers = dict[tuple[str, str], tuple[str, str]]
 def numbers_of(tables: Tables) -> Numbers:
     """Every number of the study's table: means, ends of intervals, counts; what does not exist is left out."""
     summary, rows = summarise(tables), with_rates(tables.samples)
+    quantities: list[Metric | str] = [*table_metrics(summary), *COUNTS]
     return {
         (row["cell"], name): (text, mark)
         for row in summary.to_dict("records")
-        for metric in (*table_metrics(summary), *COUNTS)
+        for metric in quantities
         for mark in [_mark(of_cell(rows, row["cell"]), of_cell(tables.timings, row["cell"]), metric)]
         for name, text in _texts(row, metric)
     }
