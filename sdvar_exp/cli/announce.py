@@ -24,7 +24,7 @@ KINDS = {
     "BaselineError": "baseline",
     "AcceleratorError": "device",
 }
-"""What the text of a recorded failure begins with, and its kind. Others: `killed`, `error`; `usage`, `storage` of the command."""
+"""What a recorded failure begins with, and its kind. Others: `killed`, `error`; `usage`, `storage` of the command."""
 
 
 def kind_of(error: str) -> str:
