@@ -31,7 +31,7 @@ VERBS = {
     "collect": "make tables and figures again from the ledger",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
-    "export": "a cell's images as one npz or a folder of PNG files, for other evaluators",
+    "export": "a cell's images as one npz or a folder of PNG files, or a study as a dataset, for other programs",
     "push": "send a study to W&B",
     "dashboard": "make a W&B workspace and a report of a study",
     "check": "run the invariants of decoding on a pair of models; say which stage and tensor is wrong",

@@ -1,4 +1,4 @@
-"""`sdvar-exp export`: a cell's images for evaluators outside this project."""
+"""`sdvar-exp export`: a cell's images for evaluators outside this project, or a study as a dataset."""
 
 from __future__ import annotations
 
@@ -14,20 +14,28 @@ from sdvar_exp.words import count, size
 FAILED = 1
 ABOUT = """The kept images of one cell as an npz in the layout of OpenAI's guided-diffusion evaluator (arr_0, uint8,
 N×H×W×3), or as a folder of PNG files. The order is random but fixed, as the Inception Score needs it. Refuses while units
-are missing, unless --partial."""
+are missing, unless --partial. With --dataset, rows and images of all cells (or of one) as a folder that Hugging Face's
+`datasets` and its Hub read: load_dataset("FOLDER")."""
 EXAMPLE = """example, VAR's protocol (50 images of each of 1000 classes, resumable):
   sdvar-exp run experiment=var_50k
-  sdvar-exp export var_50k --to samples.npz"""
+  sdvar-exp export var_50k --to samples.npz
+
+  sdvar-exp export demo --dataset --to demo_dataset"""
 
 
 def main(argv: list[str]) -> int:
     parser = study_parser("export", ABOUT, epilog=EXAMPLE)
     parser.add_argument("--cell", help="its id, name or key=value; default: the only one with images")
     parser.add_argument("--to", required=True, type=expand, metavar="PATH", help="FILE.npz, or a folder for PNG files")
+    parser.add_argument(
+        "--dataset", action="store_true", help="--to is a dataset folder: parquet with rows and images, and a card"
+    )
     parser.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
+    if asked.dataset:
+        return _dataset(folder, asked.cell, asked.to, asked.json)
     from sdvar_exp.store.export import sample_files, shuffled, usable, write_folder, write_npz
 
     cell = one_cell(asked.cell, folder) if asked.cell else _only(folder)
@@ -55,6 +63,24 @@ def main(argv: list[str]) -> int:
         text = f"{asked.to}  {count(len(paths), 'image')}, {write_folder(paths, asked.to)} new"
     print(json.dumps(said, indent=1, ensure_ascii=False) if asked.json else text)
     return FAILED if unusable else 0
+
+
+def _dataset(folder: Path, cell: str | None, out: Path, as_json: bool) -> int:
+    from sdvar_exp.store import load_tables
+    from sdvar_exp.store.dataset import FILES, write_dataset
+
+    tables = load_tables(folder, stages=False)
+    cells = [one_cell(cell, folder)] if cell else [c for c in tables.runs["cell"] if c in set(tables.samples["cell"])]
+    if tables.samples[tables.samples["cell"].isin(cells)].empty:
+        raise UserError(f"{folder} has no rows yet; run it first")
+    foreign = {path.name for path in out.iterdir()} - FILES if out.is_dir() else {out.name} if out.exists() else set()
+    if foreign:
+        raise UserError(f"--to {out} holds other files ({sorted(foreign)[0]}): give an empty or new folder")
+    rows, images = write_dataset(folder, tables, cells, out)
+    said = {"to": str(out), "cells": len(cells), "rows": rows, "images": images}
+    text = f"{out}  {count(rows, 'row')} of {count(len(cells), 'cell')}, {count(images, 'image')}"
+    print(json.dumps(said, indent=1, ensure_ascii=False) if as_json else text)
+    return 0
 
 
 def _only(folder: Path) -> str:

@@ -56,6 +56,7 @@ def run_help(verb: str, argv: Sequence[str]) -> str:
         "-m, --multirun": "accepted; sweeps are expanded without it too",
         "--only CELL": "only these cells: id, name, pattern or key=value (strategy=test3); may be repeated",
         "--failed": "only the units that failed before",
+        "--json": "records for machines on standard output: launch, failures, done; what people read goes to standard error",
         "--config-dir DIR": "a folder with groups of your own, laid out like conf/",
         "--cfg job": "show the configuration that the command means (Hydra; also --resolve, --package)",
         "--info [WHAT]": "how it was composed: defaults, searchpath, … (Hydra)",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sdvar_exp.cli.options import help_wanted, run_help
 from sdvar_exp.cli.studies import kept_notice, match_cells
@@ -16,31 +17,47 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 from sdvar_exp.words import count, did_you_mean
 
+Launch = Callable[[Mapping[str, Any]], None]
+
 
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
         print(run_help("run", argv))
         return 0
-    from sdvar_exp.config import compose, multirun, passthrough
+    from sdvar_exp.config import multirun, passthrough
 
     asked = read_choice(argv)
+    if asked.json:
+        from sdvar_exp.cli.announce import announced
+
+        if passthrough.wants_hydra(asked.words) or multirun.wanted(asked.words):
+            raise UserError("--json says what a run did; leave it out with Hydra's own flags, sweepers and launchers")
+        return announced(lambda launch: run(asked, argv, launch))
     if passthrough.wants_hydra(asked.words):
         return passthrough.answer(asked.words, "sdvar-exp run")
     if multirun.wanted(asked.words):
         return sweep(asked)
+    return run(asked, argv)
+
+
+def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int:
+    """Compose, check, and run. launch: is told what is about to run; then standard output is left to the caller."""
+    from sdvar_exp.config import compose
+
     plan = compose(asked.words)
     kept = kept_notice(plan.folder)
     for notice in (*plan.notices, *([kept] if kept else [])):
         print(f"note: {notice}", file=sys.stderr)
     chosen = choose(plan, asked)
     if chosen is None:
-        print(f"nothing of this command failed in {plan.folder}")
+        print(f"nothing of this command failed in {plan.folder}", file=sys.stderr if launch else sys.stdout)
         return 0
     check_machine(chosen)
     from sdvar_exp.runner import run_study
     from sdvar_exp.screen import Screen
 
-    return run_study(replace(chosen, argv=tuple(argv)), Screen())
+    chosen = replace(chosen, argv=tuple(argv))
+    return run_study(chosen, Screen(stderr=True), launch=launch) if launch else run_study(chosen, Screen())
 
 
 def sweep(asked: Choice) -> int:
@@ -76,11 +93,12 @@ class Choice:
     words: tuple[str, ...]
     only: tuple[str, ...] = ()
     failed: bool = False
+    json: bool = False
 
 
 def read_choice(argv: Sequence[str]) -> Choice:
-    """Take `--only CELL` and `--failed` out of a command line."""
-    words, only, failed = [], [], False
+    """Take `--only CELL`, `--failed` and `--json` out of a command line."""
+    words, only, failed, json = [], [], False, False
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -91,9 +109,11 @@ def read_choice(argv: Sequence[str]) -> Choice:
             only.append(value or rest.pop(0))
         elif word == "--failed":
             failed = True
+        elif word == "--json":
+            json = True
         else:
             words.append(word)
-    return Choice(tuple(words), tuple(only), failed)
+    return Choice(tuple(words), tuple(only), failed, json)
 
 
 def choose(plan: Plan, asked: Choice) -> Plan | None:

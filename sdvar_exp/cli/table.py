@@ -25,6 +25,7 @@ them) chooses cells by the number that the table shows: images chosen by how the
   sdvar-exp table guide --group strategy,gamma_value
   sdvar-exp table guide --stable > samples.csv
   sdvar-exp table guide --latex > table.tex
+  sdvar-exp table guide --macros > numbers.tex
 """
 
 
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--csv", action="store_true", help="the summary as csv")
     parser.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
     parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    parser.add_argument("--macros", action="store_true", help="every number as a LaTeX macro with the hash of its data")
     parser.add_argument("--plus-minus", action="store_true", help="with these two: ± instead of brackets")
     asked = parser.parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
@@ -55,9 +57,16 @@ def main(argv: list[str]) -> int:
 
         sys.stdout.write(stable_csv(folder, asked.stable))
         return 0
+    if (asked.latex or asked.markdown or asked.macros) and (asked.group or asked.json or asked.csv):
+        raise UserError("--latex, --markdown and --macros show the summary by cell; leave out --group, --json and --csv")
+    if asked.macros:
+        if asked.where:
+            raise UserError("--macros gives the whole table, as `verify --tex` checks it; leave out --where")
+        from sdvar_exp.report.macros import macros
+
+        sys.stdout.write(macros(_chosen(folder, None, False).tables))
+        return 0
     if asked.latex or asked.markdown:
-        if asked.group or asked.json or asked.csv:
-            raise UserError("--latex and --markdown show the summary by cell; leave out --group, --json and --csv")
         sys.stdout.write(_typeset(_chosen(folder, asked.where, asked.by_outcome), asked.latex, asked.plus_minus))
         return 0
     chosen = _chosen(folder, asked.where, asked.by_outcome)

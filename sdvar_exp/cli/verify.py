@@ -1,4 +1,4 @@
-"""`sdvar-exp verify`: draw a study's figures again and compare data and pixels with the files. Exit code 1 if one differs."""
+"""`sdvar-exp verify`: compare a study's figures, or the numbers of a paper, with its data. Exit code 1 if one differs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ fonts and libraries.
 
   sdvar-exp verify demo
   sdvar-exp verify paper/figures --json
+  sdvar-exp verify demo --tex paper/numbers.tex
 """
 
 
@@ -21,6 +22,9 @@ def main(argv: list[str]) -> int:
     parser = study_parser("verify", "Draw figures again from the study's tables and compare them with the files.", EXAMPLES)
     parser.add_argument(
         "--tolerance", type=float, default=None, metavar="SHARE", help="share of pixels that may differ (default: 0.002)"
+    )
+    parser.add_argument(
+        "--tex", type=Path, metavar="FILE", help="check the macros of `table --macros` in this file instead of figures"
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     asked = parser.parse_args(argv)
@@ -31,12 +35,23 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--tolerance must lie in [0, 1], got {asked.tolerance}")
     given = Path(asked.study) if asked.study else None
     folder = given if given and (given / INDEX).is_file() else find_study(asked.study, Path(asked.results_dir))
-    checked = verify(folder, SHARE if asked.tolerance is None else asked.tolerance)
+    if asked.tex:
+        from sdvar_exp.report.macros import check_macros
+        from sdvar_exp.report.source import read_tables
+
+        checked = check_macros(read_tables(folder, stages=False), asked.tex)
+    else:
+        checked = verify(folder, SHARE if asked.tolerance is None else asked.tolerance)
     failed = sum(bool(c.problem) for c in checked)
     if asked.json:
-        content = {"folder": str(folder), "same": not failed, "figures": [c.as_dict() for c in checked]}
+        content = {
+            "folder": str(folder),
+            "same": not failed,
+            "numbers" if asked.tex else "figures": [c.as_dict() for c in checked],
+        }
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         print(render_checked(checked))
-        print(f"\n{len(checked) - failed} of {len(checked)} figures agree with the data")
+        what = "numbers" if asked.tex else "figures"
+        print(f"\n{len(checked) - failed} of {len(checked)} {what} agree with the data")
     return 1 if failed or not checked else 0

@@ -1,11 +1,11 @@
-"""What one cell's W&B run holds, as plain data: no wandb here."""
+"""What the W&B run of a cell, and that of a whole study, hold, as plain data: no wandb here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdvar_exp.metrics.quantities import REFERENCE_ROWS, Metric, metrics, tabled
+from sdvar_exp.metrics.quantities import OWN, REFERENCE_ROWS, Metric, metrics, tabled
 from sdvar_exp.metrics.statistics import mean_interval, ratio_interval
 from sdvar_exp.store.columns import ALGORITHM, CIRCUMSTANCES, FIDELITY, IDENTITY, ROUNDS, TIMED
 from sdvar_exp.store.images import image_name
@@ -23,6 +23,9 @@ from sdvar_exp.store.tables import Tables
 
 # Circumstances that are measurements; the rest (host, pid, time stamps) is about the process.
 LOGGED_CIRCUMSTANCES = ("noise_ms", "peak_memory_bytes")
+
+WHOLE = "study"
+"""Stands in for a cell's id where the run is that of the whole study; no hash is called like that."""
 
 Unit = tuple[int, int]
 
@@ -41,7 +44,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """A W&B run: rows are (unit, metrics) sorted by label and seed, a metric that is null is left out."""
+    """A W&B run: rows are (unit, metrics) sorted by label and seed, a metric that is null is left out.
+
+    job_type: `baseline`, `cell`, or `study` for the one run of the study as a whole. tags: to filter by, the cell's id among
+    them, which is the same in every study. table: rows of the study's table, by column. files: its figures and its page.
+    """
 
     cell: str
     run_id: str
@@ -51,12 +58,18 @@ class Content:
     rows: tuple[tuple[Unit, Mapping[str, Any]], ...]
     summary: Mapping[str, Any]
     pictures: tuple[Picture, ...]
+    job_type: str = "cell"
+    tags: tuple[str, ...] = ()
+    table: tuple[Mapping[str, Any], ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits over everything that would be sent; pictures count by name."""
         pictures = [[p.label, p.seed, p.baseline is not None, p.diff is not None] for p in self.pictures]
-        everything = [self.name, self.config, self.rows, self.summary, pictures]
+        everything: list[Any] = [self.name, self.config, self.rows, self.summary, pictures]
+        if self.job_type == "study":
+            everything += [self.table, [[f.name, hashlib.sha256(f.read_bytes()).hexdigest()] for f in self.files]]
         return hashlib.sha256(canonical(everything).encode()).hexdigest()[:16]
 
 
@@ -84,6 +97,39 @@ def contents(folder: Path, tables: Tables) -> list[Content]:
     return [_content(folder, run, by_cell[run["cell"]], stages.get(run["cell"], none)) for run in runs]
 
 
+def study_content(folder: Path, cells: Sequence[Content]) -> Content | None:
+    """The run of a study as a whole: its table, figures and page; None while it has neither figures nor page."""
+    figures = folder / "figures"
+    files = (*sorted(figures.glob("*.png")), *(p for p in [folder / "report.html"] if p.is_file()))
+    if not files or not cells:
+        return None
+    study = cells[0].group
+    facts = ("code", "checkpoints", "packages", "device_kind", "dtype", "threads")
+    table = tuple({"cell": c.cell, "name": c.name, "run": c.run_id, **c.summary} for c in cells)
+    counts = {key: sum(c.summary[key] for c in cells) for key in ("units", "planned", "failures")}
+    return Content(
+        cell=WHOLE,
+        run_id=run_id(study, WHOLE),
+        name=study,
+        group=study,
+        config={"study": study, **{k: cells[0].config[k] for k in facts if k in cells[0].config}},
+        rows=(),
+        summary={"cells": len(cells), **counts},
+        pictures=(),
+        job_type="study",
+        tags=("study",),
+        table=table,
+        files=files,
+    )
+
+
+def _tags(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """Strategy, promise and id of a cell; W&B takes tags of 1 to 64 characters."""
+    lossless = "lossy" if run["lossless"] == "no" else f"lossless in {run['lossless']}"
+    strategy = json.loads(run["config"]).get("strategy", {}).get("name", "")
+    return tuple(tag[:64] for tag in (strategy, lossless, f"cell {run['cell']}") if tag)
+
+
 def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages: pd.DataFrame) -> Content:
     metrics = _metrics(samples)
     units = list(zip(samples["label"].astype(int), samples["seed"].astype(int), strict=True))
@@ -98,6 +144,8 @@ def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages
         rows=rows,
         summary=_summary(samples, run) | _acceptance(stages),
         pictures=tuple(p for p in pictures if p is not None),
+        job_type="baseline" if run["cell"] == run["baseline"] else "cell",
+        tags=_tags(run),
     )
 
 
@@ -121,6 +169,7 @@ def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {"units": len(samples), "planned": run["planned"], "failures": run["failures"]}
     known = {m.name: m for m in metrics()}
+    known |= {m.name + OWN: m.against_baseline() for m in metrics() if m.twice}
     for column in (*FIDELITY, *ALGORITHM, *TIMED, *LOGGED_CIRCUMSTANCES, *_extra(samples)):
         m = known.get(column)
         if column not in samples or not _is_metric(samples, column) or (m is not None and m.average == "none"):

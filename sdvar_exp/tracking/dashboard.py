@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.metrics.quantities import headline
+from sdvar_exp.metrics.quantities import OWN, headline, tabled
 from sdvar_exp.store.tables import Tables, load_tables
 from sdvar_exp.tracking.content import picture_metrics, stage_key
 from sdvar_exp.tracking.options import Options
@@ -32,6 +32,8 @@ class Facts:
     images: bool
     cells: int
     units: int
+    own: tuple[str, ...] = ()
+    """Metrics against the cell's own baseline (`_own`), where that is not the reference of all."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def facts_of(folder: Path, tables: Tables | None = None) -> Facts:
         images=any((folder / "images").glob("*/*.png")),
         cells=len(tables.runs),
         units=len(tables.samples),
+        own=tuple(m.name + OWN for m in tabled() if m.name + OWN in tables.samples),
     )
 
 
@@ -80,6 +83,7 @@ def panels(facts: Facts) -> dict[str, list[Any]]:
                 title=f"speed-up against {difference.plain_heading}",
                 x=of("speedup"),
                 y=of(difference.name),
+                running_ymin=True,
                 legend_template="${run:displayName}",
                 layout=left,
             ),
@@ -115,12 +119,18 @@ def panels(facts: Facts) -> dict[str, list[Any]]:
     return out
 
 
+def intervals(facts: Facts) -> list[str]:
+    """Ends of the interval and n of the numbers that the trade-off shows: columns of the runs table."""
+    shown = [headline("difference"), *([headline("speed")] if facts.timed else [])]
+    return [f"{m.name}_{end}" for m in shown for end in ("low", "high", "n")]
+
+
 def build(facts: Facts, options: Options) -> Dashboards:
     """Workspace and report of a study; nothing is sent. `UserError` where the extra is missing."""
     ws, wr = _module("wandb_workspaces.workspaces"), _module("wandb_workspaces.reports.v2")
     where = {"entity": options.entity or "", "project": options.project}
     sections = [ws.Section(name=name, panels=found, is_open=True) for name, found in panels(facts).items()]
-    pinned = (*picture_metrics(), "identical_units", "units")
+    pinned = tuple(dict.fromkeys((*picture_metrics(), "identical_units", "units", *intervals(facts), *facts.own)))
     runs = ws.RunsetSettings(
         filters=ws.And(ws.Metric("Group") == facts.study), pinned_columns=[f"summary:{name}" for name in pinned]
     )

@@ -1,5 +1,7 @@
 """Send a study to Weights & Biases from its ledger: one run per cell, group = study, id = hash of study and cell id.
 
+Once figures or page are there, a push of the whole study also sends one run for it, with table, figures and page.
+
 A run holds the cell's configuration, one history step per sample with every metric, the means as summary, and a table
 `images` of sample, baseline and difference (in tables of at most 200,000 rows, where W&B would cut silently).
 
@@ -29,7 +31,7 @@ from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import register
 from sdvar_exp.store.tables import load_tables
-from sdvar_exp.tracking.content import Content, Picture, contents, picture_metrics
+from sdvar_exp.tracking.content import Content, Picture, contents, picture_metrics, study_content
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed, Rows, Steps, only_one, plan_steps
 
@@ -67,15 +69,17 @@ def push(folder: Path | str, options: Options | str = "offline", cells: Collecti
     unchanged: list[str] = []
     failed: list[UserError] = []
     tables = load_tables(folder, cells)
-    tracker = registry.get("tracker", options.tracker).function
+    tracker = registry.get("tracker", options.tracker)
     with only_one(folder):
         pushed = Pushed(folder, options.place)
-        for content in contents(folder, tables):
+        wanted = contents(folder, tables)
+        whole = study_content(folder, wanted) if cells is None and tracker.meta.get("whole_study") else None
+        for content in (*wanted, *([whole] if whole else [])):
             if pushed.has(content):
                 unchanged.append(content.cell)
                 continue
             try:
-                _deliver(tracker, folder, options, content, pushed)
+                _deliver(tracker.function, folder, options, content, pushed)
             except UserError as error:
                 failed.append(error)
                 if len(failed) >= MOST_FAILURES:
@@ -100,7 +104,7 @@ def _deliver(tracker: Callable[..., None], folder: Path, options: Options, conte
     pushed.remember(content)
 
 
-@register("tracker", "wandb")
+@register("tracker", "wandb", whole_study=True)
 def _send(folder: Path, options: Options, content: Content, pushed: Pushed) -> None:
     """Weights & Biases: one run per cell with history, summary and a table of images; offline files or a server."""
     online = options.mode == "online"
@@ -125,6 +129,8 @@ def _log_run(folder: Path, options: Options, content: Content, rows: Rows, pictu
         project=options.project,
         entity=options.entity,
         group=content.group,
+        job_type=content.job_type,
+        tags=list(content.tags),
         name=content.name,
         id=content.run_id,
         resume="allow" if options.mode == "online" else None,
@@ -140,6 +146,8 @@ def _log_run(folder: Path, options: Options, content: Content, rows: Rows, pictu
             run.log(dict(row), step=step, commit=True)
         if content.pictures:
             run.log(dict(_tables(wandb, content.pictures)), step=pictures_at, commit=True)
+        if content.table:
+            run.log(_whole(wandb, content), step=pictures_at, commit=True)
         run.summary.update(dict(content.summary))
         run.finish(exit_code=0)
         finished = True
@@ -186,6 +194,15 @@ def _tables(wandb: Any, pictures: Sequence[Picture]) -> Iterator[tuple[str, Any]
             files = [p and wandb.Image(str(p)) for p in (picture.sample, picture.baseline, picture.diff)]
             table.add_data(picture.label, picture.seed, *files, *(picture.metrics[name] for name in picture_metrics()))
         yield f"images_{start // TABLE_ROWS + 1}" if start else "images", table
+
+
+def _whole(wandb: Any, content: Content) -> dict[str, Any]:
+    """The study's table, its figures and its page as media."""
+    columns = list(dict.fromkeys(name for row in content.table for name in row))
+    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in content.table])
+    figures = {f"figures/{file.stem}": wandb.Image(str(file)) for file in content.files if file.suffix == ".png"}
+    pages = {file.stem: wandb.Html(str(file), inject=False) for file in content.files if file.suffix == ".html"}
+    return {"table": table, **figures, **pages}
 
 
 def _staging(wandb_folder: Path, run_id: str) -> Path:

@@ -162,3 +162,31 @@ def test_a_picture_that_cannot_be_read_loses_no_other(stored, tmp_path, capsys):
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["figures"]}
     assert "is no readable PNG file" in found[spoilt["name"]]["problem"]
     assert others and all(found[one["name"]]["same"] for one in others)
+
+
+def test_macros_agree_until_data_or_text_change(new_study, tmp_path, capsys):
+    study = new_study(seeds=2)
+    write(study, tmp_path / "made_up")
+    words = ("verify", str(tmp_path / "made_up"), "--tex", str(tmp_path / "numbers.tex"))
+    assert main(["table", str(tmp_path / "made_up"), "--macros"]) == 0
+    text = capsys.readouterr().out
+    cell = study.runs["cell"].iloc[2]
+    mean = study.samples.loc[study.samples["cell"] == cell, "pixel_mae"].mean()
+    (tmp_path / "numbers.tex").write_text(text)
+    assert f"\\sdvardef{{made_up}}{{{cell}}}{{pixel_mae}}{{{mean:.3f}}}{{" in text
+    assert f"{{{cell}}}{{speedup_low}}" in text and f"{{{cell}}}{{n}}{{6}}" in text
+    assert main([*words]) == 0 and "numbers agree with the data" in capsys.readouterr().out
+    edited = text.replace(f"{{{cell}}}{{pixel_mae}}{{{mean:.3f}}}", f"{{{cell}}}{{pixel_mae}}{{0.001}}")
+    (tmp_path / "numbers.tex").write_text(edited)
+    assert main([*words, "--json"]) == 1
+    wrong = [c for c in json.loads(capsys.readouterr().out)["numbers"] if not c["same"]]
+    assert [(c["name"], c["problem"]) for c in wrong] == [(f"{cell} pixel_mae", f"says 0.001, the data say {mean:.3f}")]
+    (tmp_path / "numbers.tex").write_text(text)
+    study.samples.loc[study.samples["cell"] == cell, "pixel_mae"] += 0.01
+    write(study, tmp_path / "made_up")
+    assert main([*words, "--json"]) == 1
+    wrong = [c for c in json.loads(capsys.readouterr().out)["numbers"] if not c["same"]]
+    assert {c["name"].split()[0] for c in wrong} == {cell} and "pixel_mae" in wrong[0]["name"]
+    assert all("data have changed" in c["problem"] for c in wrong) and {c["name"] for c in wrong} >= {f"{cell} pixel_mae"}
+    (tmp_path / "numbers.tex").write_text("% nothing")
+    assert main([*words]) == 2 and "defines no number of study made_up" in capsys.readouterr().err

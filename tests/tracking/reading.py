@@ -18,6 +18,8 @@ class Logged:
     """What one run's file holds. artifacts: file names in the tables' artifacts, by artifact."""
 
     run: dict[str, Any] = field(default_factory=dict)
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +45,7 @@ def _take(logged: Logged, record: Any) -> None:
     if kind == "run":
         run = record.run
         logged.run = {"id": run.run_id, "project": run.project, "group": run.run_group, "name": run.display_name}
+        logged.job_type, logged.tags = run.job_type, list(run.tags)
         logged.config |= {item.key: json.loads(item.value_json) for item in run.config.update}
     elif kind == "history":
         logged.history.append(_items(record.history.item))

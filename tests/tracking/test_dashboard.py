@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,8 @@ def study(tmp_path: Path) -> Path:
         for body in all_units(plan):
             opened_study.append({**body, "sample": {**body["sample"], "token_agreement": 0.5}})
         for planned in plan.cells:
-            opened_study.append(timing_body(planned.cell.id, 3, 0, 0, baseline=100.0, ms=50.0))
+            for seed in (0, 1, 2):
+                opened_study.append(timing_body(planned.cell.id, 3, seed, 0, baseline=100.0, ms=50.0 + seed))
         picture = opened_study.image_path(plan.cells[0].cell.id, 3, 0)
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"")
@@ -63,6 +65,21 @@ def test_panels_read_what_push_logs(study: Path) -> None:
     assert {"speedup", "pixel_mae", "target_calls", "acceptance_stage_00", "acceptance_stage_02"} <= read <= logged
     assert '"groupBy": "strategy.value.name"' in built and all("name" in content.config["strategy"] for content in sent)
     assert '"value": "made_up"' in built and {content.group for content in sent} == {"made_up"}
+
+
+def test_columns_of_the_runs_table(study: Path) -> None:
+    """Intervals and n of what the trade-off shows, and numbers against the own baseline where that is another cell."""
+    tables = load_tables(study)
+    with_own = replace(tables, samples=tables.samples.assign(pixel_mae_own=tables.samples["pixel_mae"] / 2))
+    built = dashboard.build(dashboard.facts_of(study, with_own), OPTIONS).workspace.runset_settings.pinned_columns
+    wanted = {f"{name}_{end}" for name in ("pixel_mae", "speedup") for end in ("low", "high", "n")} | {"pixel_mae_own"}
+    assert wanted <= {column.removeprefix("summary:") for column in built}
+    (content, *_) = contents(study, with_own)
+    assert wanted | {"pixel_mae_own_low"} <= set(content.summary)
+    assert not any(
+        "_own" in column
+        for column in dashboard.build(dashboard.facts_of(study), OPTIONS).workspace.runset_settings.pinned_columns
+    )
 
 
 def test_acceptance_is_the_mean_by_stage(study: Path) -> None:

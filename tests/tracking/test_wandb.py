@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from sdvar_exp.store import Study
-from sdvar_exp.tracking import Options, push_in_child, start_follower
+from sdvar_exp.tracking import Options, push, push_in_child, start_follower
 from sdvar_exp.tracking.content import run_id
 from tests.store.making import FINGERPRINT, make_plan, opened, timing_body, unit_body
 from tests.tracking.reading import Logged, read_run
@@ -113,6 +114,27 @@ def check_images(logged: Logged, folder: Path, count: int) -> None:
             assert cell["_type"] == "image-file" and (cell["width"], cell["height"]) == (8, 8)
             kept = Path(files[cell["path"]])
             assert kept.read_bytes()[:4] == b"\x89PNG" and kept.is_relative_to(folder / "wandb")
+
+
+def test_a_push_of_a_finished_study_has_a_run_for_the_whole(home: Path, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "results", seeds=(0,))
+    ids = [p.cell.id for p in plan.cells]
+    with opened(plan) as study:
+        fill(study, ids, (3, 8), (0,))
+        shutil.copytree(plan.folder / "images" / ids[1], plan.folder / "figures")
+    (plan.folder / "report.html").write_text("<h1>page</h1>")
+    assert len(push(plan.folder, "offline").sent) == 4 and not push(plan.folder, "offline").sent
+    found = runs_of(plan.folder)
+    whole = found[run_id("made_up", "study")]
+    assert (whole.job_type, whole.tags, whole.run["group"], whole.run["name"]) == ("study", ["study"], "made_up", "made_up")
+    (media,) = (row for row in whole.history if any(key.startswith("table") for key in row))
+    assert media["table/nrows"] == 3 and media["figures/3_0/_type"] == "image-file" and media["report/_type"] == "html-file"
+    assert (whole.summary["cells"], whole.summary["units"]) == (3, 6)
+    loop = found[run_id("made_up", ids[2])]
+    assert loop.job_type == "cell" and set(loop.tags) == {"parallel_v1", "lossy", f"cell {ids[2]}"}
+    assert found[run_id("made_up", ids[0])].job_type == "baseline"
+    (plan.folder / "report.html").write_text("<h1>another page</h1>")
+    assert push(plan.folder, "offline").sent == ("study",) and len(runs_of(plan.folder)) == 4
 
 
 def snapshot(folder: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
@@ -26,15 +27,19 @@ from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follow
 from sdvar_exp.tracking.options import said_on_command_line
 from sdvar_exp.words import count
 
+Launch = Callable[[dict[str, Any]], None]
 FINE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 FINISH_S, BROKEN_OFF_S = 60.0, 3.0
 """How long W&B's child may take at the end of a run, and of one that broke off."""
 
 
-def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory | None = None) -> int:
+def run_study(
+    plan: Plan, console: Console, load: Any = None, backend: Factory | None = None, launch: Launch | None = None
+) -> int:
     """Run a plan, or what is left of it.
 
-    load: stands in for `load_pair`. backend: stands in for models altogether, see `Backend`.
+    load: stands in for `load_pair`. backend: stands in for models altogether, see `Backend`. launch: is told what is about to
+    run, once the study is open.
     Returns 0; 1 if units failed (they are recorded, and tried again by the same command); 130 if interrupted, 143 by SIGTERM.
     Raises `UserError` before anything is written if the plan cannot run; `StorageError` if the disk takes no more.
     """
@@ -54,7 +59,7 @@ def run_study(plan: Plan, console: Console, load: Any = None, backend: Factory |
                 options = plan.settings.engine_options
                 sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study), joined=joined)
                 made.begin(study, sweep.attempts)
-                return _run(sweep, engine)
+                return _run(sweep, engine, launch)
         except KeyboardInterrupt:
             say(console, f"stopped; this goes on where it stopped: {command(plan)}")
             return TERMINATED if interrupt.number == signal.SIGTERM else INTERRUPTED
@@ -81,7 +86,7 @@ def models_of(load: Any = None) -> Iterator[Factory]:
         yield Models() if load is None else Models(load)
 
 
-def _run(sweep: Sweep, engine: Engine) -> int:
+def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
     study, backend, console = sweep.study, sweep.backend, sweep.console
     plan = backend.plan
     pending = groups(plan, study.done())
@@ -90,6 +95,8 @@ def _run(sweep: Sweep, engine: Engine) -> int:
     if pending or backend.pending_timings():
         study.append(session(backend))
         keep_diff(study.folder)
+    if launch:
+        launch(launched(study, backend, pending))
     s = plan.settings
     files = {"mode": s.tracking, "project": s.project, "entity": s.entity, "base_url": s.base_url}
     options = Options("none") if sweep.joined else resolve(said_on_command_line(plan.argv), files)
@@ -152,6 +159,24 @@ def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
     if backend.added:
         lines.append(f"added to compare with: {', '.join(backend.added)}")
     return lines
+
+
+def launched(study: Study, backend: Backend, pending: list[Group]) -> dict[str, Any]:
+    """What a run binds before its first decode, for programs."""
+    plan = backend.plan
+    return {
+        "study": plan.study,
+        "folder": str(study.folder.resolve()),
+        "pid": os.getpid(),
+        "command": command(plan),
+        "cells": [{"cell": p.cell.id, "name": p.name} for p in plan.cells],
+        "units": plan.rows,
+        "pending": sum(len(task.units) for group in pending for task in group.tasks),
+        "models": list(backend.models),
+        "device": backend.device,
+        "dtype": plan.settings.dtype,
+        "engine": plan.settings.engine,
+    }
 
 
 def session(backend: Backend) -> dict[str, object]:
