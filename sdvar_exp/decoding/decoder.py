@@ -17,7 +17,7 @@ import torch
 from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding import gamma as controllers
 from sdvar_exp.decoding.clock import Clock
-from sdvar_exp.decoding.evidence import Judged, Proposal, StageView
+from sdvar_exp.decoding.evidence import Judged, Proposal, StageView, Variants
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.options import Loop, Policy, Stale
@@ -36,6 +36,11 @@ POLICY = Policy()
 def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
     """What the tokens of a stage add to f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
     return quantize.contribution(stage, quantize.code_map(stage, tokens_Bl))
+
+
+def _chosen(number_B: torch.Tensor, candidates: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Per image the candidate of its number (the first where that is negative), all of one shape (B, …)."""
+    return torch.stack(tuple(candidates))[number_B.clamp_min(0), torch.arange(len(number_B), device=number_B.device)]
 
 
 class Observer(Protocol):
@@ -77,6 +82,7 @@ class Decoder:
         self.sampled: dict[int, torch.Tensor] = {}
         self.sources: dict[int, str] = {}  # of stages that were neither judged nor sampled by one model as it is
         self.drafted: dict[int, torch.Tensor] = {}
+        self.variants: dict[int, torch.Tensor] = {}  # of stages with several candidates, which passed, (B,), -1 for none
         self.wasted_tokens = self.forced_commits = self.verify_calls = self.committed_by_verify = 0
         self._verified_rows = 0  # fed by the last verify, per guidance half
         self._clock, self._observer = clock, observer
@@ -233,31 +239,79 @@ class Decoder:
         self.verify_calls += 1
         with self._time("verify"):
             f_hats, target = self.f_hats + proposal.f_hats, self.session("target")
-            self._verified_rows = target.count(target.stage, stop)
-            return target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
+            branches = [(proposal.first + i + 1, x) for i, v in proposal.variants.items() for x in v.f_hats]
+            self._verified_rows = target.count(target.stage, stop) + sum(self.pyramid.lengths[k] for k, _ in branches)
+            out = target.logits(f_hats, stop, proposal.first, self.cell.mask, proposal.first, branches)
+        more = iter(out[stop - proposal.first :])
+        for v in proposal.variants.values():
+            v.logits = [next(more) for _ in v.tokens]
+        return out[: stop - proposal.first]
+
+    def vary(self, proposal: Proposal, count: int, extra: bool = False) -> None:
+        """Give up to `count` more candidates to each proposed stage whose next stage `verify` feeds (to the last if `extra`).
+
+        Each differs from the proposal in one token, of those with the smallest gap to the draft's best other code, least sure
+        first: there stands that code. A stage's rows do not depend on its own tokens, so it is the next stage that is fed in
+        as many more copies; all deeper ones follow from the proposal itself.
+        """
+        for i in range(len(proposal) - (not extra) if count else 0):
+            k, own, variants = proposal.first + i, proposal.tokens[i], Variants()
+            with self._time("draft"):
+                scores = process(proposal.logits[i], self.cell.sampling) + self.noise.gumbel(self._stream["draft"], k)
+                rival = scores.scatter(-1, own[..., None], -torch.inf).max(dim=-1)
+                gap = scores.gather(-1, own[..., None])[..., 0] - rival.values
+                least = gap.sort(dim=1, stable=True).indices[:, :count]
+                variants.tokens = [own.scatter(1, at, rival.indices.gather(1, at)) for at in least.split(1, dim=1)]
+            self._extend(proposal, k)
+            before = [*self.f_hats[: proposal.first], *proposal.f_hats[:i]]
+            variants.f_hats = [self._accumulate(k, tokens, before) for tokens in variants.tokens]
+            proposal.variants[i] = variants
+
+    def take_variant(
+        self, proposal: Proposal, logits: list[torch.Tensor], verdicts: list[Judged]
+    ) -> tuple[list[torch.Tensor], list[Judged]]:
+        """Let a stage that failed pass with another candidate if, in every image, one equals the target's sample.
+
+        The proposal then holds the candidate, and the round goes on for one stage, whose rows were fed for it too.
+
+        Returns:
+            logits and verdicts of the stages of the round, those that rest on a dropped candidate left out.
+        """
+        i = len(verdicts) - 1
+        for done in range(min(len(verdicts), len(proposal.variants))):
+            self.variants[proposal.first + done] = torch.where(verdicts[done].verdict.passed_B, 0, -1)
+        if i not in proposal.variants or verdicts[i].passed:
+            return logits, verdicts
+        variants, wanted = proposal.variants[i], verdicts[i].view.target_tokens_Bl
+        chosen_B = self.variants[proposal.first + i]
+        for number, tokens in enumerate(variants.tokens, 1):
+            chosen_B = torch.where((chosen_B < 0) & (tokens == wanted).all(dim=1), number, chosen_B)
+        self.variants[proposal.first + i] = chosen_B
+        if not (chosen_B > 0).any():
+            return logits, verdicts
+        proposal.tokens[i] = _chosen(chosen_B, [proposal.tokens[i], *variants.tokens])
+        verdicts = [*verdicts[:i], self._judge(proposal, i, logits[i])]
+        if not verdicts[i].passed:
+            return logits, verdicts
+        proposal.swapped = i
+        proposal.f_hats[i:] = [_chosen(chosen_B, [proposal.f_hats[i], *variants.f_hats])]
+        logits = [*logits[: i + 1], _chosen(chosen_B, [logits[i + 1], *variants.logits])]
+        first = sum(len(proposal.variants[j].tokens) for j in range(i))
+        for number in range(len(variants.tokens)):
+            images = (chosen_B == number + 1).nonzero()[:, 0].tolist()
+            if images:
+                self.session("target").adopt(first + number, images)
+        if i + 1 < len(proposal):
+            verdicts.append(self._judge(proposal, i + 1, logits[i + 1]))
+        return logits, verdicts
 
     def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool = False) -> list[Judged]:
         """Verdicts of the acceptance rule, stage by stage, up to the first failure (or on all)."""
-        rule, out = self._declared("acceptance", self.cell.acceptance), list[Judged]()
-        with self._time("accept"):
-            for i, tokens in enumerate(proposal.tokens):
-                k = proposal.first + i
-                before = [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens))
-                view = StageView(
-                    k,
-                    tokens,
-                    proposal.logits[i],
-                    logits[i],
-                    self.cell.sampling,
-                    self.noise,
-                    partial(contribution, self.quantize, k),
-                    before,
-                    self.quantize.embedding.weight,
-                )
-                verdict = rule.entry.function(rule.params, view)
-                out.append(Judged(view, verdict, bool(verdict.passed_B.all())))
-                if not out[-1].passed and not all_of_them:
-                    break
+        out = list[Judged]()
+        for i in range(len(proposal)):
+            out.append(self._judge(proposal, i, logits[i]))
+            if not out[-1].passed and not all_of_them:
+                break
         return out
 
     @staticmethod
@@ -291,7 +345,7 @@ class Decoder:
             with self._time("accept"):
                 tokens = self._sample(extra_logits, "target", k)
             self._append(tokens)
-        self._roll_back(replaced, policy)
+        self._roll_back(replaced, policy, None if proposal.swapped is None else proposal.first + proposal.swapped)
 
     def commit_drafts(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, forced: bool) -> None:
         """Commit the first `count` proposed stages with the draft's own tokens (`redraft`); roll back the rest."""
@@ -340,6 +394,24 @@ class Decoder:
         with self._time("verify"):
             tokens = self._sample(logits, "target", k)
         self._append(tokens)
+
+    def _judge(self, proposal: Proposal, i: int, logits: torch.Tensor) -> Judged:
+        """The rule's verdict on the i-th proposed stage, given the target's logits of it."""
+        rule, k, tokens = self._declared("acceptance", self.cell.acceptance), proposal.first + i, proposal.tokens[i]
+        with self._time("accept"):
+            view = StageView(
+                k,
+                tokens,
+                proposal.logits[i],
+                logits,
+                self.cell.sampling,
+                self.noise,
+                partial(contribution, self.quantize, k),
+                [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens)),
+                self.quantize.embedding.weight,
+            )
+            verdict = rule.entry.function(rule.params, view)
+            return Judged(view, verdict, bool(verdict.passed_B.all()))
 
     def _margins(self, proposal: Proposal, i: int) -> tuple[tuple[float, ...], ...]:
         """Gaps of the draft's tokens at the i-th proposed stage, by image."""
@@ -390,10 +462,16 @@ class Decoder:
         passing = torch.where(verdict.accepted_Bl, draft, judged.view.target_tokens_Bl) if repaired else draft
         return torch.where(verdict.passed_B[:, None], passing, verdict.corrected_Bl), False
 
-    def _roll_back(self, replaced: int | None, policy: Policy) -> None:
-        """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed."""
+    def _roll_back(self, replaced: int | None, policy: Policy, swapped: int | None = None) -> None:
+        """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed.
+
+        replaced: first stage whose draft tokens may not be those committed. swapped: first stage whose tokens may not be those
+        that the deeper ones were drafted from, though the target's rows are.
+        """
         for role, session in self.sessions.items():
-            stale = policy.target_stale if role == "target" else policy.draft_stale
+            own = role == "target"
             session.truncate(self.committed)
-            if replaced is not None and stale is Stale.recompute:
-                session.truncate(replaced + 1)
+            if (policy.target_stale if own else policy.draft_stale) is Stale.recompute:
+                for stage in (replaced, None if own else swapped):
+                    if stage is not None:
+                        session.truncate(stage + 1)

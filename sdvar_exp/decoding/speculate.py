@@ -29,8 +29,10 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             d.propose(1, guidance, proposal)
         room = d.committed + len(proposal) < until
         extra = room and (gamma == 0 or options.skip_last or options.bonus)
+        d.vary(proposal, options.candidates, extra)
         logits = d.verify(proposal, extra)
         verdicts = d.judge(proposal, logits, all_of_them=options.on_reject is CONTINUE)
+        logits, verdicts = d.take_variant(proposal, logits, verdicts)
         passed = d.leading_passes(verdicts)
 
         if options.on_reject is OnReject.redraft:
@@ -39,7 +41,8 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             largest = gamma - 1 if passed == 0 and gamma > 1 else largest
         else:
             full = passed == len(proposal)
-            count = len(proposal) if options.on_reject is CONTINUE else min(passed + 1, len(proposal))
-            sampled = extra and (full or (options.skip_last and options.on_reject is CONTINUE))
+            count = min(passed + 1, len(verdicts)) if options.on_reject is OnReject.correct else len(proposal)
+            there = len(logits) > len(proposal)  # those of the extra stage
+            sampled = there and (full or (options.skip_last and options.on_reject is CONTINUE))
             d.commit(proposal, verdicts, count, logits[-1] if sampled else None, policy)
         d.close_round(proposal, verdicts, passed, gamma, reason)

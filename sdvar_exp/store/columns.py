@@ -92,6 +92,7 @@ STAGES = {
     "kl": "float",
     "entropy": "float",
     "residual_tries": "int",
+    "variant": "int",
     "token_agreement": "float",
 }
 
