@@ -17,7 +17,7 @@ import torch
 from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding import gamma as controllers
 from sdvar_exp.decoding.clock import Clock
-from sdvar_exp.decoding.evidence import Judged, Proposal, StageView, Variants
+from sdvar_exp.decoding.evidence import Judged, Proposal, StageView
 from sdvar_exp.decoding.guidance import weights
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.options import Loop, Policy, Stale
@@ -36,11 +36,6 @@ POLICY = Policy()
 def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
     """What the tokens of a stage add to f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
     return quantize.contribution(stage, quantize.code_map(stage, tokens_Bl))
-
-
-def _chosen(number_B: torch.Tensor, candidates: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Per image the candidate of its number (the first where that is negative), all of one shape (B, …)."""
-    return torch.stack(tuple(candidates))[number_B.clamp_min(0), torch.arange(len(number_B), device=number_B.device)]
 
 
 class Observer(Protocol):
@@ -132,7 +127,7 @@ class Decoder:
     def sample_alone(self, role: str, mask: Choice | None = None) -> None:
         """Commit the next stage as sampled by one model; stages that its cache lacks are fed in the same forward."""
         k = self.committed
-        with self._time("draft" if role == "draft" else "verify"):
+        with self.time("draft" if role == "draft" else "verify"):
             logits = self.session(role).logits(self.f_hats, k + 1, want=k, mask=mask)[0]
             tokens = self._sample(logits, role, k)
         if role == "target":
@@ -142,30 +137,6 @@ class Decoder:
     def leave_out(self, role: str, stages: Sequence[int]) -> None:
         """Never feed these stages' rows to a model: what it has not seen of them it sees in f̂ alone."""
         self.session(role).leave_out(stages)
-
-    def sample_beside(self, by_draft: bool) -> None:
-        """Commit the next stage as sampled by the target's conditional half, the draft being the other branch of guidance.
-
-        by_draft: ℓ = c_T + t·(c_T - c_D), the draft's conditional logits in place of the target's unconditional ones (after
-        Karras et al., arXiv 2406.02507); else ℓ = c_T + t·(c_D - u_D), the draft's own difference. The two models' `guidance`
-        must be 0 here, but for the draft's in the second form. Where t = 0 the draft is not asked.
-        """
-        k, t, batch = self.committed, self.weights[self.committed], len(self.labels_B)
-        with self._time("verify"):
-            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[:batch]
-        if t:
-            with self._time("draft"):
-                other = self.session("draft").raw(self.f_hats, k + 1, want=k)
-            cond, null = (logits, other[:batch]) if by_draft else (other[:batch], other[batch:])
-            logits = logits + t * (cond - null)
-        self._commit_sampled(logits, "target_draft")
-
-    def sample_unguided(self) -> None:
-        """Commit the next stage as sampled by the target's conditional half."""
-        k = self.committed
-        with self._time("verify"):
-            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[: len(self.labels_B)]
-        self._commit_sampled(logits, "target_unguided")
 
     def next_gamma(self, until: int, largest: int, drafted: Proposal | None = None) -> tuple[int, str]:
         """γ of the next round and the controller's reason, given the margins of what was drafted in it so far."""
@@ -213,8 +184,8 @@ class Decoder:
         if share_cache and not len(proposal):
             self.session(role, weights, model).share(self.session("target"))
         for k in range(first, first + count):
-            self._extend(proposal, k)
-            with self._time("draft"):
+            self.extend(proposal, k)
+            with self.time("draft"):
                 logits = self.session(role, weights, model).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
                 proposal.tokens.append(self._sample(logits, "draft", k))
                 proposal.logits.append(logits)
@@ -222,7 +193,7 @@ class Decoder:
     def sample_from_one_f_hat(self, proposal: Proposal, count: int, weights: Sequence[float] | None = None) -> None:
         """Add `count` stages to a proposal, sampled in one pass of the target, all rows built from the committed f̂."""
         first = proposal.first + len(proposal)
-        with self._time("draft"):
+        with self.time("draft"):
             session = self.session("proposer", weights, self.pair.target)
             if not len(proposal):
                 session.share(self.session("target"))
@@ -235,9 +206,9 @@ class Decoder:
     def verify(self, proposal: Proposal, extra: bool = False) -> list[torch.Tensor]:
         """One target forward over the proposed stages (and the one behind them if `extra`): guided logits per stage."""
         stop = proposal.first + len(proposal) + int(extra)
-        self._extend(proposal, stop - 1)
+        self.extend(proposal, stop - 1)
         self.verify_calls += 1
-        with self._time("verify"):
+        with self.time("verify"):
             f_hats, target = self.f_hats + proposal.f_hats, self.session("target")
             branches = [(proposal.first + i + 1, x) for i, v in proposal.variants.items() for x in v.f_hats]
             self._verified_rows = target.count(target.stage, stop) + sum(self.pyramid.lengths[k] for k, _ in branches)
@@ -247,69 +218,11 @@ class Decoder:
             v.logits = [next(more) for _ in v.tokens]
         return out[: stop - proposal.first]
 
-    def vary(self, proposal: Proposal, count: int, extra: bool = False) -> None:
-        """Give up to `count` more candidates to each proposed stage whose next stage `verify` feeds (to the last if `extra`).
-
-        Each differs from the proposal in one token, of those with the smallest gap to the draft's best other code, least sure
-        first: there stands that code. A stage's rows do not depend on its own tokens, so it is the next stage that is fed in
-        as many more copies; all deeper ones follow from the proposal itself.
-        """
-        for i in range(len(proposal) - (not extra) if count else 0):
-            k, own, variants = proposal.first + i, proposal.tokens[i], Variants()
-            with self._time("draft"):
-                scores = process(proposal.logits[i], self.cell.sampling) + self.noise.gumbel(self._stream["draft"], k)
-                rival = scores.scatter(-1, own[..., None], -torch.inf).max(dim=-1)
-                gap = scores.gather(-1, own[..., None])[..., 0] - rival.values
-                least = gap.sort(dim=1, stable=True).indices[:, :count]
-                variants.tokens = [own.scatter(1, at, rival.indices.gather(1, at)) for at in least.split(1, dim=1)]
-            self._extend(proposal, k)
-            before = [*self.f_hats[: proposal.first], *proposal.f_hats[:i]]
-            variants.f_hats = [self._accumulate(k, tokens, before) for tokens in variants.tokens]
-            proposal.variants[i] = variants
-
-    def take_variant(
-        self, proposal: Proposal, logits: list[torch.Tensor], verdicts: list[Judged]
-    ) -> tuple[list[torch.Tensor], list[Judged]]:
-        """Let a stage that failed pass with another candidate if, in every image, one equals the target's sample.
-
-        The proposal then holds the candidate, and the round goes on for one stage, whose rows were fed for it too.
-
-        Returns:
-            logits and verdicts of the stages of the round, those that rest on a dropped candidate left out.
-        """
-        i = len(verdicts) - 1
-        for done in range(min(len(verdicts), len(proposal.variants))):
-            self.variants[proposal.first + done] = torch.where(verdicts[done].verdict.passed_B, 0, -1)
-        if i not in proposal.variants or verdicts[i].passed:
-            return logits, verdicts
-        variants, wanted = proposal.variants[i], verdicts[i].view.target_tokens_Bl
-        chosen_B = self.variants[proposal.first + i]
-        for number, tokens in enumerate(variants.tokens, 1):
-            chosen_B = torch.where((chosen_B < 0) & (tokens == wanted).all(dim=1), number, chosen_B)
-        self.variants[proposal.first + i] = chosen_B
-        if not (chosen_B > 0).any():
-            return logits, verdicts
-        proposal.tokens[i] = _chosen(chosen_B, [proposal.tokens[i], *variants.tokens])
-        verdicts = [*verdicts[:i], self._judge(proposal, i, logits[i])]
-        if not verdicts[i].passed:
-            return logits, verdicts
-        proposal.swapped = i
-        proposal.f_hats[i:] = [_chosen(chosen_B, [proposal.f_hats[i], *variants.f_hats])]
-        logits = [*logits[: i + 1], _chosen(chosen_B, [logits[i + 1], *variants.logits])]
-        first = sum(len(proposal.variants[j].tokens) for j in range(i))
-        for number in range(len(variants.tokens)):
-            images = (chosen_B == number + 1).nonzero()[:, 0].tolist()
-            if images:
-                self.session("target").adopt(first + number, images)
-        if i + 1 < len(proposal):
-            verdicts.append(self._judge(proposal, i + 1, logits[i + 1]))
-        return logits, verdicts
-
     def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool = False) -> list[Judged]:
         """Verdicts of the acceptance rule, stage by stage, up to the first failure (or on all)."""
         out = list[Judged]()
         for i in range(len(proposal)):
-            out.append(self._judge(proposal, i, logits[i]))
+            out.append(self.judge_stage(proposal, i, logits[i]))
             if not out[-1].passed and not all_of_them:
                 break
         return out
@@ -335,14 +248,14 @@ class Decoder:
             if not kept and replaced is None:
                 replaced = k
             if replaced is None:
-                self._extend(proposal, k + 1)
+                self.extend(proposal, k + 1)
             self._append(tokens, proposal.f_hats[i] if replaced is None else None)
             self.judged[k] = judged
             self.drafted[k] = proposal.tokens[i]
         if extra_logits is not None:
             k = self.committed
             self.sampled[k] = extra_logits
-            with self._time("accept"):
+            with self.time("accept"):
                 tokens = self._sample(extra_logits, "target", k)
             self._append(tokens)
         self._roll_back(replaced, policy, None if proposal.swapped is None else proposal.first + proposal.swapped)
@@ -351,7 +264,7 @@ class Decoder:
         """Commit the first `count` proposed stages with the draft's own tokens (`redraft`); roll back the rest."""
         for i in range(count):
             k = proposal.first + i
-            self._extend(proposal, k + 1)
+            self.extend(proposal, k + 1)
             self._append(proposal.tokens[i], proposal.f_hats[i])
             self.judged[k] = verdicts[i]
             self.drafted[k] = proposal.tokens[i]
@@ -387,18 +300,18 @@ class Decoder:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _commit_sampled(self, logits: torch.Tensor, source: str) -> None:
+    def commit_sampled(self, logits: torch.Tensor, source: str) -> None:
         """Commit the target's sample of the next stage. source: see `StageOutcome`."""
         k = self.committed
         self.sampled[k], self.sources[k] = logits, source
-        with self._time("verify"):
+        with self.time("verify"):
             tokens = self._sample(logits, "target", k)
         self._append(tokens)
 
-    def _judge(self, proposal: Proposal, i: int, logits: torch.Tensor) -> Judged:
+    def judge_stage(self, proposal: Proposal, i: int, logits: torch.Tensor) -> Judged:
         """The rule's verdict on the i-th proposed stage, given the target's logits of it."""
         rule, k, tokens = self._declared("acceptance", self.cell.acceptance), proposal.first + i, proposal.tokens[i]
-        with self._time("accept"):
+        with self.time("accept"):
             view = StageView(
                 k,
                 tokens,
@@ -415,8 +328,12 @@ class Decoder:
 
     def _margins(self, proposal: Proposal, i: int) -> tuple[tuple[float, ...], ...]:
         """Gaps of the draft's tokens at the i-th proposed stage, by image."""
-        g = self.noise.gumbel(self._stream["draft"], proposal.first + i)
+        g = self.draft_noise(proposal.first + i)
         return tuple(map(tuple, sample_gap(process(proposal.logits[i], self.cell.sampling), g).tolist()))
+
+    def draft_noise(self, stage: int) -> torch.Tensor:
+        """The Gumbel variables under which the draft samples a stage, (B, L_k, V)."""
+        return self.noise.gumbel(self._stream["draft"], stage)
 
     def _declared(self, factor: str, choice: Choice | None) -> Choice:
         """The choice of a factor that a verb reads; `UserError` where the strategy does not declare that it does."""
@@ -431,25 +348,25 @@ class Decoder:
             session.observer = partial(self._observer.forward, role)
         return session
 
-    def _time(self, section: str) -> AbstractContextManager[None]:
+    def time(self, section: str) -> AbstractContextManager[None]:
         return self._clock(section) if self._clock else nullcontext()
 
     def _sample(self, logits: torch.Tensor, role: str, stage: int) -> torch.Tensor:
         return gumbel_argmax(process(logits, self.cell.sampling), self.noise.gumbel(self._stream[role], stage))
 
-    def _accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
-        with self._time("fhat"):
+    def accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
+        with self.time("fhat"):
             base = before[-1] if before else self.quantize.empty(len(tokens_Bl))
             return self.quantize.accumulate(stage, tokens_Bl, base)
 
-    def _extend(self, proposal: Proposal, stop: int) -> None:
+    def extend(self, proposal: Proposal, stop: int) -> None:
         """Make f̂ after the proposed stages < stop."""
         for k in range(proposal.first + len(proposal.f_hats), stop):
             before = [*self.f_hats[: proposal.first], *proposal.f_hats]
-            proposal.f_hats.append(self._accumulate(k, proposal.tokens[k - proposal.first], before))
+            proposal.f_hats.append(self.accumulate(k, proposal.tokens[k - proposal.first], before))
 
     def _append(self, tokens: torch.Tensor, f_hat: torch.Tensor | None = None) -> None:
-        self.f_hats.append(self._accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
+        self.f_hats.append(self.accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
         self.tokens.append(tokens)
 
     @staticmethod

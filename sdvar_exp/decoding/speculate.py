@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def speculate(d: Decoder, options: Loop, until: int) -> None:
     """Commit the stages < until by rounds of draft, verify, accept, commit (Leviathan et al., 2211.17192, per stage)."""
+    from sdvar_exp.decoding.candidates import take_variant, vary  # imports torch
+
     d.loops.append(options)
     policy = Policy(options.draft_stale, options.target_stale, repairs(d.cell))
     same = options.draft_cfg == "same"
@@ -29,10 +31,10 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             d.propose(1, guidance, proposal)
         room = d.committed + len(proposal) < until
         extra = room and (gamma == 0 or options.skip_last or options.bonus)
-        d.vary(proposal, options.candidates, extra)
+        vary(d, proposal, options.candidates, extra)
         logits = d.verify(proposal, extra)
         verdicts = d.judge(proposal, logits, all_of_them=options.on_reject is CONTINUE)
-        logits, verdicts = d.take_variant(proposal, logits, verdicts)
+        logits, verdicts = take_variant(d, proposal, logits, verdicts)
         passed = d.leading_passes(verdicts)
 
         if options.on_reject is OnReject.redraft:
