@@ -226,9 +226,9 @@ class ModelSession:
         seen: Seen | None,
         branches: Sequence[Branch] = (),
     ) -> torch.Tensor:
-        x = self._embed(first, stop, f_hats, rows, branches)
-        copies = tuple(k for k, _ in branches)
+        x, copies = self._embed(first, stop, f_hats, rows), tuple(k for k, _ in branches)
         if copies:
+            x = torch.cat((x, *(self._copy(k, f_hat, rows) for k, f_hat in branches)), dim=1)
             self.cache = self.cache.room(x.shape[1])
         mask, runs = seen.attention(x.device) if seen else (None, None)
         whole = rows.start == 0 and rows.stop == len(self._labels)
@@ -244,10 +244,13 @@ class ModelSession:
             self.observer(self, Forward(first, stop, x, mask, rows, before, self.cache.length, logits, copies))
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _embed(
-        self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, branches: Sequence[Branch] = ()
-    ) -> torch.Tensor:
-        """Input rows of the stages first … stop-1, then of the branches, for the given batch rows, (N, q, C)."""
+    def _copy(self, stage: int, f_hat: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Input rows of one stage ≥ 1 built from this f̂, for the given batch rows, (N, L_k, C)."""
+        maps = self.next_input(stage, f_hat).to(self.model.dtype)
+        return self.model.stage_rows(stage, maps, stage + 1).repeat((rows.stop - rows.start) // self.batch, 1, 1)
+
+    def _embed(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
+        """Input rows of the stages first … stop-1 for the given batch rows, (N, q, C)."""
         copies = (rows.stop - rows.start) // self.batch
         parts = []
         for a, b in runs([k for k in range(first, stop) if k not in self.left_out]):
@@ -257,9 +260,6 @@ class ModelSession:
                 later = range(max(a, 1), b)
                 maps = torch.cat([self.next_input(k, f_hats[k - 1]) for k in later], dim=1).to(self.model.dtype)
                 parts.append(self.model.stage_rows(later.start, maps, b).repeat(copies, 1, 1))
-        for k, f_hat in branches:
-            maps = self.next_input(k, f_hat).to(self.model.dtype)
-            parts.append(self.model.stage_rows(k, maps, k + 1).repeat(copies, 1, 1))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _guide(self, logits_NqV: torch.Tensor, first: int, stop: int) -> torch.Tensor:
