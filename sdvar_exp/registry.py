@@ -89,6 +89,9 @@ class Choice:
         An entry from outside the project also gives the hash of its file, as `source`: who edits it gets another cell.
         """
         out = {"name": self.name, **plain(self.params)}
+        for f in dataclasses.fields(self.params):  # an option added later: who does not use it keeps the cell
+            if f.metadata.get("said_if_set") and getattr(self.params, f.name) == f.default:
+                del out[f.name]
         source = source_of(self.entry.function)
         return {**out, "source": source} if source else out
 

@@ -206,6 +206,8 @@ def check_cell(cell: Cell, stages: int) -> None:
         test = choice.entry.meta.get("check") if choice is not None else None
         if test is not None:
             test(cell, stages)
+        if choice is not None and "check_files" in choice.entry.meta:
+            choice.entry.meta["check_files"](cell)
 
 
 def to_cell(cfg: DictConfig, work: Work) -> Cell | None:

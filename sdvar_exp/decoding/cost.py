@@ -5,7 +5,8 @@ A pass feeds rows of some stages for `halves` guidance halves of B images. Its t
     T = launch + row · N + context · Σ_k N_k · keys_k + run · (stages - 1)
 
 with N = B · halves · rows, and for each stage k in the pass N_k its share and keys_k the rows that it sees: o_{k+1}, less
-those of stages that were left out of the cache (one fixed cost per forward, linear layers in proportion to the rows fed,
+those of stages that were left out of the cache; a stage that is fed in several copies counts as often (one fixed cost per
+forward, linear layers in proportion to the rows fed,
 attention in proportion to rows × keys, and one more attention call per block for every further stage in a merged pass:
 `masks.spans`). A decode is the sum over its passes, plus `stage` per stage in a pass for input rows, sampling and f̂, plus
 what each model costs once. From a hardware profile the same numbers follow by the roofline (Williams et al., CACM 2009):
@@ -16,7 +17,7 @@ only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -37,6 +38,11 @@ class ModelCost:
     def ms(self, pyramid: Pyramid, one: Pass, batch: int) -> float:
         """Predicted milliseconds of one forward."""
         return float(features(pyramid, one, batch) @ np.array([self.launch, self.row, self.context, self.run]))
+
+    def first_blocks(self, share: float, head: float = 0.0) -> ModelCost:
+        """Cost of the first `share` of the model's blocks with its head; head: the head's share of all products."""
+        blocks = ModelCost(*(share * x for x in (self.launch, self.row, self.context, self.run)))
+        return replace(blocks, row=blocks.row + (1 - share) * head * self.row)
 
 
 def context(pyramid: Pyramid, one: Pass) -> int:
@@ -64,18 +70,30 @@ class DecodeCost:
     """Milliseconds of a decode's parts.
 
     models: forwards, by role. stage: per stage in a forward, by role, for input rows, sampling and f̂. once: per decode
-    and model that it uses, by role, for modulations and cache.
+    and model that it uses, by role, for modulations and cache. attempt: per token of each attempt at the residual of a stage.
     """
 
     models: Mapping[str, ModelCost]
     stage: Mapping[str, float] = field(default_factory=dict)
     once: Mapping[str, float] = field(default_factory=dict)
+    attempt: float = 0.0
 
-    def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1) -> float:
-        """Predicted milliseconds of a decode without its VAE decode."""
+    def with_proposer(self, share: float, head: float = 0.0) -> DecodeCost:
+        """The same with a proposer made of the first `share` of the target's blocks (1: a copy of it); see `first_blocks`."""
+        models = {**self.models, "proposer": self.models["target"].first_blocks(share, head)}
+        stage = {**self.stage, "proposer": self.stage.get("target", 0.0)}
+        once = {**self.once, "proposer": share * self.once.get("target", 0.0)}
+        return replace(self, models=models, stage=stage, once=once)
+
+    def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1, tries: Mapping[int, float] | None = None) -> float:
+        """Predicted milliseconds of a decode without its VAE decode.
+
+        tries: attempts at the residual of a stage, of all images together, by stage.
+        """
         forwards = sum(self.models[p.role].ms(pyramid, p, batch) for p in passes)
         stages = sum(self.stage.get(p.role, 0.0) * len(p.stages) for p in passes)
-        return forwards + stages + sum(self.once.get(role, 0.0) for role in {p.role for p in passes})
+        attempts = self.attempt * sum(n * pyramid.lengths[k] for k, n in (tries or {}).items())
+        return forwards + stages + attempts + sum(self.once.get(role, 0.0) for role in {p.role for p in passes})
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,7 @@ def roofline_ms(
 ) -> float:
     """Milliseconds of one forward of a VAR on a device: max(compute, memory) plus launches."""
     n = batch * one.halves * one.rows(pyramid)
-    keys = one.keys(pyramid, one.stop - 1)
+    keys = one.keys(pyramid, one.stop - 1) + sum(pyramid.lengths[k] for k in one.branches)
     flops = 2 * n * parameters(depth, width, vocab) + 4 * depth * batch * one.halves * context(pyramid, one) * width
     cache = 2 * depth * batch * one.halves * keys * width
     moved = hardware.bytes * (parameters(depth, width, vocab) + cache + 16 * depth * n * width)
@@ -124,5 +142,12 @@ def roofline_ms(
 def roofline_decode_ms(
     hardware: Hardware, depths: Mapping[str, int], pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1
 ) -> float:
-    """Milliseconds of a decode by models of width 64·depth (`depths` by role), sampling and f̂ left out."""
-    return sum(roofline_ms(hardware, depths[p.role], 64 * depths[p.role], pyramid, p, batch) for p in passes)
+    """Milliseconds of a decode by models of width 64·depth (`depths` by role), sampling and f̂ left out.
+
+    A `proposer` is so many first blocks of the target, of its width.
+    """
+
+    def width(role: str) -> int:
+        return 64 * depths["target" if role == "proposer" else role]
+
+    return sum(roofline_ms(hardware, depths[p.role], width(p.role), pyramid, p, batch) for p in passes)

@@ -77,6 +77,7 @@ class Decoder:
         self.sampled: dict[int, torch.Tensor] = {}
         self.sources: dict[int, str] = {}  # of stages that were neither judged nor sampled by one model as it is
         self.drafted: dict[int, torch.Tensor] = {}
+        self.variants: dict[int, torch.Tensor] = {}  # of stages with several candidates, which passed, (B,), -1 for none
         self.wasted_tokens = self.forced_commits = self.verify_calls = self.committed_by_verify = 0
         self._verified_rows = 0  # fed by the last verify, per guidance half
         self._clock, self._observer = clock, observer
@@ -126,7 +127,7 @@ class Decoder:
     def sample_alone(self, role: str, mask: Choice | None = None) -> None:
         """Commit the next stage as sampled by one model; stages that its cache lacks are fed in the same forward."""
         k = self.committed
-        with self._time("draft" if role == "draft" else "verify"):
+        with self.time("draft" if role == "draft" else "verify"):
             logits = self.session(role).logits(self.f_hats, k + 1, want=k, mask=mask)[0]
             tokens = self._sample(logits, role, k)
         if role == "target":
@@ -136,30 +137,6 @@ class Decoder:
     def leave_out(self, role: str, stages: Sequence[int]) -> None:
         """Never feed these stages' rows to a model: what it has not seen of them it sees in f̂ alone."""
         self.session(role).leave_out(stages)
-
-    def sample_beside(self, by_draft: bool) -> None:
-        """Commit the next stage as sampled by the target's conditional half, the draft being the other branch of guidance.
-
-        by_draft: ℓ = c_T + t·(c_T - c_D), the draft's conditional logits in place of the target's unconditional ones (after
-        Karras et al., arXiv 2406.02507); else ℓ = c_T + t·(c_D - u_D), the draft's own difference. The two models' `guidance`
-        must be 0 here, but for the draft's in the second form. Where t = 0 the draft is not asked.
-        """
-        k, t, batch = self.committed, self.weights[self.committed], len(self.labels_B)
-        with self._time("verify"):
-            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[:batch]
-        if t:
-            with self._time("draft"):
-                other = self.session("draft").raw(self.f_hats, k + 1, want=k)
-            cond, null = (logits, other[:batch]) if by_draft else (other[:batch], other[batch:])
-            logits = logits + t * (cond - null)
-        self._commit_sampled(logits, "target_draft")
-
-    def sample_unguided(self) -> None:
-        """Commit the next stage as sampled by the target's conditional half."""
-        k = self.committed
-        with self._time("verify"):
-            logits = self.session("target").raw(self.f_hats, k + 1, want=k)[: len(self.labels_B)]
-        self._commit_sampled(logits, "target_unguided")
 
     def next_gamma(self, until: int, largest: int, drafted: Proposal | None = None) -> tuple[int, str]:
         """γ of the next round and the controller's reason, given the margins of what was drafted in it so far."""
@@ -207,8 +184,8 @@ class Decoder:
         if share_cache and not len(proposal):
             self.session(role, weights, model).share(self.session("target"))
         for k in range(first, first + count):
-            self._extend(proposal, k)
-            with self._time("draft"):
+            self.extend(proposal, k)
+            with self.time("draft"):
                 logits = self.session(role, weights, model).logits(self.f_hats + proposal.f_hats, k + 1, want=k)[0]
                 proposal.tokens.append(self._sample(logits, "draft", k))
                 proposal.logits.append(logits)
@@ -216,7 +193,7 @@ class Decoder:
     def sample_from_one_f_hat(self, proposal: Proposal, count: int, weights: Sequence[float] | None = None) -> None:
         """Add `count` stages to a proposal, sampled in one pass of the target, all rows built from the committed f̂."""
         first = proposal.first + len(proposal)
-        with self._time("draft"):
+        with self.time("draft"):
             session = self.session("proposer", weights, self.pair.target)
             if not len(proposal):
                 session.share(self.session("target"))
@@ -229,35 +206,25 @@ class Decoder:
     def verify(self, proposal: Proposal, extra: bool = False) -> list[torch.Tensor]:
         """One target forward over the proposed stages (and the one behind them if `extra`): guided logits per stage."""
         stop = proposal.first + len(proposal) + int(extra)
-        self._extend(proposal, stop - 1)
+        self.extend(proposal, stop - 1)
         self.verify_calls += 1
-        with self._time("verify"):
+        with self.time("verify"):
             f_hats, target = self.f_hats + proposal.f_hats, self.session("target")
-            self._verified_rows = target.count(target.stage, stop)
-            return target.logits(f_hats, stop, want=proposal.first, mask=self.cell.mask, mask_from=proposal.first)
+            branches = [(proposal.first + i + 1, x) for i, v in proposal.variants.items() for x in v.f_hats]
+            self._verified_rows = target.count(target.stage, stop) + sum(self.pyramid.lengths[k] for k, _ in branches)
+            out = target.logits(f_hats, stop, proposal.first, self.cell.mask, proposal.first, branches)
+        more = iter(out[stop - proposal.first :])
+        for v in proposal.variants.values():
+            v.logits = [next(more) for _ in v.tokens]
+        return out[: stop - proposal.first]
 
     def judge(self, proposal: Proposal, logits: Sequence[torch.Tensor], all_of_them: bool = False) -> list[Judged]:
         """Verdicts of the acceptance rule, stage by stage, up to the first failure (or on all)."""
-        rule, out = self._declared("acceptance", self.cell.acceptance), list[Judged]()
-        with self._time("accept"):
-            for i, tokens in enumerate(proposal.tokens):
-                k = proposal.first + i
-                before = [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens))
-                view = StageView(
-                    k,
-                    tokens,
-                    proposal.logits[i],
-                    logits[i],
-                    self.cell.sampling,
-                    self.noise,
-                    partial(contribution, self.quantize, k),
-                    before,
-                    self.quantize.embedding.weight,
-                )
-                verdict = rule.entry.function(rule.params, view)
-                out.append(Judged(view, verdict, bool(verdict.passed_B.all())))
-                if not out[-1].passed and not all_of_them:
-                    break
+        out = list[Judged]()
+        for i in range(len(proposal)):
+            out.append(self.judge_stage(proposal, i, logits[i]))
+            if not out[-1].passed and not all_of_them:
+                break
         return out
 
     @staticmethod
@@ -281,23 +248,23 @@ class Decoder:
             if not kept and replaced is None:
                 replaced = k
             if replaced is None:
-                self._extend(proposal, k + 1)
+                self.extend(proposal, k + 1)
             self._append(tokens, proposal.f_hats[i] if replaced is None else None)
             self.judged[k] = judged
             self.drafted[k] = proposal.tokens[i]
         if extra_logits is not None:
             k = self.committed
             self.sampled[k] = extra_logits
-            with self._time("accept"):
+            with self.time("accept"):
                 tokens = self._sample(extra_logits, "target", k)
             self._append(tokens)
-        self._roll_back(replaced, policy)
+        self._roll_back(replaced, policy, None if proposal.swapped is None else proposal.first + proposal.swapped)
 
     def commit_drafts(self, proposal: Proposal, verdicts: Sequence[Judged], count: int, forced: bool) -> None:
         """Commit the first `count` proposed stages with the draft's own tokens (`redraft`); roll back the rest."""
         for i in range(count):
             k = proposal.first + i
-            self._extend(proposal, k + 1)
+            self.extend(proposal, k + 1)
             self._append(proposal.tokens[i], proposal.f_hats[i])
             self.judged[k] = verdicts[i]
             self.drafted[k] = proposal.tokens[i]
@@ -333,18 +300,40 @@ class Decoder:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _commit_sampled(self, logits: torch.Tensor, source: str) -> None:
+    def commit_sampled(self, logits: torch.Tensor, source: str) -> None:
         """Commit the target's sample of the next stage. source: see `StageOutcome`."""
         k = self.committed
         self.sampled[k], self.sources[k] = logits, source
-        with self._time("verify"):
+        with self.time("verify"):
             tokens = self._sample(logits, "target", k)
         self._append(tokens)
 
+    def judge_stage(self, proposal: Proposal, i: int, logits: torch.Tensor) -> Judged:
+        """The rule's verdict on the i-th proposed stage, given the target's logits of it."""
+        rule, k, tokens = self._declared("acceptance", self.cell.acceptance), proposal.first + i, proposal.tokens[i]
+        with self.time("accept"):
+            view = StageView(
+                k,
+                tokens,
+                proposal.logits[i],
+                logits,
+                self.cell.sampling,
+                self.noise,
+                partial(contribution, self.quantize, k),
+                [*self.f_hats, *proposal.f_hats][k - 1] if k else self.quantize.empty(len(tokens)),
+                self.quantize.embedding.weight,
+            )
+            verdict = rule.entry.function(rule.params, view)
+            return Judged(view, verdict, bool(verdict.passed_B.all()))
+
     def _margins(self, proposal: Proposal, i: int) -> tuple[tuple[float, ...], ...]:
         """Gaps of the draft's tokens at the i-th proposed stage, by image."""
-        g = self.noise.gumbel(self._stream["draft"], proposal.first + i)
+        g = self.draft_noise(proposal.first + i)
         return tuple(map(tuple, sample_gap(process(proposal.logits[i], self.cell.sampling), g).tolist()))
+
+    def draft_noise(self, stage: int) -> torch.Tensor:
+        """The Gumbel variables under which the draft samples a stage, (B, L_k, V)."""
+        return self.noise.gumbel(self._stream["draft"], stage)
 
     def _declared(self, factor: str, choice: Choice | None) -> Choice:
         """The choice of a factor that a verb reads; `UserError` where the strategy does not declare that it does."""
@@ -359,25 +348,25 @@ class Decoder:
             session.observer = partial(self._observer.forward, role)
         return session
 
-    def _time(self, section: str) -> AbstractContextManager[None]:
+    def time(self, section: str) -> AbstractContextManager[None]:
         return self._clock(section) if self._clock else nullcontext()
 
     def _sample(self, logits: torch.Tensor, role: str, stage: int) -> torch.Tensor:
         return gumbel_argmax(process(logits, self.cell.sampling), self.noise.gumbel(self._stream[role], stage))
 
-    def _accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
-        with self._time("fhat"):
+    def accumulate(self, stage: int, tokens_Bl: torch.Tensor, before: Sequence[torch.Tensor]) -> torch.Tensor:
+        with self.time("fhat"):
             base = before[-1] if before else self.quantize.empty(len(tokens_Bl))
             return self.quantize.accumulate(stage, tokens_Bl, base)
 
-    def _extend(self, proposal: Proposal, stop: int) -> None:
+    def extend(self, proposal: Proposal, stop: int) -> None:
         """Make f̂ after the proposed stages < stop."""
         for k in range(proposal.first + len(proposal.f_hats), stop):
             before = [*self.f_hats[: proposal.first], *proposal.f_hats]
-            proposal.f_hats.append(self._accumulate(k, proposal.tokens[k - proposal.first], before))
+            proposal.f_hats.append(self.accumulate(k, proposal.tokens[k - proposal.first], before))
 
     def _append(self, tokens: torch.Tensor, f_hat: torch.Tensor | None = None) -> None:
-        self.f_hats.append(self._accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
+        self.f_hats.append(self.accumulate(self.committed, tokens, self.f_hats) if f_hat is None else f_hat)
         self.tokens.append(tokens)
 
     @staticmethod
@@ -390,10 +379,16 @@ class Decoder:
         passing = torch.where(verdict.accepted_Bl, draft, judged.view.target_tokens_Bl) if repaired else draft
         return torch.where(verdict.passed_B[:, None], passing, verdict.corrected_Bl), False
 
-    def _roll_back(self, replaced: int | None, policy: Policy) -> None:
-        """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed."""
+    def _roll_back(self, replaced: int | None, policy: Policy, swapped: int | None = None) -> None:
+        """Truncate both caches to the committed stages, and to before the stale rows where these are recomputed.
+
+        replaced: first stage whose draft tokens may not be those committed. swapped: first stage whose tokens may not be those
+        that the deeper ones were drafted from, though the target's rows are.
+        """
         for role, session in self.sessions.items():
-            stale = policy.target_stale if role == "target" else policy.draft_stale
+            own = role == "target"
             session.truncate(self.committed)
-            if replaced is not None and stale is Stale.recompute:
-                session.truncate(replaced + 1)
+            if (policy.target_stale if own else policy.draft_stale) is Stale.recompute:
+                for stage in (replaced, None if own else swapped):
+                    if stage is not None:
+                        session.truncate(stage + 1)

@@ -262,13 +262,27 @@ def by_token(view: StageView, accepted_Bl: torch.Tensor, edge: Edge | None = Non
 
 
 @dataclass
+class Variants:
+    """More candidates for one proposed stage: tokens (B, L_k) each, f̂ after them, the target's logits of the next stage."""
+
+    tokens: list[torch.Tensor] = field(default_factory=list)
+    f_hats: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass
 class Proposal:
-    """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand)."""
+    """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand).
+
+    variants: by place in the proposal, more candidates for a stage. swapped: place of the stage where one of them was taken.
+    """
 
     first: int
     tokens: list[torch.Tensor] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
     f_hats: list[torch.Tensor] = field(default_factory=list)
+    variants: dict[int, Variants] = field(default_factory=dict)
+    swapped: int | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

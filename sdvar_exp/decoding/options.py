@@ -5,7 +5,7 @@ The decoder's verbs take a `Policy`, never these options: a strategy with parame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,8 @@ class Loop:
     on_reject: correct | continue | redraft. bonus: verify also feeds the stage behind the proposal; a full accept commits
     γ+1. skip_last: the last proposed stage is not drafted but sampled from the target (rules that commit the target's
     tokens in any case). draft_stale, target_stale: recompute | keep. draft_cfg: guidance of proposals, `same`, `off` or a
-    strength for the cell's schedule.
+    strength for the cell's schedule. candidates: further candidates for each proposed stage, verified in the same pass (such
+    rules too): each has one of the stage's least sure tokens swapped for its runner-up.
     """
 
     on_reject: OnReject = OnReject.correct
@@ -63,6 +64,7 @@ class Loop:
     draft_stale: Stale = Stale.recompute
     target_stale: Stale = Stale.keep
     draft_cfg: Any = "same"
+    candidates: int = field(default=0, metadata={"said_if_set": True})
 
     def __post_init__(self) -> None:
         value = self.draft_cfg
@@ -72,6 +74,11 @@ class Loop:
             good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
             require(good, f"strategy.draft_cfg must be same, off or a number ≥ 0, got {value!r}")
             object.__setattr__(self, "draft_cfg", float(value))
+        require(self.candidates >= 0, f"strategy.candidates must be ≥ 0, got {self.candidates}")
+        require(
+            not self.candidates or self.on_reject is OnReject.correct,
+            f"strategy.candidates={self.candidates} needs on_reject=correct, not {self.on_reject.value}",
+        )
         require(not (self.bonus and self.skip_last), "strategy.bonus and strategy.skip_last exclude each other")
         if self.on_reject is OnReject.redraft:
             require(not (self.bonus or self.skip_last), "on_reject=redraft takes neither bonus nor skip_last")
@@ -105,6 +112,22 @@ def check_loop(cell: Cell, stages: int) -> None:
         require(
             bool(rule.entry.meta.get("commits_target")),
             f"skip_last needs a rule that commits the target's tokens in any case (exact), not {rule.name}",
+        )
+
+    if loop.candidates:
+        require(
+            bool(rule.entry.meta.get("commits_target")),
+            f"strategy.candidates={loop.candidates} needs a rule that commits the target's tokens in any case (exact), "
+            f"not {rule.name}",
+        )
+        require(
+            bool(mask.declares("lossless")),
+            f"strategy.candidates={loop.candidates} needs mask=block_causal, to which copies of a stage can be added, "
+            f"not {mask.name}",
+        )
+        require(
+            cell.model.execution not in ("compile", "graphs"),
+            f"strategy.candidates={loop.candidates} needs model.execution=eager, got {cell.model.execution}",
         )
 
 

@@ -64,7 +64,13 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
     if batch == 1 or not d.rounds:
         return (calls,) * batch
     until = d.rounds[-1].first + d.rounds[-1].committed
-    if len(d.loops) != 1 or d.loops[0].bonus or d.loops[0].skip_last or any(k not in d.judged for k in range(until)):
+    if (
+        len(d.loops) != 1
+        or d.loops[0].bonus
+        or d.loops[0].skip_last
+        or d.loops[0].candidates
+        or any(k not in d.judged for k in range(until))
+    ):
         return None
     if not batch_free(d.cell) or d.reads_margins or calls != len(d.rounds):
         return None
@@ -117,6 +123,7 @@ def _outcome(d: Decoder, stage: int, record: bool) -> StageOutcome:
         mean(view.kl_Bl),
         mean(view.entropy_Bl),
         None if verdict.tries_B is None else tuple(verdict.tries_B.tolist()),
+        None if stage not in d.variants else tuple(None if v < 0 else v for v in d.variants[stage].tolist()),
     )
 
 

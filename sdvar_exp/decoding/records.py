@@ -41,7 +41,8 @@ class StageOutcome:
     `target_unguided` (by the target's conditional half), `draft` (committed unverified), `verified`. acceptance: share of
     tokens that the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q)
     on processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
-    tries: attempts that the residual of a whole stage took, 0 where it passed; None for rules that make none.
+    tries: attempts that the residual of a whole stage took, 0 where it passed; None for rules that make none. variant: which
+    of the stage's candidates passed, 0 the draft's own sample; None for an image where none did, and where there was one alone.
     """
 
     stage: int
@@ -53,6 +54,7 @@ class StageOutcome:
     kl: tuple[float, ...] | None = None
     entropy: tuple[float, ...] | None = None
     tries: tuple[int, ...] | None = None
+    variant: tuple[int | None, ...] | None = None
 
 
 @dataclass
@@ -84,7 +86,8 @@ class Counts:
 class Pass:
     """One forward of a model: rows of the stages first … stop-1, for `halves` guidance halves.
 
-    left_out: stages that the model's cache lacks for good; their rows were neither fed nor seen.
+    left_out: stages that the model's cache lacks for good; their rows were neither fed nor seen. branches: stage of each
+    further copy of a stage in the pass, which sees the stages before and itself.
     """
 
     role: str
@@ -92,11 +95,12 @@ class Pass:
     stop: int
     halves: int
     left_out: tuple[int, ...] = ()
+    branches: tuple[int, ...] = ()
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The stages that were fed."""
-        return tuple(k for k in range(self.first, self.stop) if k not in self.left_out)
+        """The stages that were fed, one that was fed in several copies as often."""
+        return (*(k for k in range(self.first, self.stop) if k not in self.left_out), *self.branches)
 
     def rows(self, pyramid: Pyramid) -> int:
         """Rows fed per guidance half."""

@@ -67,6 +67,32 @@ def _runs(letters: str) -> Iterator[tuple[str, int, int]]:
         yield letter, first, stop
 
 
+def beside(d: Decoder, by_draft: bool) -> None:
+    """Commit the next stage as sampled by the target's conditional half, the draft being the other branch of guidance.
+
+    by_draft: ℓ = c_T + t·(c_T - c_D), the draft's conditional logits in place of the target's unconditional ones (after
+    Karras et al., arXiv 2406.02507); else ℓ = c_T + t·(c_D - u_D), the draft's own difference. The two models' `guidance`
+    must be 0 here, but for the draft's in the second form. Where t = 0 the draft is not asked.
+    """
+    k, t, batch = d.committed, d.weights[d.committed], len(d.labels_B)
+    with d.time("verify"):
+        logits = d.session("target").raw(d.f_hats, k + 1, want=k)[:batch]
+    if t:
+        with d.time("draft"):
+            other = d.session("draft").raw(d.f_hats, k + 1, want=k)
+        cond, null = (logits, other[:batch]) if by_draft else (other[:batch], other[batch:])
+        logits = logits + t * (cond - null)
+    d.commit_sampled(logits, "target_draft")
+
+
+def unguided(d: Decoder) -> None:
+    """Commit the next stage as sampled by the target's conditional half."""
+    k = d.committed
+    with d.time("verify"):
+        logits = d.session("target").raw(d.f_hats, k + 1, want=k)[: len(d.labels_B)]
+    d.commit_sampled(logits, "target_unguided")
+
+
 def follow(
     d: Decoder,
     letters: str,
@@ -92,8 +118,8 @@ def follow(
         d.guidance[role] = tuple(t if letter in guided else 0.0 for t, letter in zip(d.weights, letters, strict=True))
         needed = [k + 1 for k, letter in enumerate(letters) if letter in guided and any(d.weights[k:])]
         d.both_until[role] = max(needed, default=0)  # dropped for good after the last stage that needs it
-    beside = ["D" if letter == "t" and t else letter for letter, t in zip(letters, d.weights, strict=True)]
-    own = {"target": [letter != "D" for letter in letters], "draft": [letter in drafts for letter in beside]}
+    asked = ["D" if letter == "t" and t else letter for letter, t in zip(letters, d.weights, strict=True)]
+    own = {"target": [letter != "D" for letter in letters], "draft": [letter in drafts for letter in asked]}
     fills = {"target": target_fill, "draft": draft_fill}
     for letter, first, stop in _runs(letters):
         for role, makes in own.items():
@@ -111,6 +137,6 @@ def follow(
                 case "D":
                     d.sample_alone("draft")
                 case "t":
-                    d.sample_beside(by_draft)
+                    beside(d, by_draft)
                 case "o":
-                    d.sample_unguided()
+                    unguided(d)

@@ -27,7 +27,8 @@ class Forward:
     """One forward of a model, as an observer is told of it afterwards.
 
     first, stop: stages whose rows were fed. x_NqC: the rows. mask_qK: attention, None for all. batch_rows: which rows of the
-    doubled batch were fed. before, after: rows in the cache. logits_NqV: of every row, before guidance.
+    doubled batch were fed. before, after: rows in the cache. logits_NqV: of every row, before guidance. branches: stage of
+    each further copy of a stage, whose rows stand behind those of first … stop-1.
     """
 
     first: int
@@ -38,6 +39,11 @@ class Forward:
     before: int
     after: int
     logits_NqV: torch.Tensor
+    branches: tuple[int, ...] = ()
+
+
+Branch = tuple[int, torch.Tensor]
+"""One more copy of a stage's rows in a pass: the stage, and the f̂ after the stage before that they are built from."""
 
 
 class ModelSession:
@@ -67,7 +73,8 @@ class ModelSession:
         self.left_out: frozenset[int] = frozenset()
         self.shares = False  # the cache is another session's
         self.calls = self.rows = 0
-        self.passes: list[tuple[int, int, int, tuple[int, ...]]] = []  # first stage, stop, halves, stages < stop left out
+        # first stage, stop, halves, stages < stop left out, stages of branches
+        self.passes: list[tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] = []
         self.observer: Callable[[ModelSession, Forward], None] | None = None
 
     @property
@@ -118,7 +125,13 @@ class ModelSession:
         self.null_stage = self.stage if even else self.null_stage
 
     def logits(
-        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None, mask_from: int = 0
+        self,
+        f_hats: Sequence[torch.Tensor],
+        stop: int,
+        want: int,
+        mask: Choice | None = None,
+        mask_from: int = 0,
+        branches: Sequence[Branch] = (),
     ) -> list[torch.Tensor]:
         """Feed every stage from the cache's end to stop-1 in one forward and keep the rows.
 
@@ -126,20 +139,39 @@ class ModelSession:
             f_hats: f̂ after stage 0, 1, …; at least stop-1 of them.
             want: first stage whose logits are needed.
             mask: attention of the fed stages ≥ mask_from; earlier (recomputed) ones and None are block-causal.
+            branches: more copies of stages ≥ want in the same forward, built from another f̂. Their rows see the stages before
+                and themselves; nothing else sees them, and the cache does not keep them (but see `adopt`).
         Returns:
-            guided logits (B, L_k, V) of the stages want … stop-1.
+            guided logits (B, L_k, V) of the stages want … stop-1, then of the branches.
         """
         if mask is not None and mask.entry.meta.get("feeds") == "entry":
             if self.stage:
                 raise ValueError(f"{mask.name} needs an empty cache")
             self.leave_out(range(stop - 1))
             want = stop - 1
-        out = self.raw(f_hats, stop, want, mask, mask_from)
-        guided = self._guide(out, want, stop) if len(out) > self.batch else out
-        return list(guided.split(self.pyramid.lengths[want:stop], dim=1))
+        out = self.raw(f_hats, stop, want, mask, mask_from, branches)
+        lengths, copies = self.pyramid.lengths[want:stop], [self.pyramid.lengths[k] for k, _ in branches]
+        if len(out) == self.batch:
+            return list(out.split([*lengths, *copies], dim=1))
+        chain, *others = out.split([sum(lengths), *copies], dim=1)
+        guided = list(self._guide(chain, want, stop).split(lengths, dim=1))
+        return guided + [self._guide(x, k, k + 1) for x, (k, _) in zip(others, branches, strict=True)]
+
+    def adopt(self, number: int, images: Sequence[int]) -> None:
+        """Put the rows of a branch of the last pass in the place of those of its stage, for some images of the batch."""
+        stages = self.passes[-1][-1]
+        source = self.cache.length + sum(self.pyramid.lengths[k] for k in stages[:number])
+        k, halves = stages[number], range(0, len(self._labels), self.batch)
+        self.cache.move([half + i for half in halves for i in images], source, self.count(0, k), self.pyramid.lengths[k])
 
     def raw(
-        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: Choice | None = None, mask_from: int = 0
+        self,
+        f_hats: Sequence[torch.Tensor],
+        stop: int,
+        want: int,
+        mask: Choice | None = None,
+        mask_from: int = 0,
+        branches: Sequence[Branch] = (),
     ) -> torch.Tensor:
         """As `logits`, before guidance: (B, rows, V), or (2B, rows, V) with the unconditional half below."""
         start = self.stage
@@ -147,9 +179,10 @@ class ModelSession:
         if halves == 2:
             self._fill_null(f_hats)
         seen = None
-        if mask is not None or stop - start > 1:
-            seen = self._seen(mask or _block_causal(), max(start, mask_from), stop, start)
-        out = self._forward(start, stop, f_hats, slice(0, halves * self.batch), seen)
+        if mask is not None or stop - start > 1 or branches:
+            copies = tuple(k for k, _ in branches)
+            seen = self._seen(mask or _block_causal(), max(start, mask_from), stop, start, copies)
+        out = self._forward(start, stop, f_hats, slice(0, halves * self.batch), seen, branches)
         self.stage = stop
         if halves == 2:
             self.null_stage = stop
@@ -181,24 +214,40 @@ class ModelSession:
         self._forward(first, stop, f_hats, slice(self.batch, 2 * self.batch), seen)
         self.null_stage = stop
 
-    def _seen(self, mask: Choice, first: int, stop: int, fed: int) -> Seen:
-        return Seen(mask, self.pyramid, first, stop, fed, self.left_out)
+    def _seen(self, mask: Choice, first: int, stop: int, fed: int, branches: tuple[int, ...] = ()) -> Seen:
+        return Seen(mask, self.pyramid, first, stop, fed, self.left_out, branches)
 
-    def _forward(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice, seen: Seen | None) -> torch.Tensor:
-        x = self._embed(first, stop, f_hats, rows)
+    def _forward(
+        self,
+        first: int,
+        stop: int,
+        f_hats: Sequence[torch.Tensor],
+        rows: slice,
+        seen: Seen | None,
+        branches: Sequence[Branch] = (),
+    ) -> torch.Tensor:
+        x, copies = self._embed(first, stop, f_hats, rows), tuple(k for k, _ in branches)
+        if copies:
+            x = torch.cat((x, *(self._copy(k, f_hat, rows) for k, f_hat in branches)), dim=1)
+            self.cache = self.cache.room(x.shape[1])
         mask, runs = seen.attention(x.device) if seen else (None, None)
         whole = rows.start == 0 and rows.stop == len(self._labels)
         condition = self.condition if whole else self.condition.narrow(rows)
         before = self.cache.length
         logits = self.model(x, condition, self.cache, mask, rows, runs)
-        self.cache.advance(x.shape[1])
+        self.cache.advance(x.shape[1] - sum(self.pyramid.lengths[k] for k in copies))
         self.calls += 1
         left_out = tuple(sorted(k for k in self.left_out if k < stop))
-        self.passes.append((first, stop, (rows.stop - rows.start) // self.batch, left_out))
+        self.passes.append((first, stop, (rows.stop - rows.start) // self.batch, left_out, copies))
         self.rows += x.shape[1] * (rows.stop - rows.start) // self.batch
         if self.observer is not None:
-            self.observer(self, Forward(first, stop, x, mask, rows, before, self.cache.length, logits))
+            self.observer(self, Forward(first, stop, x, mask, rows, before, self.cache.length, logits, copies))
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _copy(self, stage: int, f_hat: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Input rows of one stage ≥ 1 built from this f̂, for the given batch rows, (N, L_k, C)."""
+        maps = self.next_input(stage, f_hat).to(self.model.dtype)
+        return self.model.stage_rows(stage, maps, stage + 1).repeat((rows.stop - rows.start) // self.batch, 1, 1)
 
     def _embed(self, first: int, stop: int, f_hats: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
         """Input rows of the stages first … stop-1 for the given batch rows, (N, q, C)."""
@@ -250,7 +299,8 @@ def per_row(
 class Seen:
     """What the rows of a pass may attend to: a mask for the stages first … stop-1, the stages fed … first-1 block-causal.
 
-    left_out: stages that are neither fed nor cached.
+    left_out: stages that are neither fed nor cached. branches: stages of further copies behind the rows of the pass; a copy
+    sees the stages before its own, and itself (a tree).
     """
 
     mask: Choice
@@ -259,6 +309,7 @@ class Seen:
     stop: int
     fed: int
     left_out: frozenset[int]
+    branches: tuple[int, ...] = ()
 
     @lru_cache(maxsize=4096)  # noqa: B019 (of a frozen value; bounded)
     def attention(self, device: torch.device) -> tuple[torch.Tensor | None, Spans | None]:
@@ -267,6 +318,21 @@ class Seen:
         if self.left_out:
             there = np.isin(self.pyramid.stage_of[: matrix.shape[1]], list(self.left_out), invert=True)
             matrix = matrix[there[-len(matrix) :]][:, there]
+        if self.branches:
+            matrix = self._tree(matrix)
         if matrix.all():
             return None, None
         return torch.tensor(matrix, device=device), spans(matrix, self.pyramid.stages)
+
+    def _tree(self, matrix: np.ndarray) -> np.ndarray:
+        """The mask with the rows and columns of the branches behind those of the pass."""
+        stage = [k for k in self.pyramid.stage_of[: self.pyramid.offsets[self.stop]] if k not in self.left_out]
+        lengths = [self.pyramid.lengths[k] for k in self.branches]
+        row, column = matrix.shape
+        out = np.zeros((row + sum(lengths), column + sum(lengths)), dtype=bool)
+        out[:row, :column] = matrix
+        for k, n in zip(self.branches, lengths, strict=True):
+            out[row : row + n, : matrix.shape[1]] = np.asarray(stage) < k
+            out[row : row + n, column : column + n] = True
+            row, column = row + n, column + n
+        return out

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def speculate(d: Decoder, options: Loop, until: int) -> None:
     """Commit the stages < until by rounds of draft, verify, accept, commit (Leviathan et al., 2211.17192, per stage)."""
+    from sdvar_exp.decoding.candidates import take_variant, vary  # imports torch
+
     d.loops.append(options)
     policy = Policy(options.draft_stale, options.target_stale, repairs(d.cell))
     same = options.draft_cfg == "same"
@@ -29,8 +31,10 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             d.propose(1, guidance, proposal)
         room = d.committed + len(proposal) < until
         extra = room and (gamma == 0 or options.skip_last or options.bonus)
+        vary(d, proposal, options.candidates, extra)
         logits = d.verify(proposal, extra)
         verdicts = d.judge(proposal, logits, all_of_them=options.on_reject is CONTINUE)
+        logits, verdicts = take_variant(d, proposal, logits, verdicts)
         passed = d.leading_passes(verdicts)
 
         if options.on_reject is OnReject.redraft:
@@ -39,7 +43,8 @@ def speculate(d: Decoder, options: Loop, until: int) -> None:
             largest = gamma - 1 if passed == 0 and gamma > 1 else largest
         else:
             full = passed == len(proposal)
-            count = len(proposal) if options.on_reject is CONTINUE else min(passed + 1, len(proposal))
-            sampled = extra and (full or (options.skip_last and options.on_reject is CONTINUE))
+            count = min(passed + 1, len(verdicts)) if options.on_reject is OnReject.correct else len(proposal)
+            there = len(logits) > len(proposal)  # those of the extra stage
+            sampled = there and (full or (options.skip_last and options.on_reject is CONTINUE))
             d.commit(proposal, verdicts, count, logits[-1] if sampled else None, policy)
         d.close_round(proposal, verdicts, passed, gamma, reason)

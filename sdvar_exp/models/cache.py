@@ -6,6 +6,8 @@ with `advance` what stays; a rollback is to not advance, or `truncate`. Rows beh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sdvar_exp.errors import UserError
@@ -47,6 +49,19 @@ class KVCache:
         """All keys and values of one block up to the next `count` ones: views (N, heads, length + count, head_dim)."""
         both = self.kv[block, :, rows, :, : self.length + count]
         return both[0], both[1]
+
+    def room(self, rows: int) -> KVCache:
+        """This cache if it takes `rows` more, else a copy that does."""
+        if self.length + rows <= self.capacity:
+            return self
+        kv = self.kv.new_empty(*self.kv.shape[:4], self.length + rows, self.kv.shape[5])
+        kv[..., : self.length, :] = self.kv[..., : self.length, :]
+        return KVCache.over(kv, self.length)
+
+    def move(self, batch_rows: Sequence[int], source: int, to: int, count: int) -> None:
+        """Copy `count` rows of some batch rows from one position to another; the two runs do not overlap."""
+        at = torch.tensor(batch_rows, device=self.kv.device)
+        self.kv[:, :, at, :, to : to + count] = self.kv[:, :, at, :, source : source + count]
 
     def advance(self, rows: int) -> None:
         """Keep the `rows` rows that the last forward wrote."""

@@ -37,6 +37,7 @@ ALGORITHM = {
     "near_tie_stages": "int",
     "gamma_trace": "str",
     "kv_bytes": "int",
+    "proposer_depth": "float",
 }
 
 # Derived from `gamma_trace` and the rows of `stages`, see rounds.py: of rounds that propose at least one stage.
@@ -92,6 +93,7 @@ STAGES = {
     "kl": "float",
     "entropy": "float",
     "residual_tries": "int",
+    "variant": "int",
     "token_agreement": "float",
 }
 

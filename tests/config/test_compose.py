@@ -70,7 +70,7 @@ def test_plain_command_is_one_cell() -> None:
 
 def test_composed_objects_are_the_entries_own() -> None:
     """Enums, tuples and frozen classes of the registry, not their schema twins."""
-    from sdvar_exp.decoding.gamma.table import Table
+    from sdvar_exp.decoding.gamma.standard import Table
     from sdvar_exp.decoding.options import Loop, OnReject
 
     (planned,) = compose(

@@ -9,9 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdvar_exp.decoding.cost import HARDWARE, DecodeCost, Hardware, ModelCost, features, fit, parameters, roofline_ms
+from sdvar_exp.cell import Cell, Unit
+from sdvar_exp.decoding import decode
+from sdvar_exp.decoding.cost import (
+    HARDWARE,
+    DecodeCost,
+    Hardware,
+    ModelCost,
+    features,
+    fit,
+    parameters,
+    roofline_decode_ms,
+    roofline_ms,
+)
 from sdvar_exp.decoding.records import Pass
 from sdvar_exp.pyramid import Pyramid
+from sdvar_exp.registry import choose
+from tests.decoding.cells import loop
+from tests.support import golden_pair
 
 PYRAMID = Pyramid((1, 2, 3))
 
@@ -23,6 +38,68 @@ def test_literal_pass_and_decode() -> None:
     assert cost.ms(PYRAMID, merged, 1) == pytest.approx(2 + 13 + 0.01 * 2 * (4 * 5 + 9 * 14) + 0.25)
     whole = DecodeCost({"target": cost, "draft": ModelCost(1.0, 0.0, 0.0)}, {"target": 0.1, "draft": 0.3}, {"draft": 7.0})
     assert whole.ms(PYRAMID, [merged, Pass("draft", 0, 1, 1)]) == pytest.approx(2 + 13 + 2.92 + 0.25 + 0.2 + 1 + 0.3 + 7)
+
+
+def test_copies_of_a_stage_cost_like_further_stages() -> None:
+    """Stages 0 and 1, and stage 1 twice more: 13 rows; a copy sees the stage before and itself."""
+    tree = Pass("target", 0, 2, 1, branches=(1, 1))
+    assert tree.stages == (0, 1, 1, 1) and tree.rows(PYRAMID) == 13
+    assert features(PYRAMID, tree, 2).tolist() == [1, 26, 2 * (1 + 3 * 4 * 5), 3]
+    device = Hardware("ideal", tflops=1e9, bandwidth=1, launch_us=0)  # memory alone counts
+    moved = parameters(2, 64) + 2 * 2 * (5 + 8) * 64 + 16 * 2 * 13 * 64
+    assert roofline_ms(device, 2, 64, PYRAMID, tree) == pytest.approx(2 * moved / 1e9 * 1e3)
+
+
+def test_a_proposer_costs_its_blocks_and_the_whole_head() -> None:
+    target = ModelCost(launch=4.0, row=1.0, context=0.2, run=0.4)
+    assert target.first_blocks(1.0, head=0.3) == target
+    half = target.first_blocks(0.5, head=0.2)
+    assert (half.launch, half.row, half.context, half.run) == pytest.approx((2.0, 0.5 + 0.5 * 0.2, 0.1, 0.2))
+    cost = DecodeCost({"target": target}, {"target": 0.5}, {"target": 2.0}).with_proposer(0.5, head=0.2)
+    one, by = Pass("target", 0, 1, 1), Pass("proposer", 0, 1, 1)
+    assert cost.ms(PYRAMID, [one]) == pytest.approx(4 + 1 + 0.2 + 0.5 + 2)
+    assert cost.ms(PYRAMID, [one, by]) == pytest.approx(7.7 + 2 + 0.6 + 0.1 + 0.5 + 1)
+    hardware = HARDWARE["H100-SXM"]
+    depths = {"target": 30, "proposer": 10}
+    got = roofline_decode_ms(hardware, depths, PYRAMID, [by])
+    assert got == roofline_ms(hardware, 10, 64 * 30, PYRAMID, by)
+
+
+def test_attempts_at_a_residual_cost_their_tokens() -> None:
+    cost = DecodeCost({"target": ModelCost(1.0, 0.0, 0.0)}, attempt=0.5)
+    assert cost.ms(PYRAMID, [Pass("target", 0, 1, 1)], tries={0: 3, 2: 2}) == pytest.approx(1 + 0.5 * (3 * 1 + 2 * 9))
+    assert cost.ms(PYRAMID, [], tries={}) == 0
+
+
+def test_every_kind_of_decode_is_priced_by_its_forwards() -> None:
+    """Priced by rows alone, a decode costs the rows that it counts: schedules, proposers, candidates, tries."""
+    units = [Unit(1, 0), Unit(2, 0)]
+    pair = golden_pair("tiny")
+    cells = [
+        *(
+            replace(loop("exact", 3), strategy=choose("strategy", "model_schedule", stages=s))
+            for s in ("T2 D2 T1", "T3 D1 t1", "T2 V2 o1")
+        ),
+        loop("exact", 3, candidates=2),
+        loop("stage_rejection", 3),
+        *(
+            replace(loop("exact", 3), proposer=choose("proposer", name))
+            for name in ("none", "target_at_depth", "target_quantised")
+        ),
+    ]
+    for cell in cells:
+        out = decode(pair, cell, units)
+        rows = DecodeCost({r: ModelCost(0.0, 1.0, 0.0) for r in ("target", "draft")}).with_proposer(1.0)
+        fed = out.counts.target_rows + out.counts.draft_rows
+        assert rows.ms(pair.pyramid, out.passes) == pytest.approx(fed), cell.as_dict()
+        calls = DecodeCost({r: ModelCost(1.0, 0.0, 0.0) for r in ("target", "draft")}).with_proposer(1.0)
+        assert calls.ms(pair.pyramid, out.passes) == pytest.approx(out.counts.target_calls + out.counts.draft_calls)
+        tries = {s.stage: float(sum(s.tries)) for s in out.stages if s.tries is not None}
+        assert bool(tries) == (cell.acceptance is not None and cell.acceptance.name == "stage_rejection")
+        dear = replace(rows, attempt=1.0)
+        assert dear.ms(pair.pyramid, out.passes, tries=tries) - fed == pytest.approx(
+            sum(n * pair.pyramid.lengths[k] for k, n in tries.items())
+        )
 
 
 def test_fit_recovers_what_made_the_times() -> None:
@@ -50,11 +127,6 @@ def test_roofline_is_memory_bound_for_few_rows_and_compute_bound_for_many() -> N
 
 
 def test_a_decode_reports_every_forward() -> None:
-    from sdvar_exp.cell import Cell, Unit
-    from sdvar_exp.decoding import decode
-    from sdvar_exp.registry import choose
-    from tests.support import golden_pair
-
     pair = golden_pair("tiny")
     out = decode(pair, Cell(choose("strategy", "sequential")), [Unit(1, 0)], record=False)
     stages = pair.pyramid.stages
@@ -75,9 +147,7 @@ def test_a_decode_reports_every_forward() -> None:
 
 def test_a_measured_profile_prices_calls_and_rows_and_counts_passes(tmp_path: Path) -> None:
     from benchmarks.profile import pass_rates, profile_of
-    from sdvar_exp.cell import Unit
     from sdvar_exp.decoding.gamma.cost_model import CostModel
-    from tests.support import golden_pair
 
     cost = DecodeCost({"target": ModelCost(2.0, 0.5, 0.01), "draft": ModelCost(1.0, 0.1, 0.0)}, {"target": 0.25, "draft": 0.0})
     found = profile_of(cost, [1.0, 0.123456, 0.0], PYRAMID, "by hand")

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from sdvar_exp.cell import Sampling, Unit
-from sdvar_exp.decoding.acceptance.rejection import rejection
+from sdvar_exp.decoding.acceptance.standard import rejection
 from sdvar_exp.decoding.evidence import StageView
 from sdvar_exp.decoding.noise import NoiseBook, Stream, gumbels, philox4x32, uniforms
 from sdvar_exp.decoding.sampling import gumbel_argmax, process

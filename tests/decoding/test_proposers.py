@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec
+from sdvar_exp.config.cells import check_cell as check_composed
 from sdvar_exp.decoding.api import check_cell, decode
 from sdvar_exp.decoding.decoder import Decoder, Proposal
 from sdvar_exp.decoding.guarantees import lossless
@@ -134,6 +137,25 @@ def test_refused_before_anything_runs(far: Pair, cell: Cell, message: str) -> No
         check_cell(cell, S, UNITS, 11, far)
     with pytest.raises(UserError, match=r"proposer.depth must be ≥ 1, got 0"):
         choose("proposer", "target_at_depth", depth=0)
+
+
+def test_a_file_says_how_deep_its_target_is(tmp_path: Path) -> None:
+    """Said when a command is composed, before a model is loaded; not of files that loading will refuse, or does not find."""
+
+    def checked(depth: int, spec: ModelSpec) -> None:
+        check_composed(replace(by("target_at_depth", loop(), depth=depth), model=spec), S)
+
+    checked(6, ModelSpec())
+    with pytest.raises(UserError, match=r"proposer\.depth=7 is deeper than the target, which has 6 blocks: use 1 … 6"):
+        checked(7, ModelSpec())
+    file = tmp_path / "own.safetensors"
+    checked(99, ModelSpec("own", target=str(file)))
+    file.write_bytes(b"damaged")
+    checked(99, ModelSpec("own", target=str(file)))
+    save_file({f"blocks.{i}.ada_gss": torch.zeros(1) for i in range(3)}, file)
+    checked(3, ModelSpec("own", target=str(file)))
+    with pytest.raises(UserError, match="which has 3 blocks"):
+        checked(4, ModelSpec("own", target=str(file)))
 
 
 @pytest.fixture

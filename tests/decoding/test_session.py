@@ -23,6 +23,26 @@ SCHEDULES = {
 }
 
 
+@torch.inference_mode()
+def test_guidance_is_computed_in_float32() -> None:
+    """Half precision ends with the forward: guided logits are those of both halves in float32, not rounded once more."""
+    pair = golden_pair("tiny").to("cpu", "bfloat16")
+    f_hats = features(pair, codes(pair, 3))
+    s, seen = session(pair), []
+    s.observer = lambda _, forward: seen.append(forward.logits_NqV)
+    for stop, t in ((1, (0.0,)), (3, weights(SCHEDULES["linear"], S)[1:3])):
+        parts = s.logits(f_hats, stop, want=s.stage)
+        assert seen[-1].dtype == torch.bfloat16
+        cond, null = seen[-1].float().split(2)
+        at = 0
+        for part, weight in zip(parts, t, strict=True):
+            rows = slice(at, at := at + part.shape[1])
+            assert part.dtype == torch.float32
+            torch.testing.assert_close(part, torch.lerp(null, cond, 1 + weight)[:, rows], rtol=1e-6, atol=1e-6)
+    rounded = torch.lerp(seen[-1].split(2)[1], seen[-1].split(2)[0], 1 + t[0]).float()[:, : parts[0].shape[1]]
+    assert (rounded - parts[0]).abs().max() > 1e-4, "guidance in half precision would be told apart"
+
+
 def codes(pair: Pair, seed: int) -> list[torch.Tensor]:
     """Random codes of all stages for both labels."""
     generator = torch.Generator().manual_seed(seed)

@@ -15,10 +15,12 @@ import torch
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import Clock, decode, decode_images, make_noise
+from sdvar_exp.decoding.gamma import GammaContext
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.models.pair import Pair
-from sdvar_exp.registry import choose
-from tests.decoding.cells import INTERVAL, RULES, UNITS, draft_only, flat, loop, of_sequential, run_watched, sequential
+from sdvar_exp.registry import Choice, choose
+from tests.decoding.cells import INTERVAL, RULES, UNITS, draft_only, flat, loop, of_sequential, run_watched, sequential, trace
+from tests.support import FakePair, Script
 
 S = 5  # stages of the tiny pair
 LOOPS = {
@@ -249,3 +251,38 @@ def test_the_strength_of_proposals_is_their_own(near: Pair) -> None:
     assert drafted(draft_cfg=1.5) == drafted()
     assert drafted(draft_cfg=6.0) != drafted()
     assert drafted(draft_cfg=0) == drafted(draft_cfg="off")
+
+
+def test_calls_alone_of_an_image_that_meets_a_stage_left_to_the_target() -> None:
+    """γ by stage 2, 2, 0, 2. The batch starts rounds at 0, 1 and 3; one image alone at 0, 2 (γ = 0: one stage) and 3."""
+    cell = loop(gamma=(2, 2, 0, 2))
+    pair = FakePair(script=Script(misses={3: {0: 1}, 4: {}}))
+    out = decode(pair, cell, [Unit(3, 0), Unit(4, 0)])
+    assert trace(out) == [(0, 2, 1, 0), (1, 2, 2, 2), (3, 1, 1, 1)]
+    alone = decode(pair, cell, [Unit(4, 0)])
+    assert trace(alone) == [(0, 2, 2, 2), (2, 0, 1, 0), (3, 1, 1, 1)]
+    assert out.counts.target_calls_alone == (3, 3) and alone.counts.target_calls == 3
+
+
+@pytest.fixture
+def by_share_so_far(monkeypatch: pytest.MonkeyPatch) -> Choice:
+    """A controller that reads `accepted_share`: two stages while all tokens of the last judged stage were accepted, else one."""
+    registry.discover()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+    @registry.register("gamma", "by_share_so_far", reads_share=True)
+    def by_share_so_far(_: Any, context: GammaContext) -> tuple[int, str]:
+        shares = [x for past in context.history for x in past.accepted_share]
+        return (2 if not shares or shares[-1] == 1 else 1), f"shares {shares}"
+
+    return choose("gamma", "by_share_so_far")
+
+
+def test_calls_alone_replay_the_shares_of_each_image(by_share_so_far: Choice) -> None:
+    """A batch's share is the mean over its images; alone, an image's controller sees its own."""
+    pair = FakePair(script=Script(misses={3: {0: 1, 1: 2}, 4: {1: 1}}))
+    units = [Unit(3, 0), Unit(4, 0), Unit(5, 0)]
+    out = decode(pair, loop(gamma=by_share_so_far), units)
+    calls = tuple(decode(pair, loop(gamma=by_share_so_far), [unit]).counts.target_calls for unit in units)
+    assert out.counts.target_calls_alone == calls == (4, 3, 2)
+    assert [r.accepted_share for r in out.rounds][:2] == [(pytest.approx(2 / 3),), (pytest.approx(0.75),)]

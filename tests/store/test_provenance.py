@@ -90,7 +90,7 @@ def edited(tmp_path: Path) -> Callable[[str, Callable[[str], str]], str]:
         ("store/new.py", lambda s: "x = 1\n", False),
         ("decoding/new.py", lambda s: "x = 1\n", False),
         ("decoding/acceptance/new.py", lambda s: "x = 1\n", False),
-        ("decoding/acceptance/exact.py", lambda s: s + "\nX = 1\n", False),
+        ("decoding/acceptance/standard.py", lambda s: s + "\nX = 1\n", False),
         ("decoding/sampling.py", lambda s: s + "\nX = 1\n", True),
         ("models/var.py", lambda s: s + "\nX = 1\n", True),
         ("models/classifier.py", lambda s: s + "\nX = 1\n", True),

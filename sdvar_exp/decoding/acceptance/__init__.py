@@ -1,1 +1,1 @@
-"""Acceptance rules: a function (parameters, StageView) → Verdict each, one file per idea."""
+"""Acceptance rules: a function (parameters, StageView) → Verdict each, standard ones in one file, the largest in its own."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvar_exp.errors import require
+from sdvar_exp.guest import expand
 from sdvar_exp.registry import Empty, register
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from sdvar_exp.models.pair import Pair
 
 Weights = Sequence[float] | None
+SHIPPED_TARGET = Path(__file__).parents[2] / "models/weights/target.safetensors"
 
 
 @register("proposer", "draft", usual=True)
@@ -42,7 +46,23 @@ def eager_only(cell: Cell, stages: int) -> None:
 
 def not_deeper(cell: Cell, pair: Pair) -> None:
     """Refuse more blocks than the target has."""
-    d, whole = cell.proposer.params.depth if cell.proposer else 0, pair.target.depth
+    _within(cell, pair.target.depth)
+
+
+def not_deeper_than_its_file(cell: Cell) -> None:
+    """The same before any model is loaded, where the target's is a safetensors file at hand; loading tells of damaged ones."""
+    from safetensors import SafetensorError, safe_open
+
+    file, names = expand(cell.model.target) if cell.model.target else SHIPPED_TARGET, list[str]()
+    with suppress(OSError, SafetensorError), safe_open(file, "np") as content:
+        names = list(content.keys())
+    blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
+    if blocks:
+        _within(cell, len(blocks))
+
+
+def _within(cell: Cell, whole: int) -> None:
+    d = cell.proposer.params.depth if cell.proposer else 0
     require(d <= whole, f"proposer.depth={d} is deeper than the target, which has {whole} blocks: use 1 … {whole}")
 
 
@@ -51,6 +71,7 @@ def not_deeper(cell: Cell, pair: Pair) -> None:
     "target_at_depth",
     Depth,
     check=eager_only,
+    check_files=not_deeper_than_its_file,
     check_pair=not_deeper,
     share=lambda params, pair: params.depth / pair.target.depth,
 )

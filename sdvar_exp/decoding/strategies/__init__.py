@@ -1,1 +1,1 @@
-"""Decoding strategies: a function (parameters, Decoder) each, one file per strategy."""
+"""Decoding strategies: functions (parameters, Decoder)."""

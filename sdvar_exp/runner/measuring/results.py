@@ -26,6 +26,7 @@ STAGE_COLUMNS = {
     "kl": "kl",
     "entropy": "entropy",
     "tries": "residual_tries",
+    "variant": "variant",
 }
 
 
