@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.plan import with_remarks
 from sdvar_exp.cli.studies import kept_notice, match_cells
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
         return passthrough.answer(asked.words, "sdvar-exp run")
     if multirun.wanted(asked.words):
         return sweep(asked)
-    plan = compose(asked.words)
+    plan = with_remarks(compose(asked.words))
     kept = kept_notice(plan.folder)
     for notice in (*plan.notices, *([kept] if kept else [])):
         print(f"note: {notice}", file=sys.stderr)
