@@ -46,6 +46,8 @@ class Sampling:
 COLDEST = 1e-6  # a lower temperature takes logits beyond the range of float32
 EXECUTIONS = ("eager", "compile", "graphs")
 AUTOCASTS = ("none", "bfloat16", "float16")
+ROLES = ("vae", "draft", "target")
+PRECISIONS = ("float32", "float64", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class ModelSpec:
     execution: eager, compile (`torch.compile`) or graphs (CUDA graphs); the latter two round differently: another cell.
     autocast: none, bfloat16 or float16: matrix products and attention in that type, norms and the residual stream in float32,
     as VAR's own demo samples; another cell too.
+    vae_dtype, draft_dtype, target_dtype: precision of a role, one of `PRECISIONS`; empty: the study's dtype. int8 has the
+    products of a transformer in whole numbers (`models/products.py`); the VQVAE has its image decoder in that type.
     """
 
     name: str = "embedded"
@@ -65,12 +69,25 @@ class ModelSpec:
     published: str = ""
     execution: str = "eager"
     autocast: str = "none"
+    vae_dtype: str = ""
+    draft_dtype: str = ""
+    target_dtype: str = ""
 
     def __post_init__(self) -> None:
         if self.execution not in EXECUTIONS:
             raise UserError(f"model.execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
         if self.autocast not in AUTOCASTS:
             raise UserError(f"model.autocast must be one of {', '.join(AUTOCASTS)}, got {self.autocast!r}")
+        for role, dtype in self.dtypes.items():
+            known = [name for name in PRECISIONS if name != "int8" or role != "vae"]
+            if dtype not in known:
+                raise UserError(f"model.{role}.dtype must be one of {', '.join(known)}, got {dtype!r}")
+            if self.autocast != "none" and role != "vae" and dtype != "float32":
+                raise UserError(
+                    f"model.autocast={self.autocast} needs float32, not model.{role}.dtype={dtype}; set one of the two"
+                )
+            if self.execution in ("compile", "graphs") and dtype == "int8":
+                raise UserError(f"model.{role}.dtype=int8 needs model.execution=eager, got {self.execution}")
 
     def target_identity(self) -> tuple[str, ...]:
         """Tells whether two pairs have the same VQVAE and target: by their files' names, or by the shipped pair's."""
@@ -79,18 +96,41 @@ class ModelSpec:
 
     @property
     def key(self) -> str:
-        """The model in a few words, as the fingerprint of a study names it: its name, and its files where it names any."""
-        return " ".join(part for part in self.identity().values() if part)
+        """As the fingerprint of a study names it: its name, its files where it names any, what is unusual in its arithmetic."""
+        plain = self.plainly()
+        return " ".join(part for part in (*plain.identity().values(), *self.words(plain)) if part)
 
     def plainly(self) -> ModelSpec:
         """The same files under the usual arithmetic."""
-        return replace(self, execution=ModelSpec.execution, autocast=ModelSpec.autocast)
+        return replace(
+            self, execution=ModelSpec.execution, autocast=ModelSpec.autocast, vae_dtype="", draft_dtype="", target_dtype=""
+        )
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Precision of each role that has one of its own."""
+        return {role: dtype for role in ROLES if (dtype := getattr(self, f"{role}_dtype"))}
+
+    def under(self, dtype: str) -> ModelSpec:
+        """The same in a study of this dtype, which is not said of a role again."""
+        return replace(self, **{f"{role}_dtype": "" for role, own in self.dtypes.items() if own == dtype})
+
+    def arithmetic(self) -> dict[str, str]:
+        """What is unusual in it: execution, autocast, dtypes of roles."""
+        named = {"execution": (self.execution, "eager"), "autocast": (self.autocast, "none")}
+        unusual = {name: value for name, (value, usual) in named.items() if value != usual}
+        return unusual | {f"{role}_dtype": dtype for role, dtype in self.dtypes.items()}
+
+    def words(self, usual: ModelSpec) -> list[str]:
+        """What tells it from another in a name: its own name, where the files differ, and what is unusual in its arithmetic."""
+        own = [] if self.plainly().identity() == usual.plainly().identity() else [self.name]
+        texts = ((key, value) for key, value in self.arithmetic().items())
+        return own + [value if key == "execution" else f"{key.removesuffix('_dtype')}={value}" for key, value in texts]
 
     def identity(self) -> dict[str, str]:
         """What the cell id depends on: the files' names, not where they lie."""
         own = {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
-        arithmetic = {"execution": (self.execution, "eager"), "autocast": (self.autocast, "none")}
-        return own | {name: value for name, (value, usual) in arithmetic.items() if value != usual}
+        return own | self.arithmetic()
 
 
 def _default_schedule() -> Choice:
@@ -132,6 +172,8 @@ class Cell:
             gamma=self.gamma if "gamma" in self.reads else None,
             proposer=self.proposer if "proposer" in self.reads else None,
         )
+        for role in {"draft", "target"} - set(self.strategy.declares("models", ("draft", "target"))):
+            cell = replace(cell, model=replace(cell.model, **{f"{role}_dtype": ""}))
         if "noise" not in self.reads:
             cell = replace(cell, sampling=replace(cell.sampling, noise=Noise.shared))
         canonical = self.strategy.entry.meta.get("canonical")

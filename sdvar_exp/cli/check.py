@@ -56,6 +56,8 @@ def load(name: str, overrides: list[str], config_dir: str | None) -> Pair:
     from sdvar_exp.models.pair import load_pair, resolve_device
 
     spec, settings = read_words(name, overrides, config_dir)
+    if "int8" in spec.dtypes.values():
+        raise UserError("check compares with float weights: leave out dtype=int8 of a role")
     device = resolve_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -1,4 +1,7 @@
-"""`sdvar-exp plan`: cells, units and duplicates of a command, and what is left of it; imports no torch, touches no model."""
+"""`sdvar-exp plan`: cells, units and duplicates of a command, and what is left of it; touches no model.
+
+PyTorch is asked only where the arithmetic of a command is unusual.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,22 @@ GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Device files of a GPU that torch may use: NVIDIA's driver, the same under WSL, AMD's."""
 
 
+def with_remarks(plan: Plan) -> Plan:
+    """The plan with what is worth saying of its arithmetic on its device; PyTorch is asked only where something is unusual.
+
+    Raises `UserError` for arithmetic that the device has not.
+    """
+    usual = plan.settings.dtype in ("float32", "float64")
+    cells = [planned.cell for planned in plan.cells]
+    unusual = [c for c in cells if not usual or c.model.arithmetic() or hasattr(c.proposer and c.proposer.params, "precision")]
+    if not unusual:
+        return plan
+    from sdvar_exp.models.products import remarks
+
+    found = (note for cell in unusual for note in remarks(cell, plan.settings.dtype, plan.settings.device))
+    return replace(plan, notices=(*plan.notices, *dict.fromkeys(found)))
+
+
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
         print(run_help("plan", argv))
@@ -35,7 +54,7 @@ def main(argv: list[str]) -> int:
         return passthrough.answer(argv, "sdvar-exp plan")
     as_json = "--json" in argv
     plan = compose([word for word in argv if word != "--json"])
-    plan = settle_reference(plan)
+    plan = settle_reference(with_remarks(plan))
     notice = kept_notice(plan.folder)
     plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
     plan = replace(plan, notices=(*plan.notices, *(f"`run` will refuse: {why}" for why in refusals(plan))))

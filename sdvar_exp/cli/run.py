@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.plan import with_remarks
 from sdvar_exp.cli.studies import kept_notice, match_cells
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
@@ -44,7 +45,7 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
     """Compose, check, and run. launch: is told what is about to run; then standard output is left to the caller."""
     from sdvar_exp.config import compose
 
-    plan = compose(asked.words)
+    plan = with_remarks(compose(asked.words))
     kept = kept_notice(plan.folder)
     for notice in (*plan.notices, *([kept] if kept else [])):
         print(f"note: {notice}", file=sys.stderr)

@@ -58,6 +58,7 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     master = work.composer.job(study_items, work.errors)
     if master is None:
         raise ConfigErrors(work.errors)
+    work.dtype = str(plain(master.cfg, "dtype"))
     context = {key: item for key, item in study_items.items() if item.is_group}
     made = jobs(master, cell_axes, context, work)
     words = [*reference_words(master, work), *(word.lstrip("+").removeprefix(REFERENCE) for word in said)]

@@ -55,7 +55,8 @@ class Misfit:
 class Work:
     """State of one `compose` call: what is known, what was found wrong, what is worth saying.
 
-    models: number of classes of every model that was composed. design: what is swept and how it is combined, in words.
+    models: number of classes of every model that was composed. dtype: of the study. design: what is swept and how it is
+    combined, in words.
     """
 
     known: Known
@@ -63,6 +64,7 @@ class Work:
     models: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    dtype: str = "float32"
     design: str = "product"
 
     def attempt(self, otherwise: T, make: Callable[..., T], *args: Any) -> T:
@@ -218,7 +220,7 @@ def to_cell(cfg: DictConfig, work: Work) -> Cell | None:
     model = {f.name: work.attempt("", plain, cfg.model, f.name) for f in dataclasses.fields(ModelSpec)}
     for role in ("vae", "draft", "target", "folder"):
         work.attempt(Path(), user_path, model[role], f"model.{role}")
-    spec = work.attempt(None, lambda: ModelSpec(**model))
+    spec = work.attempt(None, lambda: ModelSpec(**model).under(work.dtype))
     if len(work.errors) > before:
         return None
     parts: dict[str, Any] = {**choices, "sampling": sampling, "model": spec}
@@ -290,6 +292,8 @@ def reason(job: Job, kept: Cell) -> str:
     if job.dropped:
         group, _, word = job.dropped[0].partition(".")
         return f"{group}={job.items[group].value} has no {word}"
+    if unused := [role for role in job.cell.model.dtypes if role not in kept.model.dtypes]:
+        return f"{kept.strategy.name} runs no {listed(unused)}"
     varied = {key.split(".")[0] for key in job.items}
     unread = [f for f in FACTORS if f not in kept.reads and f in varied]
     return f"{kept.strategy.name} reads no {listed(unread)}" if unread else "some are listed twice"

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from sdvar_exp.config.composing import Tree, shown
 from sdvar_exp.config.folder import CELL_GROUPS
-from sdvar_exp.config.overrides import Item, Known, product
+from sdvar_exp.config.overrides import Item, Known, own_key, product
 from sdvar_exp.config.reading import SPELLINGS
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, count, did_you_mean
@@ -118,7 +118,7 @@ def read_rules(value: Any, known: Known) -> list[Rule]:
     rules = []
     for rule in value:
         reason = rule.get("reason")
-        wanted = {str(key): _values(str(key), v, known) for key, v in rule.items() if key != "reason"}
+        wanted = {(own := own_key(str(key))): _values(own, v, known) for key, v in rule.items() if key != "reason"}
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(f"{form}: {shown(rule)} says no reason")
         if not wanted:

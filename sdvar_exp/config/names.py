@@ -93,9 +93,7 @@ def short_name(cell: Cell, default: Cell) -> str:
     parts += _differences("sampling", cell.sampling, Sampling()).values()
     if cell.batch != 1:
         parts.append(f"B={cell.batch}")
-    if cell.model.identity() != default.model.identity():
-        parts.append(cell.model.name)
-    return " ".join(parts)
+    return " ".join(parts + cell.model.words(default.model))
 
 
 def _unusual(proposer: Choice | None) -> TypeGuard[Choice]:

@@ -34,6 +34,7 @@ MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12
 """Of one word of the command line: Hydra's parser takes a time that grows with the square of the length of a list."""
 MOST_VALUES = 100_000  # of one sweep
 MOST_COMBINATIONS = 20_000  # of swept values in one command
+ROLE_KEY = re.compile(r"^([+~]*model\.(?:vae|draft|target))\.(dtype|file)(?=[=@]|$)")
 BARE = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 RESERVED = ("null", "true", "false", "inf", "nan")
 PARSER = OverridesParser.create()
@@ -122,10 +123,15 @@ def quoted(text: object) -> str:
     return "'" + escaped.replace("${", r"\${") + "'"
 
 
+def own_key(text: str) -> str:
+    """A key, or a word that begins with it, as the schema has it: `model.target_dtype` for `model.target.dtype`."""
+    return ROLE_KEY.sub(lambda m: m[1] + {"dtype": "_dtype", "file": ""}[m[2]], text)
+
+
 def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
     """Overrides in Hydra's grammar; unreadable ones become errors."""
     out = []
-    for text in texts:
+    for text in map(own_key, texts):
         if not text.strip():
             continue
         if problem := check_size(text):
@@ -299,6 +305,8 @@ def check(item: Item, known: Known) -> str | None:
     if key.startswith(("hydra.", "hydra/")) or key == "hydra":
         return _check_hydra(item, key)
     root = key.split(".")[0]
+    if part := re.match(r"model\.(vae|draft|target)\.", key):
+        return f"unknown key {key!r}; did you mean '{part[0]}dtype'?"
     if root in GROUPS and "." in key:
         if key == f"{root}.name":
             return f"{item.text}: {key} is set by the choice of {root}; write {root}=…"

@@ -22,6 +22,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from sdvar_exp.cell import ROLES
 from sdvar_exp.config.folder import GROUPS
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean
@@ -101,9 +102,25 @@ def check_interpolations(number: int, where: str) -> None:
         raise UserError(f"{where} has {number} interpolations (${{…}}), more than {MOST_INTERPOLATIONS}: write the values out")
 
 
+def _spread_roles(node: yaml.MappingNode) -> None:
+    """Write `target: {file: F, dtype: T}` as the schema has it, `target: F` and `target_dtype: T`."""
+    out = []
+    for key, value in node.value:
+        named = dict(_pairs(value)) if isinstance(key.value, str) and key.value in ROLES else {}
+        if not named or not named.keys() <= {"file", "dtype"}:
+            out.append((key, value))
+            continue
+        words = {"file": key.value, "dtype": f"{key.value}_dtype"}
+        out += [(yaml.ScalarNode(TEXT, words[word], key.start_mark, key.end_mark), own) for word, own in named.items()]
+    node.value = out
+
+
 def _mark(root: yaml.MappingNode, names: Names) -> None:
     """Turn names of choices into text, each where it stands."""
+    _spread_roles(root)
     for key, value in _pairs(root):
+        if key == "model" and isinstance(value, yaml.MappingNode):
+            _spread_roles(value)
         if key == "name" or (key in ("study", "results_dir") and value.tag != NULL):
             _as_text(value)
         elif key == "defaults":

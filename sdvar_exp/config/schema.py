@@ -62,6 +62,7 @@ class ModelNode:
 
     execution: eager, compile (torch.compile) or graphs (CUDA graphs per stage).
     autocast: none, bfloat16 or float16 (products in that type, the rest in float32).
+    vae_dtype, draft_dtype, target_dtype: precision of a role, also written model.target.dtype; empty: the study's dtype.
     guided: whether it is meant to be sampled with guidance; a notice names the cells that do otherwise.
     """
 
@@ -73,6 +74,9 @@ class ModelNode:
     published: str = ""
     execution: str = "eager"
     autocast: str = "none"
+    vae_dtype: str = ""
+    draft_dtype: str = ""
+    target_dtype: str = ""
     guided: bool = True
     classes: int = MISSING
     stages: int = MISSING

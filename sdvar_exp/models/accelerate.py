@@ -62,7 +62,7 @@ class Autocast(Wrapped):
     def __init__(self, model: VAR, dtype: torch.dtype) -> None:
         super().__init__(model)
         self.low, self.dtype = dtype, model.dtype
-        for layer in (model.head, *(m for b in model.layers for m in (b.attn.mat_qkv, b.attn.proj, b.ffn.fc1, b.ffn.fc2))):
+        for layer in model.products:
             layer.weight.data = layer.weight.data.to(dtype)
 
     def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:

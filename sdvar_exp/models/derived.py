@@ -10,6 +10,7 @@ import torch
 
 from sdvar_exp.models.accelerate import Wrapped
 from sdvar_exp.models.cache import KVCache
+from sdvar_exp.models.products import round_to_int8
 from sdvar_exp.models.var import VAR, Condition
 
 
@@ -41,14 +42,9 @@ def first_blocks(model: VAR, depth: int) -> VAR:
 
 @lru_cache(maxsize=2)
 def less_precise(model: VAR, precision: str) -> VAR:
-    """A copy of a model in `bfloat16`, or with the weights of its products rounded to `int8` (per output channel, symmetric).
-
-    The int8 copy computes in the model's own type: it proposes what int8 weights would, and saves nothing.
-    """
+    """A copy of a model in `bfloat16`, or with its products in `int8` (`Int8`)."""
     made = copy.deepcopy(model)
     if precision == "bfloat16":
         return made.to(torch.bfloat16)
-    for layer in (made.head, *(m for b in made.layers for m in (b.attn.mat_qkv, b.attn.proj, b.ffn.fc1, b.ffn.fc2))):
-        scale = layer.weight.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(layer.weight.dtype).tiny) / 127
-        layer.weight.data = (layer.weight / scale).round() * scale
+    round_to_int8(made)
     return made

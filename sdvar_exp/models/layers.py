@@ -12,23 +12,27 @@ import torch
 from torch.nn import functional as F
 
 from sdvar_exp.models.cache import KVCache
+from sdvar_exp.models.products import Weight
 
 Spans = tuple[tuple[int, int, int, int], ...]
 """Attention without a mask tensor: rows first … stop-1 of a pass see the columns from … to-1, run by run."""
 
 
 class Layer(NamedTuple):
-    """Weights of one block. qkv_bias: (q, 0, v); gain_2H1: factors of normalised q and k, None for plain attention."""
+    """Weights of one block, each a tensor or prepared.
 
-    qkv: torch.Tensor
+    qkv_bias: (q, 0, v); gain_2H1: factors of normalised q and k, None for plain attention.
+    """
+
+    qkv: Weight
     qkv_bias: torch.Tensor
     gain_2H1: torch.Tensor | None
     scale: float
-    proj: torch.Tensor
+    proj: Weight
     proj_bias: torch.Tensor
-    fc1: torch.Tensor
+    fc1: Weight
     fc1_bias: torch.Tensor
-    fc2: torch.Tensor
+    fc2: Weight
     fc2_bias: torch.Tensor
 
 
@@ -39,6 +43,16 @@ def careful() -> bool:
 
 def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.layer_norm(x, (x.shape[-1],), None, None, eps, False)
+
+
+def product(h: torch.Tensor, weight: Weight, bias: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """h·Wᵀ + bias, then GELU (tanh) if asked."""
+    if not isinstance(weight, torch.Tensor):
+        return weight(h, bias, gelu)
+    out = F.linear(h, weight, bias)
+    if not gelu:
+        return out
+    return F.gelu(out, approximate="tanh") if careful() else torch.ops.aten.gelu_(out, approximate="tanh")
 
 
 def attend(
@@ -66,7 +80,7 @@ def attention(
 ) -> torch.Tensor:
     """Self-attention of one block before its output projection, (N, q, C)."""
     N, n, C = h_NqC.shape
-    qkv = F.linear(h_NqC, w.qkv, w.qkv_bias).view(N, n, 3, heads, C // heads)
+    qkv = product(h_NqC, w.qkv, w.qkv_bias).view(N, n, 3, heads, C // heads)
     q, k, v = qkv.transpose(1, 3).unbind(2)  # each (N, heads, q, head_dim)
     slots = None if cache is None else cache.slots(block, rows, n)
     if w.gain_2H1 is not None:
@@ -98,8 +112,7 @@ def run_block(
     """One block, attention and MLP modulated by the label (adaLN): (N, q, C) → (N, q, C)."""
     g1, g2, s1, s2, b1, b2 = mod
     h = torch.addcmul(b1, layer_norm(x, eps), s1)
-    h = F.linear(attention(h, w, heads, block, cache, rows, mask_qK, spans), w.proj, w.proj_bias)
+    h = product(attention(h, w, heads, block, cache, rows, mask_qK, spans), w.proj, w.proj_bias)
     x = torch.addcmul(x, h, g1)
-    h = F.linear(torch.addcmul(b2, layer_norm(x, eps), s2), w.fc1, w.fc1_bias)
-    h = F.gelu(h, approximate="tanh") if careful() else torch.ops.aten.gelu_(h, approximate="tanh")
-    return torch.addcmul(x, F.linear(h, w.fc2, w.fc2_bias), g2)
+    h = product(torch.addcmul(b2, layer_norm(x, eps), s2), w.fc1, w.fc1_bias, gelu=True)
+    return torch.addcmul(x, product(h, w.fc2, w.fc2_bias), g2)

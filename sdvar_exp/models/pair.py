@@ -16,6 +16,7 @@ from sdvar_exp.models.files import WEIGHTS as WEIGHTS
 from sdvar_exp.models.files import checkpoint_folder as checkpoint_folder
 from sdvar_exp.models.files import model_files
 from sdvar_exp.models.files import shipped_files as shipped_files
+from sdvar_exp.models.products import round_to_int8
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.pyramid import Pyramid
@@ -53,6 +54,22 @@ class Pair:
         self.draft.to(device=device, dtype=DTYPES[dtype])
         self.target.to(device=device, dtype=DTYPES[dtype])
         return self
+
+    def round(self, dtypes: Mapping[str, str]) -> None:
+        """Put roles into a precision of their own, in place: of a transformer all of it, of the VQVAE its image decoder.
+
+        Raises:
+            UserError: int8 on a device without it.
+        """
+        for role, dtype in dtypes.items():
+            if role == "vae":
+                for part in (self.vae.post_quant_conv, self.vae.decoder):
+                    part.to(DTYPES[dtype])
+            elif dtype == "int8":
+                model = getattr(self, role)
+                round_to_int8(model if model.dtype in (torch.float32, torch.float64) else model.float())
+            else:
+                getattr(self, role).to(DTYPES[dtype])
 
 
 def check_pair(vae: VQVAE, draft: VAR, target: VAR) -> None:
@@ -112,5 +129,6 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     digests = {path: sha256(path) for path in set(paths.values())}
     pair = Pair(vae, draft, target, spec.name, {role: digests[path] for role, path in paths.items()})
     pair.to(resolve_device(str(device)), dtype)
+    pair.round(spec.dtypes)
     how = (spec.execution, spec.autocast)
     return replace(pair, draft=accelerate(draft, *how), target=accelerate(target, *how))

@@ -15,10 +15,10 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from sdvar_exp.models.cache import KVCache
-from sdvar_exp.models.layers import Layer, Spans, careful, layer_norm, run_block
+from sdvar_exp.models.layers import Layer, Spans, careful, layer_norm, product, run_block
+from sdvar_exp.models.products import weight_of
 from sdvar_exp.pyramid import Pyramid
 
 ROWS_AT_ONCE = 512  # rows of a group on a CPU; matrix products are at their full speed from some hundred on
@@ -109,15 +109,15 @@ class Block(nn.Module):
         """The block's weights as plain tensors."""
         a, f = self.attn, self.ffn
         return Layer(
-            a.mat_qkv.weight,
+            weight_of(a.mat_qkv),
             torch.cat((a.q_bias, a.zero_k_bias, a.v_bias)),
             a.gains(),
             a.scale,
-            a.proj.weight,
+            weight_of(a.proj),
             a.proj.bias,
-            f.fc1.weight,
+            weight_of(f.fc1),
             f.fc1.bias,
-            f.fc2.weight,
+            weight_of(f.fc2),
             f.fc2.bias,
         )
 
@@ -186,6 +186,11 @@ class VAR(nn.Module):
     def layers(self) -> list[Block]:
         """The transformer blocks."""
         return cast(list[Block], list(self.blocks))
+
+    @property
+    def products(self) -> list[nn.Linear]:
+        """The layers whose products take the time: those of the blocks, and the head."""
+        return [self.head, *(m for b in self.layers for m in (b.attn.mat_qkv, b.attn.proj, b.ffn.fc1, b.ffn.fc2))]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -268,12 +273,13 @@ class VAR(nn.Module):
 
     def _logits(self, x: torch.Tensor, condition: Condition, out: torch.Tensor | None = None) -> torch.Tensor:
         scale, shift = condition.head
-        h, head = torch.addcmul(shift, layer_norm(x, self.norm_eps), scale), self.head
+        h = torch.addcmul(shift, layer_norm(x, self.norm_eps), scale)
+        weight, bias = weight_of(self.head), self.head.bias
         if out is None:
-            return F.linear(h, head.weight, head.bias)
-        if head.weight.dtype != h.dtype:  # autocast
-            return out.copy_(F.linear(h, head.weight, head.bias))
-        return torch.addmm(head.bias, h.flatten(0, 1), head.weight.t(), out=out.view(-1, self.vocab_size))
+            return product(h, weight, bias)
+        if not isinstance(weight, torch.Tensor) or weight.dtype != h.dtype:  # prepared, or under autocast
+            return out.copy_(product(h, weight, bias))
+        return torch.addmm(bias, h.flatten(0, 1), weight.t(), out=out.view(-1, self.vocab_size))
 
     def teacher_logits(self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None) -> torch.Tensor:
         """One masked pass over the first `stages` stages, conditional rows, (B, rows, V).

@@ -196,4 +196,6 @@ class VQVAE(nn.Module):
 
     def decode(self, f_hat_Bchw: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) in [-1, 1] from a feature map."""
-        return self.decoder(self.post_quant_conv(f_hat_Bchw)).clamp(-1, 1)
+        own, given = self.post_quant_conv.weight.dtype, f_hat_Bchw.dtype  # f̂ itself is kept in float32 at least
+        image = self.decoder(self.post_quant_conv(f_hat_Bchw.to(own)))
+        return (image if own == given else image.to(given)).clamp(-1, 1)

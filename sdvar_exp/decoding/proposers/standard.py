@@ -41,7 +41,8 @@ class Depth:
 def eager_only(cell: Cell, stages: int) -> None:
     """Refuse recorded programs, which hold a whole model."""
     name = cell.proposer.name if cell.proposer else ""
-    require(cell.model.execution == "eager", f"proposer={name} needs model.execution=eager, got {cell.model.execution}")
+    recorded = cell.model.execution in ("compile", "graphs")
+    require(not recorded, f"proposer={name} needs model.execution=eager, got {cell.model.execution}")
 
 
 def not_deeper(cell: Cell, pair: Pair) -> None:
@@ -83,7 +84,7 @@ def target_at_depth(s: Depth, d: Decoder, proposal: Proposal, count: int, weight
 
 
 class Precision(Enum):
-    """bfloat16, or weights rounded to int8 per output channel."""
+    """bfloat16, or products in int8."""
 
     bfloat16 = "bfloat16"
     int8 = "int8"
@@ -91,12 +92,19 @@ class Precision(Enum):
 
 @dataclass(frozen=True)
 class Quantised:
-    """precision: bfloat16 | int8 (weights rounded per output channel, products in the target's own type)."""
+    """precision: bfloat16 | int8 (products of int8 weights, a scale per channel, and activations rounded per row)."""
 
     precision: Precision = Precision.bfloat16
 
 
-@register("proposer", "target_quantised", Quantised, check=eager_only, share=lambda params, pair: 1.0)
+def wider(cell: Cell, stages: int) -> None:
+    """Refuse a copy of what is in int8 already, and recorded programs."""
+    eager_only(cell, stages)
+    whole = cell.model.target_dtype != "int8"
+    require(whole, "proposer=target_quantised rounds a target in float, this one is in int8: drop model.target.dtype=int8")
+
+
+@register("proposer", "target_quantised", Quantised, check=wider, share=lambda params, pair: 1.0)
 def target_quantised(s: Quantised, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
     """A copy of the target in less precision, on a KV cache of its own (QuantSpec, arXiv 2502.10424)."""
     from sdvar_exp.models.derived import less_precise

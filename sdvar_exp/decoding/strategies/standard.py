@@ -23,13 +23,13 @@ def _within(cell: Cell, name: str, stages: int) -> None:
     require(n <= stages, f"strategy.{name} must lie in 0 … {stages}, got {n}")
 
 
-@register("strategy", "sequential", reads=(), lossless="tokens")
+@register("strategy", "sequential", reads=(), models=("target",), lossless="tokens")
 def sequential(_: Empty, d: Decoder) -> None:
     """The target alone, stage by stage, with a KV cache: S calls (VAR, arXiv 2404.02905). The baseline."""
     follow(d, "T" * d.stages)
 
 
-@register("strategy", "draft_only", reads=("noise",))
+@register("strategy", "draft_only", reads=("noise",), models=("draft",))
 def draft_only(_: Empty, d: Decoder) -> None:
     """The draft alone, stage by stage: the floor of quality and cost."""
     follow(d, "D" * d.stages)

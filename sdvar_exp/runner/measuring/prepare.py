@@ -84,9 +84,7 @@ def baseline_name(cell: Cell) -> str:
     default = Cell(cell.strategy)
     words += _unusual(cell.cfg_schedule, default.cfg_schedule)
     words += [f"{k}={v}" for k, v in plain(cell.sampling).items() if v != plain(Sampling())[k]]
-    if cell.model.identity() != default.model.identity():
-        words.append(model_key(cell.model))
-    return " ".join(words)
+    return " ".join(words + cell.model.words(default.model))
 
 
 def _unusual(choice: Choice, default: Choice) -> list[str]:
