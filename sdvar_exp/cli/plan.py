@@ -9,8 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.options import Parser, help_wanted, run_help
 from sdvar_exp.cli.studies import kept_notice
+from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.plan import Plan
 from sdvar_exp.store.manifest import settle_reference
@@ -18,15 +19,21 @@ from sdvar_exp.store.state import LedgerState
 from sdvar_exp.words import count, roughly, size
 
 
+def parser() -> Parser:
+    known = words_parser("sdvar-exp plan")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
-        print(run_help("plan", argv))
+        print(run_help(parser(), argv))
         return 0
     from sdvar_exp.config import compose, passthrough
 
     if passthrough.wants_hydra(argv):
         return passthrough.answer(argv, "sdvar-exp plan")
-    as_json = "--json" in argv
+    as_json = parser().parse_known_args(argv)[0].json
     plan = compose([word for word in argv if word != "--json"])
     plan = settle_reference(plan)
     notice = kept_notice(plan.folder)

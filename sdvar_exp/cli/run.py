@@ -9,17 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdvar_exp.cli.options import help_wanted, run_help
-from sdvar_exp.cli.studies import kept_notice, match_cells
+from sdvar_exp.cli.options import Parser, help_wanted, run_help
+from sdvar_exp.cli.studies import cells, kept_notice, match_cells
+from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
 from sdvar_exp.words import count, did_you_mean
 
 
+def parser() -> Parser:
+    return _own(words_parser())
+
+
+def _own(known: Parser) -> Parser:
+    """Add the options that choose a part of the plan, and concern nobody else."""
+    cell = "only these cells: id, name, pattern or key=value (strategy=test3), also as STUDY:CELL; may be repeated"
+    known.add_argument("--only", action="append", nargs="?", const="", default=[], metavar="CELL", help=cell, source=cells)
+    known.add_argument("--failed", action="store_true", help="only the units that failed before")
+    return known
+
+
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
-        print(run_help("run", argv))
+        print(run_help(parser(), argv))
         return 0
     from sdvar_exp.config import compose, multirun, passthrough
 
@@ -80,20 +93,10 @@ class Choice:
 
 def read_choice(argv: Sequence[str]) -> Choice:
     """Take `--only CELL` and `--failed` out of a command line."""
-    words, only, failed = [], [], False
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if flag == "--only":
-            if not value and (not rest or equals):
-                raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
-            only.append(value or rest.pop(0))
-        elif word == "--failed":
-            failed = True
-        else:
-            words.append(word)
-    return Choice(tuple(words), tuple(only), failed)
+    asked, words = _own(Parser(common=False, add_help=False, allow_abbrev=False)).parse_known_args(list(argv))
+    if not all(asked.only):
+        raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
+    return Choice(tuple(words), tuple(asked.only), asked.failed)
 
 
 def choose(plan: Plan, asked: Choice) -> Plan | None:
