@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -205,6 +206,21 @@ def names(kind: str) -> list[str]:
     """Names of all entries of a kind, sorted."""
     _find(kind)
     return sorted(n for k, n in _entries if k == kind)
+
+
+def written(kind: str) -> list[str]:
+    """Names of the entries of a kind as its files spell them, and of those that are loaded; imports none of the files.
+
+    A name is a text in the decorator, or a constant of the module.
+    """
+    found = {name for k, name in list(_entries) if k == kind}
+    package = Path(__file__).parent.joinpath(*PACKAGES[kind].split(".")[1:])
+    for path in package.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(rf'@register\("{kind}", (\S+?)[,)]', text):
+            constant = re.search(rf'^{re.escape(name)}\b[^=\n]*= \(?"([^"]+)"', text, re.MULTILINE)
+            found.add(constant[1] if constant else name.strip('"'))
+    return sorted(found)
 
 
 def choose(kind: str, name: str, **params: Any) -> Choice:

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvar_exp.cli.options import Parser
@@ -30,26 +31,38 @@ Two images, codes drawn at random: a few dozen forwards. On a CPU large models a
 Exit code: 0 all hold, 1 one does not, 2 the pair cannot be loaded."""
 
 
-def main(argv: list[str]) -> int:
-    parser = Parser(
+def models(asked: argparse.Namespace) -> list[str]:
+    """Choices of the group model."""
+    from sdvar_exp.config.folder import names
+
+    return names("model", asked.config_dir)
+
+
+def parser() -> Parser:
+    known = Parser(
         prog="sdvar-exp check",
         description="Run the invariants of decoding on a pair of models.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pair", help="a choice of the group model (sdvar-exp ls model); files: checkpoints of your own")
-    parser.add_argument("overrides", nargs="*", help="model.KEY=…, device=…, dtype=float64|float32, threads=…")
-    parser.add_argument("--stages", type=int, help="how many stages to check (default: all that are affordable)")
-    parser.add_argument("--seed", type=int, default=0, help="of the codes and the noise")
-    parser.add_argument("--config-dir", "-cd", help="a folder with models of your own")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_intermixed_args(argv)
+    known.add_argument(
+        "pair", help="a choice of the group model (sdvar-exp ls model); files: checkpoints of your own", source=models
+    )
+    known.add_argument("overrides", nargs="*", help="model.KEY=…, device=…, dtype=float64|float32, threads=…")
+    known.add_argument("--stages", type=int, help="how many stages to check (default: all that are affordable)")
+    known.add_argument("--seed", type=int, default=0, help="of the codes and the noise")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_intermixed_args(argv)
     with own_torch():
         pair = load(asked.pair.removeprefix("model="), asked.overrides, asked.config_dir)
         return report(pair, asked.stages, asked.seed, asked.json)
 
 
-def load(name: str, overrides: list[str], config_dir: str | None) -> Pair:
+def load(name: str, overrides: list[str], config_dir: Path | None) -> Pair:
     """The pair that the words mean, in float64 where it is small and nothing else is said."""
     import torch
 
@@ -69,7 +82,7 @@ def load(name: str, overrides: list[str], config_dir: str | None) -> Pair:
     return pair
 
 
-def read_words(name: str, overrides: list[str], config_dir: str | None) -> tuple[ModelSpec, Settings]:
+def read_words(name: str, overrides: list[str], config_dir: Path | None) -> tuple[ModelSpec, Settings]:
     """Model and settings as `run` reads them; of checkpoints, classes and stages stand in the files."""
     from sdvar_exp.config import compose
 
@@ -79,7 +92,7 @@ def read_words(name: str, overrides: list[str], config_dir: str | None) -> tuple
     words = [f"model={name}", "strategy=sequential", "labels=[0]", "seeds=1", *overrides]
     if name == "files":
         words += [f"model.{key}=1" for key in ("classes", "stages") if not any(w.startswith(f"model.{key}=") for w in words)]
-    plan = compose([*(["--config-dir", config_dir] if config_dir else []), *words])
+    plan = compose([*(["--config-dir", str(config_dir)] if config_dir else []), *words])
     if len(plan.cells) != 1:
         raise UserError("check takes one pair at a time")
     return plan.cells[0].cell.model, plan.settings

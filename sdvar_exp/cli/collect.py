@@ -6,17 +6,22 @@ import json
 import sys
 from pathlib import Path
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.words import count
 
 FAILED = 1
 
 
+def parser() -> Parser:
+    known = study_parser("collect", "Rebuild tables and figures from the ledger's pieces, whoever wrote them; runs nothing.")
+    known.add_argument("--no-figures", action="store_true", help="tables only")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
-    parser = study_parser("collect", "Rebuild tables and figures from the ledger's pieces, whoever wrote them; runs nothing.")
-    parser.add_argument("--no-figures", action="store_true", help="tables only")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.store import write_tables
     from sdvar_exp.store.manifest import is_kept

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
+import argparse
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
-from sdvar_exp.cli.options import Parser, config_dir
-from sdvar_exp.errors import UserError
+from sdvar_exp.cli.options import Parser
 
 BASH = """\
 _sdvar_exp() {
@@ -54,39 +50,25 @@ EPILOG = """\
   zsh    eval "$(sdvar-exp completion zsh)"           in ~/.zshrc, after compinit
   fish   sdvar-exp completion fish | source           in ~/.config/fish/config.fish
 """
-STUDY_VERBS = (
-    "status",
-    "table",
-    "collect",
-    "gc",
-    "diff",
-    "push",
-    "dashboard",
-    "figures",
-    "report",
-    "verify",
-    "quality",
-    "power",
-    "export",
-)
-OVERRIDE_VERBS = ("run", "plan")
 
 
-def main(argv: list[str]) -> int:
-    import argparse
-
-    if argv[:1] == ["query"]:
-        found = query(" ".join(argv[1:]))
-        print("\n".join(found), end="\n" if found else "")
-        return 0
-    parser = Parser(
+def parser() -> Parser:
+    known = Parser(
         prog="sdvar-exp completion",
         description="Print a script that teaches a shell to complete sdvar-exp.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=sorted(SCRIPTS))
-    print(SCRIPTS[parser.parse_args(argv).shell], end="")
+    known.add_argument("shell", choices=sorted(SCRIPTS))
+    return known
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["query"]:
+        found = query(" ".join(argv[1:]))
+        print("\n".join(found), end="\n" if found else "")
+        return 0
+    print(SCRIPTS[parser().parse_args(argv).shell], end="")
     return 0
 
 
@@ -113,94 +95,44 @@ def _candidates(before: Sequence[str], current: str) -> list[str]:
     verb, rest = before[0], list(before[1:])
     if verb not in VERBS:
         return []
+    known: Parser = import_module(f"sdvar_exp.cli.{verb}").parser()
+    asked = known.typed(rest, current)
+    flag, equals, value = current.partition("=")
+    if current.startswith("-") and not equals:
+        flags = [text for action in known._actions for text in action.option_strings if text.startswith("--")]
+        return [text for text in {*flags, "--help"} if text.startswith(current)]
+    action, given = _place(known, [*rest, flag] if current.startswith("-") else rest)
     if current.startswith("-"):
-        return [flag for flag in flags(verb) if flag.startswith(current)]
-    if rest and rest[-1].startswith("-") and (valued := values(verb, rest[-1], rest)) is not None:
-        return [word for word in valued if word.startswith(current)]
-    if verb in OVERRIDE_VERBS:
+        asked.current = value
+        return [f"{flag}={word}" for word in _values(action, asked) if word.startswith(value)]
+    if action is None and verb in ("run", "plan"):
         from sdvar_exp.config.completion import candidates
 
-        return candidates([word for word in rest if "=" in word and not word.startswith("-")], current, config_dir(rest))
-    given = [word for word in rest if not word.startswith("-")]
-    sources: dict[str, Callable[[], list[str]]] = {"ls": lambda: _listed(given), "logs": lambda: _cells(rest)}
-    sources |= {"completion": lambda: sorted(SCRIPTS), "check": lambda: _models(given)}
-    sources |= dict.fromkeys(STUDY_VERBS, lambda: _studies(rest))
-    found = sources.get(verb, list)()
-    return [word for word in found if word.startswith(current)]
+        return candidates([word for word in given if "=" in word], current, asked.config_dir)
+    return [word for word in _values(action, asked) if word.startswith(current)]
 
 
-def values(verb: str, flag: str, rest: Sequence[str]) -> list[str] | None:
-    """What may stand behind a flag: choices, cells, studies, or nothing where it is free text or a path; None where the
-    flag stands alone, so that the next word is not its value.
-    """
-    if flag in ("--config-dir", "-cd", "--results-dir", "--out", "--profile", "--to", "--real"):
-        return []
-    sources: dict[tuple[str, str], Callable[[], list[str]]] = {
-        ("run", "--only"): lambda: _cells(rest),
-        ("table", "--stable"): lambda: _of("cli.table", "STABLE"),
-        ("figures", "--only"): lambda: _registered("figure"),
-        ("figures", "--venue"): lambda: _of("report.sizes", "VENUES"),
-        ("power", "--metric"): lambda: _registered("metric"),
-        ("power", "--against"): lambda: _cells(rest),
-        ("export", "--cell"): lambda: _cells(rest),
-        ("quality", "--extractor"): lambda: ["classifier", "inception"],
-        ("push", "--mode"): lambda: ["offline", "online"],
-        ("logs", "--study"): lambda: _studies(rest),
-        ("diff", "--study"): lambda: _studies(rest),
-        ("diff", "--fail-on"): lambda: [f"{metric}>" for metric in _registered("metric")],
-    }
-    source = sources.get((verb, flag))
-    return None if source is None else source()
+def _place(known: Parser, words: Sequence[str]) -> tuple[argparse.Action | None, list[str]]:
+    """The option or argument that the next word is a value of, None for an override; and the words before that are of none."""
+    options = {text: action for action in known._actions for text in action.option_strings}
+    given: list[str] = []
+    pending: argparse.Action | None = None
+    for word in words:
+        action = options.get(word)
+        if action is not None:
+            pending = action if action.nargs != 0 else None
+        elif pending is not None:
+            pending = None
+        elif not word.startswith("-"):
+            given.append(word)
+    if pending is not None:
+        return pending, given
+    places = [action for action in known._actions if not action.option_strings]
+    last = places[-1:] if len(given) >= len(places) and places and places[-1].nargs in ("+", "*") else []
+    return next(iter([*places[len(given) :], *last]), None), given
 
 
-def _registered(kind: str) -> list[str]:
-    from sdvar_exp import registry
-
-    return registry.names(kind)
-
-
-def _of(module: str, name: str) -> list[str]:
-    return list(getattr(import_module(f"sdvar_exp.{module}"), name))
-
-
-def flags(verb: str) -> list[str]:
-    """Options that the verb's help names."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        import_module(f"sdvar_exp.cli.{verb}").main(["--help"])
-    return sorted({*re.findall(r"(?<![\w-])--[a-z][a-z-]*", said.getvalue()), "--help"})
-
-
-def _results(rest: Sequence[str]) -> Path:
-    for word, following in zip(rest, [*rest[1:], ""], strict=False):
-        if word.startswith("--results-dir"):
-            return Path(word.partition("=")[2] or following)
-    return Path("results")
-
-
-def _studies(rest: Sequence[str]) -> list[str]:
-    return sorted(path.parent.name for path in _results(rest).glob("*/manifest.json"))
-
-
-def _cells(rest: Sequence[str]) -> list[str]:
-    from sdvar_exp.store.manifest import read_cells
-
-    return [cell for study in _studies(rest) for cell in read_cells(_results(rest) / study)]
-
-
-def _models(given: Sequence[str]) -> list[str]:
-    from sdvar_exp.config import folder
-
-    return [] if given else folder.names("model")
-
-
-def _listed(given: Sequence[str]) -> list[str]:
-    from sdvar_exp.cli.ls import ALIASES
-    from sdvar_exp.config import folder
-
-    if not given:
-        return list(folder.GROUPS)
-    group = ALIASES.get(given[0], given[0])
-    if group not in folder.GROUPS or len(given) > 1:
-        raise UserError(f"no group {group}")
-    return folder.names(group)
+def _values(action: argparse.Action | None, asked: argparse.Namespace) -> list[str]:
+    """What may be given to an option or argument: its choices, or what its source lists."""
+    source = getattr(action, "source", None)
+    return [str(word) for word in (source(asked) if source else (action and action.choices) or ())]

@@ -6,23 +6,28 @@ import json
 import sys
 from pathlib import Path
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.guest import kept_random_state
 
 FAILED = 1
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser(
+def parser() -> Parser:
+    known = study_parser(
         "dashboard",
         "Make a W&B workspace and a report of a study: trade-off, acceptance by stage, speed-up "
         "by strategy, images. Push the study first. Needs the extra 'dashboards' and a login.",
     )
-    parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
-    parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")
-    parser.add_argument("--json", action="store_true", help="the addresses for machines")
-    asked = parser.parse_args(argv)
+    known.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
+    known.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
+    known.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")
+    known.add_argument("--json", action="store_true", help="the addresses for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     from sdvar_exp.tracking import PushError, resolve
     from sdvar_exp.tracking.dashboard import as_plain, build, facts_of, save

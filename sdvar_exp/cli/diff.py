@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import operator
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
+from sdvar_exp.cli.studies import add_results_dir, cells, find_study, one_cell, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import changes, choice_text
 from sdvar_exp.words import count
@@ -39,22 +41,36 @@ images. It may be given several times.
 """
 
 
-def main(argv: list[str]) -> int:
-    import argparse
-
-    parser = Parser(
+def parser() -> Parser:
+    known = Parser(
         prog="sdvar-exp diff",
         description="Differences between two cells or two studies.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
-    parser.add_argument("--study", help="the study in which A and B are cells")
-    parser.add_argument("--fail-on", action="append", default=[], metavar="CONDITION", help="exit with 1 if it holds")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    add_results_dir(parser)
-    asked = parser.parse_args(argv)
+    known.add_argument("a", metavar="A", source=sides)
+    known.add_argument("b", metavar="B", source=sides)
+    known.add_argument("--study", help="the study in which A and B are cells", source=studies)
+    known.add_argument(
+        "--fail-on",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit with 1 if it holds",
+        source=lambda _: [f"{metric}>" for metric in registry.names("metric")],
+    )
+    known.add_argument("--json", action="store_true", help="for machines")
+    add_results_dir(known)
+    return known
+
+
+def sides(asked: argparse.Namespace) -> list[str]:
+    """Studies, or cells of the one that was named."""
+    return cells(asked) if asked.study or ":" in asked.current else studies(asked)
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     conditions = [Condition.read(text) for text in asked.fail_on]
     results = Path(asked.results_dir)
     a, b = (Side.find(word, asked.study, results) for word in (asked.a, asked.b))

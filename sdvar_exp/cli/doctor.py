@@ -33,11 +33,15 @@ class Finding:
     fix: str = ""
 
 
+def parser() -> Parser:
+    known = Parser(prog="sdvar-exp doctor", description="Check this machine; exit code 1 if something will not work.")
+    known.add_argument("--results-dir", type=expand, default="results", help="where results go (default: results)")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="sdvar-exp doctor", description="Check this machine; exit code 1 if something will not work.")
-    parser.add_argument("--results-dir", type=expand, default="results", help="where results go (default: results)")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     findings = [finding for check in checks(asked.results_dir) for finding in _safely(check)]
     if asked.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))

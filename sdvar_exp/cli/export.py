@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from sdvar_exp.cli.studies import find_study, one_cell, study_parser
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.studies import cells, find_study, one_cell, split_cell, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 from sdvar_exp.words import count, size
@@ -23,16 +24,22 @@ EXAMPLE = """example, VAR's protocol (50 images of each of 1000 classes, resumab
   sdvar-exp export demo --dataset --to demo_dataset"""
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser("export", ABOUT, epilog=EXAMPLE)
-    parser.add_argument("--cell", help="its id, name or key=value; default: the only one with images")
-    parser.add_argument("--to", required=True, type=expand, metavar="PATH", help="FILE.npz, or a folder for PNG files")
-    parser.add_argument(
+def parser() -> Parser:
+    known = study_parser("export", ABOUT, epilog=EXAMPLE)
+    known.add_argument("--cell", help="its id, name or key=value; default: the only one with images", source=cells)
+    known.add_argument("--to", required=True, type=expand, metavar="PATH", help="FILE.npz, or a folder for PNG files")
+    known.add_argument(
         "--dataset", action="store_true", help="--to is a dataset folder: parquet with rows and images, and a card"
     )
-    parser.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    known.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
+    if asked.cell and asked.study is None:
+        asked.study, asked.cell = split_cell(asked.cell, Path(asked.results_dir))
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.dataset:
         return _dataset(folder, asked.cell, asked.to, asked.json)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.guest import expand
 
@@ -23,21 +25,41 @@ data and versions give equal bytes. Of many cells a figure shows the most tellin
 """
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser("figures", "Write a study's figures as PDF, PNG and SVG.", EXAMPLES)
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated")
-    parser.add_argument("--venue", metavar="NAME", help="width and type of a venue: icml, neurips, iclr, cvpr, eccv, aaai, …")
-    parser.add_argument("--out", type=expand, metavar="DIR", help="folder to write to (default: figures/ of the study)")
-    parser.add_argument(
+def parser() -> Parser:
+    from sdvar_exp.report.sizes import VENUES
+
+    known = study_parser("figures", "Write a study's figures as PDF, PNG and SVG.", EXAMPLES)
+    known.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated", source=figure_names
+    )
+    known.add_argument(
+        "--venue",
+        metavar="NAME",
+        help="width and type of a venue: icml, neurips, iclr, cvpr, eccv, aaai, …",
+        source=lambda _: VENUES,
+    )
+    known.add_argument("--out", type=expand, metavar="DIR", help="folder to write to (default: figures/ of the study)")
+    known.add_argument(
         "--profile",
         metavar="FILE",
         help="cost profile to predict speed-ups from (docs/cost-model.md); "
         "without one, costs are fitted to the other cells' times",
     )
-    parser.add_argument("--all", action="store_true", help="all cells in figures of many panels, not the most telling ones")
-    parser.add_argument("--list", action="store_true", help="list the figures there can be")
-    parser.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
-    asked = parser.parse_args(argv)
+    known.add_argument("--all", action="store_true", help="all cells in figures of many panels, not the most telling ones")
+    known.add_argument("--list", action="store_true", help="list the figures there can be")
+    known.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
+    return known
+
+
+def figure_names(asked: argparse.Namespace) -> list[str]:
+    """Names of the figures there can be, as the files that register them say: to import those takes seconds."""
+    from sdvar_exp import registry
+
+    return registry.written("figure")
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     from sdvar_exp.report import figures
     from sdvar_exp.report.sizes import size_of
 

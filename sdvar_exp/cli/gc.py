@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count, size
@@ -29,18 +30,22 @@ class Waste:
     bytes: int
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser(
+def parser() -> Parser:
+    known = study_parser(
         "gc",
         "Find what nothing needs: temporary files, images without a row, cells that were planned, "
         "never decoded and that the last command no longer has. "
         "Rows are never touched; nothing younger than an hour is. Of a study with damaged records "
         "images and cells stay: they may belong to those.",
     )
-    parser.add_argument("--delete", action="store_true", help="remove what is listed")
-    parser.add_argument("--dry-run", action="store_true", help="list only: the default")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    known.add_argument("--delete", action="store_true", help="remove what is listed")
+    known.add_argument("--dry-run", action="store_true", help="list only: the default")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     if asked.delete and asked.dry_run:
         raise UserError("--delete and --dry-run exclude each other")
     folder = find_study(asked.study, Path(asked.results_dir))

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, find_study, one_cell
+from sdvar_exp.cli.studies import add_results_dir, cells, find_study, one_cell, split_cell, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import choice_text
 
 
+def parser() -> Parser:
+    known = Parser(prog="sdvar-exp logs", description="What happened to a cell: starts, failures with tracebacks.")
+    known.add_argument(
+        "cell", help="its id or the first digits of it, its name, a pattern, or key=value that one cell has", source=cells
+    )
+    known.add_argument("--study", help="its folder or name; default: the study that has the cell", source=studies)
+    known.add_argument("--json", action="store_true", help="the records for machines, one a line")
+    add_results_dir(known)
+    return known
+
+
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="sdvar-exp logs", description="What happened to a cell: starts, failures with tracebacks.")
-    parser.add_argument("cell", help="its id or the first digits of it, its name, a pattern, or key=value that one cell has")
-    parser.add_argument("--study", help="its folder or name; default: the study that has the cell")
-    parser.add_argument("--json", action="store_true", help="the records for machines, one a line")
-    add_results_dir(parser)
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     folder, cell = find_cell(asked.cell, asked.study, Path(asked.results_dir))
     for body in records(folder, cell):
         print(json.dumps(body, ensure_ascii=False) if asked.json else text(body))
@@ -28,6 +34,8 @@ def main(argv: list[str]) -> int:
 
 def find_cell(word: str, study: str | None, results_dir: Path) -> tuple[Path, str]:
     """The study and the id of a cell; without `study`, of the one study in which `word` means a cell."""
+    if study is None:
+        study, word = split_cell(word, results_dir)
     if study is not None:
         folder = find_study(study, results_dir)
         return folder, one_cell(word, folder)

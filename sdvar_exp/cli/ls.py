@@ -25,16 +25,23 @@ ALIASES = {
 }
 
 
+def parser() -> Parser:
+    known = Parser(prog="sdvar-exp ls", description=(__doc__ or "").split(": ", 1)[1])
+    known.add_argument("group", nargs="?", help=f"one of {', '.join(folder.GROUPS)}", source=lambda _: folder.GROUPS)
+    known.add_argument(
+        "choice",
+        nargs="?",
+        help="one of its choices: show its yaml",
+        source=lambda asked: folder.names(_group(asked.group), asked.config_dir),
+    )
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="sdvar-exp ls", description=(__doc__ or "").split(": ", 1)[1])
-    parser.add_argument("group", nargs="?", help=f"one of {', '.join(folder.GROUPS)}")
-    parser.add_argument("choice", nargs="?", help="one of its choices: show its yaml")
-    parser.add_argument("--config-dir", "-cd", help="a folder with groups of your own")
-    parser.add_argument("--plugin", action="append", default=[], help="a module that registers more entries")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
-    registry.discover(asked.plugin)
-    extra = folder.check_config_dir(asked.config_dir) if asked.config_dir else None
+    asked = parser().parse_args(argv)
+    registry.discover()
+    extra = asked.config_dir
     groups = [_group(asked.group)] if asked.group else list(folder.GROUPS)
     if asked.choice:
         yaml = _one(groups[0], asked.choice, extra)

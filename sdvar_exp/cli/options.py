@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from sdvar_exp.config import folder
-from sdvar_exp.errors import UserError
+from sdvar_exp.config.arguments import Parser
+
+__all__ = ["Parser", "help_wanted", "run_help"]
 
 USES = {
     "run": "decode every cell of the command, write tables, images and figures; run it again to continue",
@@ -16,29 +15,14 @@ USES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are `UserError`s."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def help_wanted(argv: Sequence[str]) -> bool:
     return any(word in ("-h", "--help") for word in argv)
 
 
-def config_dir(argv: Sequence[str]) -> Path | None:
-    """The `--config-dir` of a command line."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            return folder.check_config_dir(value if equals else following)
-    return None
-
-
-def run_help(verb: str, argv: Sequence[str]) -> str:
-    """Help of `run` and `plan`: groups with their choices, root keys, flags, examples."""
-    extra = config_dir(argv)
+def run_help(parser: Parser, argv: Sequence[str]) -> str:
+    """Help of `run` and `plan`: groups with their choices, root keys, options, examples."""
+    extra = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0].config_dir
+    verb = parser.prog.split()[-1]
     lines = [
         f"usage: sdvar-exp {verb} [group=choice …] [key=value …]",
         "",
@@ -51,19 +35,10 @@ def run_help(verb: str, argv: Sequence[str]) -> str:
     lines += ["", "keys:"]
     for key in folder.root_keys():
         lines.append(f"  {key.name + '=' + key.default:22} {key.doc}")
-    lines += ["", "flags:"]
-    flags = {
-        "-m, --multirun": "accepted; sweeps are expanded without it too",
-        "--only CELL": "only these cells: id, name, pattern or key=value (strategy=test3); may be repeated",
-        "--failed": "only the units that failed before",
-        "--json": "records for machines on standard output: launch, failures, done; what people read goes to standard error",
-        "--config-dir DIR": "a folder with groups of your own, laid out like conf/",
-        "--cfg job": "show the configuration that the command means (Hydra; also --resolve, --package)",
-        "--info [WHAT]": "how it was composed: defaults, searchpath, … (Hydra)",
-    }
-    if verb == "plan":
-        flags = {"--json": "for machines", "--config-dir DIR": flags["--config-dir DIR"]}
-    lines += [f"  {flag:22} {text}" for flag, text in flags.items()]
+    lines += ["", "options:"]
+    for action in parser._actions:
+        flags = ", ".join(reversed(action.option_strings)) + (f" {action.metavar}" if action.metavar else "")
+        lines += [f"  {flags:22} {action.help}"] if action.option_strings else []
     lines += [
         "",
         "parameters of a choice: sdvar-exp ls GROUP CHOICE; quote brackets for zsh",

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.options import Parser, help_wanted, run_help
 from sdvar_exp.cli.studies import kept_notice
+from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.files import model_files
@@ -44,15 +45,21 @@ def with_remarks(plan: Plan) -> Plan:
     return replace(plan, notices=(*plan.notices, *dict.fromkeys(found)))
 
 
+def parser() -> Parser:
+    known = words_parser("sdvar-exp plan")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
-        print(run_help("plan", argv))
+        print(run_help(parser(), argv))
         return 0
     from sdvar_exp.config import compose, passthrough
 
     if passthrough.wants_hydra(argv):
         return passthrough.answer(argv, "sdvar-exp plan")
-    as_json = "--json" in argv
+    as_json = parser().parse_known_args(argv)[0].json
     plan = compose([word for word in argv if word != "--json"])
     plan = settle_reference(with_remarks(plan))
     notice = kept_notice(plan.folder)

@@ -7,7 +7,9 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdvar_exp.cli.studies import find_study, one_cell, study_parser
+from sdvar_exp import registry
+from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.studies import cells, find_study, one_cell, study_parser
 from sdvar_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,19 +24,32 @@ A pilot study of a few seeds says how many a claim needs. Effects: a ratio for s
 """
 
 
-def main(argv: list[str]) -> int:
-    from sdvar_exp.metrics.quantities import metric, tabled
+def parser() -> Parser:
+    from sdvar_exp.metrics.quantities import tabled
 
-    parser = study_parser("power", "How many labels × seeds show a given effect.", EXAMPLES)
-    parser.add_argument("--metric", default="speedup", help=f"{', '.join(m.name for m in tabled())} (default: speedup)")
-    parser.add_argument("--effect", type=float, help="what is to be shown: 1.05 for a speed-up, else a difference")
-    parser.add_argument("--against", metavar="CELL", help="differences to this cell, paired; default: to a fixed value")
-    parser.add_argument("--power", type=float, default=0.8, help="chance of showing it (default: 0.8)")
-    parser.add_argument("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
-    parser.add_argument("--labels", type=int, help="labels to plan with (default: those of the study)")
-    parser.add_argument("--identical", type=float, metavar="SHARE", help="plan a claim of k/N identical instead")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    known = study_parser("power", "How many labels × seeds show a given effect.", EXAMPLES)
+    known.add_argument(
+        "--metric",
+        default="speedup",
+        help=f"{', '.join(m.name for m in tabled())} (default: speedup)",
+        source=lambda _: registry.names("metric"),
+    )
+    known.add_argument("--effect", type=float, help="what is to be shown: 1.05 for a speed-up, else a difference")
+    known.add_argument(
+        "--against", metavar="CELL", help="differences to this cell, paired; default: to a fixed value", source=cells
+    )
+    known.add_argument("--power", type=float, default=0.8, help="chance of showing it (default: 0.8)")
+    known.add_argument("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
+    known.add_argument("--labels", type=int, help="labels to plan with (default: those of the study)")
+    known.add_argument("--identical", type=float, metavar="SHARE", help="plan a claim of k/N identical instead")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    from sdvar_exp.metrics.quantities import metric
+
+    asked = parser().parse_args(argv)
     if not 0 < asked.level < 1:
         raise UserError(f"--level must lie in (0, 1), got {asked.level}")
     if asked.identical is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import add_results_dir, find_study
+from sdvar_exp.cli.studies import add_results_dir, find_study, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count
 
@@ -19,28 +19,38 @@ if TYPE_CHECKING:
 FAILED = 1
 
 
-def main(argv: list[str]) -> int:
-    """Exit code: 0 all sent, 1 W&B did not take it."""
-    parser = Parser(
+def parser() -> Parser:
+    known = Parser(
         prog="sdvar-exp push",
         description="Send studies from their ledgers to Weights & Biases or another tracker; a second push sends nothing.",
     )
-    parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, or its name in the results folder")
-    parser.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else online")
-    parser.add_argument("--to", default="wandb", metavar="TRACKER", help="a registered tracker: wandb (default), trackio, …")
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="a module that registers a tracker")
-    parser.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
-    parser.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds per study (default 600)")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    add_results_dir(parser)
-    asked = parser.parse_args(argv)
+    known.add_argument(
+        "studies", nargs="+", metavar="STUDY", help="a study's folder, or its name in the results folder", source=studies
+    )
+    known.add_argument("--mode", choices=("offline", "online"), help="default: WANDB_MODE, else online")
+    known.add_argument(
+        "--to",
+        default="wandb",
+        metavar="TRACKER",
+        help="a registered tracker: wandb (default), trackio, …",
+        source=lambda _: registry.names("tracker"),
+    )
+    known.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
+    known.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
+    known.add_argument("--timeout", type=float, default=600.0, help="seconds per study (default 600)")
+    known.add_argument("--json", action="store_true", help="for machines")
+    add_results_dir(known)
+    return known
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 all sent, 1 W&B did not take it."""
+    asked = parser().parse_args(argv)
     from sdvar_exp.store.manifest import is_kept
     from sdvar_exp.tracking import push_in_child, resolve
     from sdvar_exp.tracking.pushed import Pushed
 
     options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {"mode": "online"})
-    registry.discover(asked.plugin)
     options = replace(options, tracker=registry.get("tracker", asked.to).name)
     if options.mode == "none" and asked.to == "wandb":
         raise UserError("W&B is turned off by WANDB_MODE or WANDB_DISABLED; to push all the same say --mode offline or online")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand, kept_random_state, own_torch
@@ -16,23 +17,28 @@ another network, --extractor looks at the kept images (`images=all`). Writes tab
 EXAMPLE = """example: sdvar-exp quality var_50k --extractor inception --real imagenet/val"""
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser("quality", ABOUT, epilog=EXAMPLE)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument(
+def parser() -> Parser:
+    known = study_parser("quality", ABOUT, epilog=EXAMPLE)
+    known.add_argument("--json", action="store_true", help="for machines")
+    known.add_argument(
         "--extractor",
         metavar="NAME",
         help="look at the kept images with: classifier (the shipped one), "
         "inception (torch-fidelity's), or package.module:function",
+        source=lambda _: ["classifier", "inception"],
     )
-    parser.add_argument(
+    known.add_argument(
         "--real",
         metavar="PATH",
         type=expand,
         help="real images for --extractor: a folder of PNG or JPEG "
         "files, or an npz with arr_0; default: the shipped test set for the classifier, else none",
     )
-    asked = parser.parse_args(argv)
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.real and not asked.extractor:
         raise UserError("--real needs --extractor: classifier, inception or package.module:function")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.options import help_wanted, run_help
+from sdvar_exp.cli.options import Parser, help_wanted, run_help
 from sdvar_exp.cli.plan import with_remarks
-from sdvar_exp.cli.studies import kept_notice, match_cells
+from sdvar_exp.cli.studies import cells, find_study, kept_notice, match_cells, split_cell
+from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
@@ -21,9 +22,23 @@ from sdvar_exp.words import count, did_you_mean
 Launch = Callable[[Mapping[str, Any]], None]
 
 
+def parser() -> Parser:
+    return _own(words_parser())
+
+
+def _own(known: Parser) -> Parser:
+    """Add the options that choose a part of the plan, and concern nobody else."""
+    cell = "only these cells: id, name, pattern or key=value (strategy=test3), also as STUDY:CELL; may be repeated"
+    known.add_argument("--only", action="append", nargs="?", const="", default=[], metavar="CELL", help=cell, source=cells)
+    known.add_argument("--failed", action="store_true", help="only the units that failed before")
+    text = "records for machines on standard output: launch, failures, done; what people read goes to standard error"
+    known.add_argument("--json", action="store_true", help=text)
+    return known
+
+
 def main(argv: list[str]) -> int:
     if help_wanted(argv):
-        print(run_help("run", argv))
+        print(run_help(parser(), argv))
         return 0
     from sdvar_exp.config import multirun, passthrough
 
@@ -99,22 +114,10 @@ class Choice:
 
 def read_choice(argv: Sequence[str]) -> Choice:
     """Take `--only CELL`, `--failed` and `--json` out of a command line."""
-    words, only, failed, json = [], [], False, False
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if flag == "--only":
-            if not value and (not rest or equals):
-                raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
-            only.append(value or rest.pop(0))
-        elif word == "--failed":
-            failed = True
-        elif word == "--json":
-            json = True
-        else:
-            words.append(word)
-    return Choice(tuple(words), tuple(only), failed, json)
+    asked, words = _own(Parser(common=False, add_help=False, allow_abbrev=False)).parse_known_args(list(argv))
+    if not all(asked.only):
+        raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
+    return Choice(tuple(words), tuple(asked.only), asked.failed, asked.json)
 
 
 def choose(plan: Plan, asked: Choice) -> Plan | None:
@@ -124,7 +127,10 @@ def choose(plan: Plan, asked: Choice) -> Plan | None:
         configs = {p.cell.id: p.cell.as_dict() for p in plan.cells}
         wanted: set[str] = set()
         for word in asked.only:
-            found = match_cells(word, names, configs)
+            place, cell = split_cell(word, plan.folder.parent)
+            if place and find_study(place, plan.folder.parent).resolve() != plan.folder.resolve():
+                raise UserError(f"--only {word}: this command is of the study {plan.study}; give study={Path(place).name}")
+            found = match_cells(cell, names, configs)
             if not found:
                 hint = did_you_mean(word, [*names.values(), *names])
                 raise UserError(f"--only {word}: no cell of this command is meant{hint}; sdvar-exp plan lists them")

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count, roughly
@@ -16,10 +17,14 @@ from sdvar_exp.words import count, roughly
 FAILED = 1
 
 
+def parser() -> Parser:
+    known = study_parser("status", "How far studies are: units done, failed and pending, and whether one is running.")
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
 def main(argv: list[str]) -> int:
-    parser = study_parser("status", "How far studies are: units done, failed and pending, and whether one is running.")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     results = Path(asked.results_dir)
     folders = [find_study(asked.study, results)] if asked.study else sorted(p.parent for p in results.glob("*/manifest.json"))
     if not folders:

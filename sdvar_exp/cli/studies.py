@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp import registry
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
@@ -23,21 +22,30 @@ def study_parser(verb: str, description: str, epilog: str | None = None) -> Pars
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
     )
-    parser.add_argument("--plugin", action=_Plugin, metavar="MODULE", help="a module that registers metrics, figures, trackers")
-    parser.add_argument("study", nargs="?", help="its folder, or its name in the results folder; default: the only one")
+    what = "its folder, or its name in the results folder; default: the only one"
+    parser.add_argument("study", nargs="?", help=what, source=studies)
     add_results_dir(parser)
     return parser
 
 
-class _Plugin(argparse.Action):
-    """Imports the module when its word is read, so that a verb knows its entries from then on."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        registry.discover([str(values)])
-
-
 def add_results_dir(parser: Parser) -> None:
     parser.add_argument("--results-dir", type=expand, default="results", help="where studies lie (default: results)")
+
+
+def studies(asked: argparse.Namespace) -> list[str]:
+    """Names of the studies in the results folder of a command line that is being typed."""
+    return sorted(path.parent.name for path in Path(getattr(asked, "results_dir", "results")).glob("*/manifest.json"))
+
+
+def cells(asked: argparse.Namespace) -> list[str]:
+    """Ids of the cells that may be typed next: of the study that was named, else of all; behind `STUDY:` with it."""
+    from sdvar_exp.store.manifest import read_cells
+
+    place, colon, _ = asked.current.rpartition(":")
+    study = place or getattr(asked, "study", None)
+    found = [study] if study else studies(asked)
+    results = Path(getattr(asked, "results_dir", "results"))
+    return [f"{place}{colon}{cell}" for name in found for cell in read_cells(find_study(name, results))]
 
 
 def find_study(name: str | None, results_dir: Path) -> Path:
@@ -51,6 +59,13 @@ def find_study(name: str | None, results_dir: Path) -> Path:
         if (folder / "manifest.json").is_file():
             return folder
     raise UserError(f"there is no study {name!r}{did_you_mean(name, known, _listed(known, results_dir))}")
+
+
+def split_cell(word: str, results_dir: Path) -> tuple[str | None, str]:
+    """`STUDY:CELL` in its two parts, where such a study is there; else None and the whole word."""
+    place, _, cell = word.rpartition(":")
+    there = place and any((folder / "manifest.json").is_file() for folder in (expand(place), results_dir / place))
+    return (place, cell) if there else (None, word)
 
 
 def _listed(known: list[str], results_dir: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 
@@ -29,9 +31,9 @@ them) chooses cells by the number that the table shows: images chosen by how the
 """
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser("table", "The result table of a study.", EXAMPLES)
-    parser.add_argument(
+def parser() -> Parser:
+    known = study_parser("table", "The result table of a study.", EXAMPLES)
+    known.add_argument(
         "--stable",
         nargs="?",
         const="samples",
@@ -39,16 +41,35 @@ def main(argv: list[str]) -> int:
         metavar="TABLE",
         help="csv that a repetition reproduces byte for byte: samples (default), stages or runs",
     )
-    parser.add_argument("--where", metavar="QUERY", help="only the rows and cells that a pandas query chooses")
-    parser.add_argument("--by-outcome", action="store_true", help="--where also chooses images by how they came out: biased")
-    parser.add_argument("--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell")
-    parser.add_argument("--json", action="store_true", help="the summary for machines")
-    parser.add_argument("--csv", action="store_true", help="the summary as csv")
-    parser.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
-    parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
-    parser.add_argument("--macros", action="store_true", help="every number as a LaTeX macro with the hash of its data")
-    parser.add_argument("--plus-minus", action="store_true", help="with these two: ± instead of brackets")
-    asked = parser.parse_args(argv)
+    known.add_argument("--where", metavar="QUERY", help="only the rows and cells that a pandas query chooses")
+    known.add_argument("--by-outcome", action="store_true", help="--where also chooses images by how they came out: biased")
+    known.add_argument(
+        "--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell", source=columns
+    )
+    known.add_argument("--json", action="store_true", help="the summary for machines")
+    known.add_argument("--csv", action="store_true", help="the summary as csv")
+    known.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
+    known.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    known.add_argument("--macros", action="store_true", help="every number as a LaTeX macro with the hash of its data")
+    known.add_argument("--plus-minus", action="store_true", help="with these two: ± instead of brackets")
+    return known
+
+
+def columns(asked: argparse.Namespace) -> list[str]:
+    """Columns that --group can take, from the configuration of the study's cells; behind a comma, those that are left."""
+    from sdvar_exp.store.manifest import read_cells
+
+    found = {"label": None, "seed": None}
+    for about in read_cells(find_study(asked.study, Path(asked.results_dir))).values():
+        for key, value in about["config"].items():
+            inner = value if isinstance(value, dict) else {"name": value}
+            found |= dict.fromkeys(key if word == "name" else f"{key}_{word}" for word in inner)
+    done, comma, _ = asked.current.rpartition(",")
+    return [f"{done}{comma}{name}" for name in found if name not in done.split(",")]
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
         if asked.where or asked.group or asked.json:

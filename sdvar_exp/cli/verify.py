@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
 
@@ -18,16 +19,20 @@ fonts and libraries.
 """
 
 
-def main(argv: list[str]) -> int:
-    parser = study_parser("verify", "Draw figures again from the study's tables and compare them with the files.", EXAMPLES)
-    parser.add_argument(
+def parser() -> Parser:
+    known = study_parser("verify", "Draw figures again from the study's tables and compare them with the files.", EXAMPLES)
+    known.add_argument(
         "--tolerance", type=float, default=None, metavar="SHARE", help="share of pixels that may differ (default: 0.002)"
     )
-    parser.add_argument(
+    known.add_argument(
         "--tex", type=Path, metavar="FILE", help="check the macros of `table --macros` in this file instead of figures"
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
-    asked = parser.parse_args(argv)
+    known.add_argument("--json", action="store_true", help="for machines")
+    return known
+
+
+def main(argv: list[str]) -> int:
+    asked = parser().parse_args(argv)
     from sdvar_exp.report.figures import INDEX
     from sdvar_exp.report.verify import SHARE, render_checked, verify
 

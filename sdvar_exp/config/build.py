@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def compose(argv: Sequence[str]) -> Plan:
         _refuse_study_sweeps(axes, work.errors)
         if "hydra.searchpath" in axes:
             work.composer.searchpath = work.attempt((), _searchpath, axes.pop("hydra.searchpath")[0].value)
-        return _plan(axes, said, work, tuple(argv))
+        plan = _plan(axes, said, work, tuple(argv))
+    plugins = tuple(dict.fromkeys((*plan.settings.plugins, *command.plugins)))
+    return replace(plan, settings=replace(plan.settings, plugins=plugins))
 
 
 def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv: tuple[str, ...]) -> Plan:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
+from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import names
 from sdvar_exp.config.overrides import parse
 from sdvar_exp.config.reading import check_interpolations, read_yaml
@@ -17,19 +19,6 @@ from sdvar_exp.config.schema import Root, store_schemas
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean
 
-FLAGS = (
-    "--multirun",
-    "--run",
-    "--config-dir",
-    "--cfg",
-    "--info",
-    "--help",
-    "--resolve",
-    "--package",
-    "--json",
-    "--only",
-    "--failed",
-)
 ELSEWHERE = {
     "--dry-run": "; sdvar-exp plan shows what a command would do",
     "--json": "; sdvar-exp plan, table and status have --json",
@@ -39,40 +28,39 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Command:
-    """Overrides of a command line, and the user's `--config-dir`."""
+    """Overrides of a command line, the user's `--config-dir` and modules of `--plugin`; options: all that was given."""
 
     overrides: tuple[str, ...] = ()
     extra: Path | None = None
+    plugins: tuple[str, ...] = ()
+    options: Namespace = field(default_factory=Namespace)
+
+    @property
+    def place(self) -> list[str]:
+        """The words that name the folder again."""
+        return [] if self.extra is None else ["--config-dir", str(self.extra)]
 
 
 def read_command(argv: Sequence[str]) -> Command:
-    """Split Hydra's own flags from the overrides. `-m` and `-r` are accepted: sweeps are expanded in any case."""
-    overrides: list[str] = []
-    extra: Path | None = None
-    rest = list(argv)
-    while rest:
-        token = rest.pop(0)
+    """Split options from the overrides. `-m` and `-r` are accepted: sweeps are expanded in any case."""
+    parser = words_parser()
+    options, words = parser.parse_known_args(list(argv))
+    for token in words:
         flag, _, value = token.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            if not value and not rest:
-                raise UserError(f"{flag} needs a folder")
-            extra = folder.check_config_dir(value or rest.pop(0))
-        elif token in ("-m", "--multirun", "-r", "--run"):
-            continue
-        elif token.startswith("--") and flag.lstrip("-").split(".")[0] in (*folder.GROUPS, *(f.name for f in fields(Root))):
+        if token.startswith("--") and flag.lstrip("-").split(".")[0] in (*folder.GROUPS, *(f.name for f in fields(Root))):
             word = token.lstrip("-") if value else f"{flag.lstrip('-')}=…"
             raise UserError(f"{token}: write {word}, without --; a W&B agent does so with ${{args_no_hyphens}} for ${{args}}")
-        elif token.startswith("-"):
-            raise UserError(f"unknown option {token}{ELSEWHERE.get(flag) or did_you_mean(flag, FLAGS)}")
-        else:
-            overrides.append(token)
-    check_interpolations("".join(overrides).count("${"), "the command line")
-    return Command(tuple(overrides), extra)
+        if token.startswith("-"):
+            known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
+            hint = ELSEWHERE.get(flag) or did_you_mean(flag, [*known, "--help", "--only", "--failed"])
+            raise UserError(f"unknown option {token}{hint}")
+    check_interpolations("".join(words).count("${"), "the command line")
+    return Command(tuple(words), options.config_dir, tuple(options.plugin), options)
 
 
 def load_entries(command: Command) -> None:
     """Import all entries, those of the plugins of the command line and of its experiment included; store schemas."""
-    plugins: list[str] = []
+    plugins = list(command.plugins)
     unread: list[str] = []  # what cannot be parsed is reported by the caller
     for override in parse(command.overrides, unread):
         if override.is_sweep_override():

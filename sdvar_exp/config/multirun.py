@@ -51,8 +51,12 @@ def run(words: Sequence[str], job: Job) -> int:
     load_entries(command)
     check_groups(command.overrides)
     overrides = for_hydra(command.overrides, Known(command.extra))
-    place = [] if command.extra is None else ["--config-dir", str(command.extra)]
-    own = [*place, *(word for word in overrides if word.startswith("hydra.searchpath="))]
+    place = command.place
+    own = [
+        *place,
+        *(word for name in command.plugins for word in ("--plugin", name)),
+        *(word for word in overrides if word.startswith("hydra.searchpath=")),
+    ]
     swept = {o.key_or_group for o in parse(overrides, []) if o.is_sweep_override()}
 
     begun = []

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from sdvar_exp import registry
 from sdvar_exp.cli import VERBS
 from sdvar_exp.cli.completion import SCRIPTS, query
 from tests.cli.conftest import make_study
@@ -44,11 +46,47 @@ Call = Callable[..., tuple[int, str, str]]
         ("sdvar-exp diff a b --fail-on corr", ["correlation>"]),
         ("sdvar-exp run 'labels=[0", []),
         ("sdvar-exp nothing at", []),
+        ("sdvar-exp run device=c", ["device=cpu", "device=cuda"]),
+        ("sdvar-exp plan dtype=fl", ["dtype=float16", "dtype=float32", "dtype=float64"]),
+        ("sdvar-exp run strategy.on_reject=re", ["strategy.on_reject=redraft"]),
+        ("sdvar-exp run acceptance=tv acceptance.by", ["acceptance.by_stage="]),
+        ("sdvar-exp run --only=x --failed design=o", ["design=ofat"]),
+        ("sdvar-exp figures --only=time", ["--only=time-breakdown"]),
+        ("sdvar-exp status --config-dir nowhere --pl", ["--plugin"]),
         ("sdvar-exp run strategy=nothing acc", ["acceptance="]),
     ],
 )
 def test_what_may_follow(line: str, some: list[str]) -> None:
     assert query(line) == some
+
+
+def test_columns_and_cells_of_one_study() -> None:
+    make_study("guide")
+    assert query("sdvar-exp table guide --group strategy_e") == ["strategy_entry_num"]
+    assert query("sdvar-exp table --group strategy,gamma_v") == ["strategy,gamma_value"]
+    cells = query("sdvar-exp logs --study guide ")
+    assert query("sdvar-exp logs guide:") == [f"guide:{cell}" for cell in cells] == query("sdvar-exp diff x guide:")
+    assert query("sdvar-exp logs --study nowhere ") == []
+
+
+def test_figures_are_completed_without_what_draws_them(repository: Path) -> None:
+    """Pressing Tab waits for no import of a second; the names are those that are registered."""
+    code = (
+        "import sys\nfrom sdvar_exp.cli.completion import query\nprint(*query('sdvar-exp figures --only '))\n"
+        "heavy = {'torch', 'matplotlib', 'pandas', 'scipy', 'hydra', 'omegaconf'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == registry.names("figure")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_parser_that_takes_folder_and_plugin(verb: str) -> None:
+    found = query(f"sdvar-exp {verb} --")
+    assert {"--config-dir", "--plugin", "--help"} <= set(found)
+    assert import_module(f"sdvar_exp.cli.{verb}").parser().prog == f"sdvar-exp {verb}"
 
 
 def test_all_verbs_groups_and_no_internals() -> None:

@@ -111,6 +111,19 @@ def test_only(only: list[str], strategies: list[str], runner: list[Plan], call: 
     assert plan.argv == (*WORDS, *words), "the command that continues is the whole one"
 
 
+def test_a_cell_is_named_with_its_study(study: dict[str, str], runner: list[Plan], call: Call) -> None:
+    assert call("run", *WORDS, "--only", "s:test3")[0] == 0
+    assert [p.cell.strategy.name for p in runner[0].cells] == ["test3"]
+    compose_other = compose(["strategy=sequential", "study=t"])
+    with Study(compose_other.folder).open(compose_other, FINGERPRINT):
+        pass
+    assert call("run", *WORDS, "--only", "t:test3")[2] == (
+        "error: --only t:test3: this command is of the study s; give study=t\n"
+    )
+    assert call("logs", "s:draft_only", "--json")[1].startswith('{"type": "cell", "study": "results/s"')
+    assert "results/s keeps no images" in call("export", "--cell", "s:draft_only", "--to", "x")[2]
+
+
 def test_only_what_failed(study: dict[str, str], runner: list[Plan], call: Call) -> None:
     """A unit that failed and has a row now is fine."""
     code, _, err = call("run", *WORDS, "--failed")

@@ -93,7 +93,7 @@ def figures(material: Material) -> Iterator[Drawn]:
             raise Skipped(f"no cell has both a speed-up and a {m.plain_heading} (timing.units=0 times nothing)")
 
 
-@register("figure", FRECHET.name, place=15)
+@register("figure", "speedup-vs-frechet-distance", place=15)
 def frechet_figures(material: Material) -> Iterator[Drawn]:
     """The figure of Fréchet distances, from tables/quality.parquet."""
     quality = material.quality
