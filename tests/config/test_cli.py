@@ -113,7 +113,11 @@ def test_unwritable_folder_is_seen_before_anything_runs(monkeypatch: pytest.Monk
 def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "strategy=draft_only,test3", "mask=block_causal,no_prefix", "seeds=4", "labels=[0,3]"]) == 0
     out = capsys.readouterr()
-    assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == ["draft_only", "test3 K=5 block_causal", "test3 K=5 no_prefix"]
+    assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == [
+        "draft_only",
+        "test3 K=5 block_causal",
+        "test3 K=5 no_prefix",
+    ]
     assert out.out.splitlines()[3:] == [
         "",
         "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
