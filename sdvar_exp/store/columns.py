@@ -16,6 +16,11 @@ IDENTITY = {
     "acceptance": "str",
     "gamma": "str",
     "cfg_schedule": "str",
+    "strategy_spec": "str",
+    "mask_spec": "str",
+    "acceptance_spec": "str",
+    "gamma_spec": "str",
+    "cfg_schedule_spec": "str",
     "label": "int",
     "seed": "int",
 }
@@ -86,7 +91,7 @@ STAGES = {
     "stage": "int",
     "source": "str",
     "passed": "bool",
-    "acceptance": "float",
+    "accepted_share": "float",
     "match_rate": "float",
     "one_minus_tv": "float",
     "kl": "float",
@@ -94,6 +99,9 @@ STAGES = {
     "residual_tries": "int",
     "token_agreement": "float",
 }
+
+FORMERLY = {"stages": {"acceptance": "accepted_share"}}
+"""Names that columns had, by table; ledgers and kept tables that have them are read all the same."""
 
 # Columns of the fingerprint follow `lossless`; see tables.py.
 RUNS = {
@@ -105,6 +113,11 @@ RUNS = {
     "acceptance": "str",
     "gamma": "str",
     "cfg_schedule": "str",
+    "strategy_spec": "str",
+    "mask_spec": "str",
+    "acceptance_spec": "str",
+    "gamma_spec": "str",
+    "cfg_schedule_spec": "str",
     "lossless": "str",
     "config": "str",
     "overrides": "str",
