@@ -63,7 +63,7 @@ def _paragraph(row: dict[str, str]) -> str:
 
 
 def legend(summary: pd.DataFrame) -> list[str]:
-    """Lines that say what the numbers compare, over how many images, and beside which noise floor."""
+    """Lines that say what the numbers compare, over how many images, and how far another seed is."""
     lines = [_count_line(summary), _timing_line(summary)]
     lines.append("target token-forwards: rows fed to the target, both guidance halves, ÷ rows of the reference")
     lines.append("pixel difference: mean |a-b| to the reference's image of the same label and seed, on [0, 1]")
@@ -71,9 +71,9 @@ def legend(summary: pd.DataFrame) -> list[str]:
     lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
-        lines.append(f"noise floor: two reference images of one label that differ in the seed alone, {pairs:.0f} pairs")
+        lines.append(f"another seed: two reference images of one label that differ in the seed alone, {pairs:.0f} pairs")
     else:
-        lines.append("noise floor: not measured, it needs two seeds of one label")
+        lines.append("another seed: not measured, it needs two seeds of one label")
     if near_ties := int(summary["near_ties"].sum()):
         lines.append(f"near-ties: {near_ties} images differ only where rounding decides between two tokens")
     if failed := int(summary["failed"].sum()):
@@ -147,13 +147,13 @@ def _shown(summary: pd.DataFrame) -> list[Metric]:
 
 
 def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric]) -> list[dict[str, str]]:
-    """One row per baseline that has a noise floor, with the same keys as a cell's row."""
+    """One row per baseline whose other seeds were compared, with the same keys as a cell's row."""
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
         if not _missing(row[f"noise_{headline('difference').name}"]):
             texts = dict.fromkeys(_texts(row, shown), DASH)
-            texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the reference')}"
+            texts["cell"] = f"another seed of {names.get(row['baseline'], 'the reference')}"
             out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
     return out
 

@@ -171,7 +171,7 @@ FAILURES = {
     "done": "bool",
 }
 
-# Pairs of baseline images of one label that differ in the seed alone: the noise floor.
+# Pairs of baseline images of one label that differ in the seed alone: another seed, an unrelated draw.
 NOISE = {
     "study": "str",
     "cell": "str",

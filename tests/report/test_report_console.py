@@ -44,7 +44,7 @@ def test_the_legend_says_what_is_compared(summary):
     assert "reference time ÷ cell time" in text
     assert "of 24 images a cell" in text
     assert "n = 24 images a cell from 3 labels" in text
-    assert "noise floor: two reference images of one label" in text
+    assert "another seed: two reference images of one label" in text
     assert "near-ties" not in text
 
 
@@ -64,7 +64,7 @@ def test_the_legend_of_a_bare_study(new_study):
     lines = shown(summarise(study), terminal=False)
     text = "\n".join(lines)
     assert "nothing timed" in text
-    assert "noise floor: not measured" in text
+    assert "another seed: not measured" in text
     assert "near-ties: 1 " in text
     assert "A/A" not in text
 
