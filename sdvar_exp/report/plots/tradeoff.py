@@ -107,7 +107,7 @@ def frechet_figures(material: Material) -> Iterator[Drawn]:
 
 
 def frame(summary: pd.DataFrame, m: Metric | None = None) -> pd.DataFrame:
-    """Timed cells that have the metric (default: the headline difference); `guide` is that of another seed. Columns `COLUMNS`."""
+    """Timed cells that have the metric (default: the headline difference); `guide`: of another seed. Columns `COLUMNS`."""
     m = m or headline("difference")
     guide = summary[f"noise_{m.name}"] if m.has_floor else pd.Series(float("nan"), summary.index)
     return _frame(summary, of_metric(m), guide)
