@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,7 @@ def kept_frames(folder: Path, cells: Collection[str] | None = None, stages: bool
 def _with_choices(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Older tables hold the whole text where names of choices are now, and no `…_spec`."""
     runs = frames["runs"]
-    strategies = {
-        c: choice_texts(json.loads(text))["strategy_spec"] for c, text in zip(runs["cell"], runs["config"], strict=True)
-    }
+    strategies = {c: choice_texts(parsed(text))["strategy_spec"] for c, text in zip(runs["cell"], runs["config"], strict=True)}
     for frame in (frames["samples"], runs):
         for kind in CHOICES:
             whole = frame["cell"].map(strategies) if kind == "strategy" else frame[kind]
