@@ -32,10 +32,19 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(summary, width):
         assert piece in text
 
 
+def test_eighty_columns_drop_columns_instead_of_becoming_prose(summary):
+    lines = shown(summary, width=80)
+    assert max(map(len, lines)) <= 80 and not any(line.startswith("sequential (A/A): ") for line in lines)
+    dropped = " ".join(lines).partition("left out for want of room: ")[2].partition(";")[0]
+    head = " ".join(" ".join(lines[:2]).split())
+    assert all(word in head for word in ("calls", "speed-up", "difference", "identical")) and "lossless" in dropped
+    assert len({len(shown(summary, width=w)[0].split()) for w in (60, 80, 100, 200)}) > 1
+
+
 def test_a_pipe_gets_one_line_per_cell(summary):
     lines = shown(summary, width=80, terminal=False)
     line = next(x for x in lines if x.startswith("parallel_v1 γ=2 exact correct"))
-    assert " ".join(line.split()[4:]) == "8.0 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 24/24 tokens"
+    assert " ".join(line.split()[4:]) == "8.0 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 – 24/24 tokens"
     assert sum(x.startswith("test3") for x in lines) == 2
 
 
