@@ -139,6 +139,15 @@ def test_every_cell_and_number_is_on_the_page(made: Made) -> None:
         assert any(link in a.get("href", "") and (path.parent / a["href"]).exists() for t, a in page.elements if t == "a"), link
 
 
+def test_cells_are_found_by_factors_that_their_names_leave_out(made: Made) -> None:
+    page = read(made())
+    rows = [a for tag, a in page.elements if tag == "tr" and "data-cell" in a]
+    assert [("acceptance=match_rate" in a["data-factors"].split()) for a in rows] == [False, False, True, True]
+    assert all(a["data-front"] == "0" for a in rows if a["data-strategy"] == "sequential"), "the baseline is on no front"
+    lists = {a["data-factor"] for tag, a in page.elements if tag == "select" and "data-factor" in a}
+    assert {"acceptance", "gamma.value"} <= lists and not lists & {"strategy", "mask", "batch"}
+
+
 def zooms(page: Reader) -> list[dict[str, str]]:
     return [a for tag, a in page.elements if tag == "img" and a.get("width")]
 
