@@ -10,7 +10,7 @@ from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.page.markup import part
-from sdvar_exp.report.soundness import alarm
+from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.source import Tables
 from sdvar_exp.words import count, span
 
@@ -32,7 +32,7 @@ def facts(summary: pd.DataFrame) -> str:
     others = summary[~summary["is_baseline"].astype(bool)]
     found: list[tuple[str, str, str]] = []
     checked = others[pd.to_numeric(others["committed_per_call"]) > 0]  # what the draft makes alone is fast, and says nothing
-    timed = checked.dropna(subset=["speedup"])
+    timed = checked[sound(checked)].dropna(subset=["speedup"])
     if len(timed):
         row = timed.loc[timed["speedup"].astype(float).idxmax()].to_dict()
         m = headline("difference")
