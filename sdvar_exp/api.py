@@ -22,6 +22,8 @@ from sdvar_exp.plan import Plan
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sdvar_exp.report.source import Tables
+
 
 class RunFailed(RuntimeError):
     """Units failed, or a check after the run did. The message ends with what the run printed."""
@@ -89,13 +91,44 @@ class Study:
             raise RunFailed(f"the run of {self.folder} failed with exit code {code}\n{printed.getvalue()}".rstrip())
         return self.results()
 
-    def results(self) -> pd.DataFrame:
-        """Rows of this study's own cells, labels and seeds as `load_results` gives them; what else lies there is left out."""
+    def results(self, table: str = "samples") -> pd.DataFrame:
+        """Rows of this study's own cells, labels and seeds as `load_results` gives them; what else lies there is left out.
+
+        table: as of `load_results`; `runs` has one row per cell whatever the labels and seeds.
+        """
         from sdvar_exp.store import load_results
 
-        frame = load_results(self.folder)
+        frame = load_results(self.folder, table=table)
+        if table == "runs":
+            return frame[frame["cell"].isin(list(self.cells))].reset_index(drop=True)
         own = frame["cell"].isin(list(self.cells)) & frame["label"].isin(self.plan.labels) & frame["seed"].isin(self.plan.seeds)
         return frame[own].reset_index(drop=True)
+
+    def table(self) -> pd.DataFrame:
+        """What `sdvar-exp table` shows, over all labels and seeds on disk: one row per cell, with the baselines that it is
+        compared with; means, `_low` and `_high` of 95 % intervals, counts. Raises `UserError` where nothing was run."""
+        return self._summary()[1]
+
+    def _summary(self) -> tuple[Tables, pd.DataFrame]:
+        from sdvar_exp.report import summarise
+        from sdvar_exp.report.source import read_tables
+
+        tables = read_tables(self.folder, stages=False)
+        summary = summarise(tables)
+        own = summary[summary["cell"].isin(list(self.cells))]
+        beside = {*own["baseline"], *own["own_baseline"]}
+        return tables, summary[summary["cell"].isin([*self.cells, *beside])].reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        """The result table in a notebook; before the first run, the cells that the words mean."""
+        from html import escape
+
+        from sdvar_exp.report.typeset import html_table
+
+        if not (self.folder / "manifest.json").is_file():
+            items = "".join(f"<li>{escape(name)}</li>" for name in self.cells.values())
+            return f"<p>{escape(str(self.folder))}: nothing run yet. Cells:</p><ul>{items}</ul>"
+        return html_table(*self._summary())
 
     def stable_csv(self, table: str = "samples") -> str:
         """The stable table of the whole folder: what `sdvar-exp table --stable` prints."""

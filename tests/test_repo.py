@@ -179,5 +179,8 @@ def test_readme_and_ci_run_the_same_tests() -> None:
 def test_the_readmes_tables_are_those_of_the_kept_studies() -> None:
     import runpy
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert runpy.run_path(str(ROOT / "scripts" / "readme.py"))["render"](text) == text, "run python scripts/readme.py"
+    script = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    for page in script["PAGES"]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert script["render"](text) == text, f"run python scripts/readme.py ({page})"
+    assert all(len(makers) == script["STAGES"] for makers in script["MAKERS"].values())

@@ -117,6 +117,8 @@ def _own_folder(folder: Path, n: int) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder} is a file; give FILE.npz or a folder")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = names - {f"{i:06d}.png" for i in range(n)} - {f"{i:06d}.part" for i in range(n)}
+    from sdvar_exp.store.export import LABELS
+
+    foreign = names - {LABELS} - {f"{i:06d}.png" for i in range(n)} - {f"{i:06d}.part" for i in range(n)}
     if foreign:
         raise UserError(f"--to {folder} holds other files ({sorted(foreign)[0]}): give an empty or new folder")

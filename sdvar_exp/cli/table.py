@@ -46,6 +46,7 @@ def parser() -> Parser:
     known.add_argument(
         "--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell", source=columns
     )
+    known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort=-COLUMN from the largest on")
     known.add_argument("--json", action="store_true", help="the summary for machines")
     known.add_argument("--csv", action="store_true", help="the summary as csv")
     known.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
@@ -72,8 +73,8 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
-        if asked.where or asked.group or asked.json:
-            raise UserError("--stable gives the whole table; leave out --where, --group and --json")
+        if asked.where or asked.group or asked.json or asked.sort:
+            raise UserError("--stable gives the whole table; leave out --where, --group, --sort and --json")
         from sdvar_exp.store import stable_csv
 
         sys.stdout.write(stable_csv(folder, asked.stable))
@@ -88,10 +89,10 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(macros(_chosen(folder, None, False).tables))
         return 0
     if asked.latex or asked.markdown:
-        sys.stdout.write(_typeset(_chosen(folder, asked.where, asked.by_outcome), asked.latex, asked.plus_minus))
+        sys.stdout.write(_typeset(_chosen(folder, asked.where, asked.by_outcome), asked.latex, asked.plus_minus, asked.sort))
         return 0
     chosen = _chosen(folder, asked.where, asked.by_outcome)
-    summary = _summary(chosen, asked.group)
+    summary = _sorted(_summary(chosen, asked.group), asked.sort)
     for remark in chosen.remarks:
         print(f"note: {remark}", file=sys.stderr)
     if asked.json:
@@ -146,12 +147,22 @@ def _with_rounds(summary: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(acceptance_rate_by_stage=rates, rounds_by_stages_committed=commits)
 
 
-def _typeset(chosen: Chosen, latex: bool, plus_minus: bool) -> str:
+def _sorted(summary: pd.DataFrame, column: str | None) -> pd.DataFrame:
+    """In the order of a column, of equal values in the order of the plan; rows without a value last."""
+    if column is None:
+        return summary
+    name = column.removeprefix("-")
+    if name not in summary:
+        raise UserError(f"there is no column {name!r} to sort by; columns are {', '.join(map(str, summary.columns))}")
+    return summary.sort_values(name, ascending=not column.startswith("-"), kind="stable", ignore_index=True)
+
+
+def _typeset(chosen: Chosen, latex: bool, plus_minus: bool, sort: str | None) -> str:
     from sdvar_exp.report import summarise
     from sdvar_exp.report.typeset import latex_table, markdown_table
 
     way = latex_table if latex else markdown_table
-    return way(chosen.tables, summarise(chosen.tables), plus_minus, chosen.remarks)
+    return way(chosen.tables, _sorted(summarise(chosen.tables), sort), plus_minus, chosen.remarks)
 
 
 def _csv(summary: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from sdvar_exp.config.command import load_entries, read_command
 from sdvar_exp.config.composing import Composer, Tree, plain, shown, started
 from sdvar_exp.config.errors import ConfigErrors
 from sdvar_exp.config.folder import nearest_folder, user_path
-from sdvar_exp.config.names import short_name
+from sdvar_exp.config.names import short_names
 from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
 from sdvar_exp.errors import UserError, require
@@ -153,7 +154,6 @@ def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple
     """One planned cell per cell id, in order of first appearance, with a notice if some fell together."""
     cells: dict[str, PlannedCell] = {}
     reasons: dict[str, None] = {}
-    default = default_cell(work)
     for job in made:
         cell = job.cell.normalised()
         key = cell.id
@@ -162,10 +162,7 @@ def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple
             if cell.model != cells[key].cell.model:
                 work.errors.append(_same_files(cells[key].cell.model, cell.model))
         else:
-            name = short_name(cell, default)
-            if any(name == other.name for other in cells.values()):
-                name = f"{name} #{key[:4]}"
-            cells[key] = PlannedCell(cell, name, prefix + job.texts)
+            cells[key] = PlannedCell(cell, "", prefix + job.texts)
     if work.errors:
         raise ConfigErrors(work.errors)
     if reasons:
@@ -173,7 +170,8 @@ def _collapse(made: Sequence[Job], prefix: tuple[str, ...], work: Work) -> tuple
             f"{len(made)} combinations give {count(len(cells), 'cell')}, "
             f"{count(len(made) - len(cells), 'duplicate')} collapsed: {'; '.join(reasons)}"
         )
-    return tuple(cells.values())
+    names = short_names([planned.cell for planned in cells.values()], default_cell(work))
+    return tuple(dataclasses.replace(planned, name=name) for planned, name in zip(cells.values(), names, strict=True))
 
 
 def _same_files(kept: ModelSpec, other: ModelSpec) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdvar_exp.config.composing import Tree, shown
-from sdvar_exp.config.folder import CELL_GROUPS
-from sdvar_exp.config.overrides import Item, Known, own_key, product
+from sdvar_exp.config.folder import CELL_GROUPS, own_key
+from sdvar_exp.config.overrides import Item, Known, product
 from sdvar_exp.config.reading import SPELLINGS
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, count, did_you_mean

@@ -15,6 +15,7 @@ from sdvar_exp.guest import expand
 CELL_GROUPS = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "proposer", "sampling", "strategy")
 STUDY_GROUPS = ("tracking", "engine", "design", "experiment", "debug")
 GROUPS = CELL_GROUPS + STUDY_GROUPS
+ROLE_KEY = re.compile(r"^([+~]*model\.(?:vae|draft|target))\.(dtype|file)(?=[=@]|$)")
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in use
 
 
@@ -25,6 +26,11 @@ class Option:
     group: str
     name: str
     doc: str
+
+
+def own_key(text: str) -> str:
+    """A key, or a word that begins with it, as the schema has it: `model.target_dtype` for `model.target.dtype`."""
+    return ROLE_KEY.sub(lambda m: m[1] + {"dtype": "_dtype", "file": ""}[m[2]], text)
 
 
 def conf_folder() -> Path:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from sdvar_exp import registry
 from sdvar_exp.config import folder
 from sdvar_exp.config.errors import ConfigErrors, one_line
-from sdvar_exp.config.folder import CELL_GROUPS, GROUPS
+from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, own_key
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, did_you_mean, nearest
@@ -34,7 +34,6 @@ MOST_CHARACTERS, MOST_COMMAS, MOST_DEPTH = 20_000, 1_000, 12
 """Of one word of the command line: Hydra's parser takes a time that grows with the square of the length of a list."""
 MOST_VALUES = 100_000  # of one sweep
 MOST_COMBINATIONS = 20_000  # of swept values in one command
-ROLE_KEY = re.compile(r"^([+~]*model\.(?:vae|draft|target))\.(dtype|file)(?=[=@]|$)")
 BARE = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 RESERVED = ("null", "true", "false", "inf", "nan")
 PARSER = OverridesParser.create()
@@ -121,11 +120,6 @@ def quoted(text: object) -> str:
     """A value that Hydra's grammar reads as this text, whatever is in it."""
     escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", r"\'")
     return "'" + escaped.replace("${", r"\${") + "'"
-
-
-def own_key(text: str) -> str:
-    """A key, or a word that begins with it, as the schema has it: `model.target_dtype` for `model.target.dtype`."""
-    return ROLE_KEY.sub(lambda m: m[1] + {"dtype": "_dtype", "file": ""}[m[2]], text)
 
 
 def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:

@@ -1,4 +1,4 @@
-"""The table that a run ends with, for terminals of 100 columns, narrower ones, and none at all."""
+"""The table that a run ends with, for terminals of any width, and none at all."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
 from sdvar_exp.words import span
 
-NARROW = 96
-WIDE = 140
+NARROW = 60
+"""A narrower terminal has no room for a table."""
+NAMES = 24
+"""Columns that names of cells may be folded to."""
+GAP = 2
 DASH = "–"
 AA_MARK = "A/A"
 
@@ -30,8 +33,8 @@ AA_MARK = "A/A"
 def render_table(summary: pd.DataFrame, console: Console) -> None:
     """Print `summary` (of `summarise`) as a table, then a legend.
 
-    A terminal gets a table that fits it, or one paragraph per cell below 96 columns. A file or pipe has no width: it
-    gets one aligned line per cell.
+    A terminal gets a table that fits it: columns for which there is no room are left out and named below it. One of less than
+    60 columns gets a paragraph per cell. A file or pipe has no width: it gets one aligned line per cell.
     """
     if summary.empty:
         console.print("no cells yet")
@@ -40,11 +43,13 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
     rows = [_texts(row, shown) for row in summary.to_dict("records")] + _noise_rows(summary, shown)
     if not console.is_terminal:
         unlimited = Screen(file=StringIO(), width=10_000, color_system=None)
-        unlimited.print(_table(rows, shown, wide=True))
+        unlimited.print(_table(rows, shown, list(rows[0]), wide=True))
         _plain(console, [line.rstrip() for line in unlimited.file.getvalue().splitlines()])  # type: ignore[attr-defined]
     elif console.width >= NARROW:
-        unsound = np.flatnonzero(~sound(summary)).tolist()
-        console.print(_table(rows, shown, wide=console.width >= WIDE, unsound=unsound))
+        keys, wide = _fitting(rows, shown, console.width)
+        console.print(_table(rows, shown, keys, wide, np.flatnonzero(~sound(summary)).tolist()))
+        if left_out := [key for key in rows[0] if key not in keys]:
+            _plain(console, [f"left out for want of room: {', '.join(left_out)}; a wider terminal or --csv shows them"], "dim")
     else:
         _plain(console, [_paragraph(row) for row in rows])
     if warning := alarm(summary):
@@ -63,7 +68,7 @@ def _paragraph(row: dict[str, str]) -> str:
 
 
 def legend(summary: pd.DataFrame) -> list[str]:
-    """Lines that say what the numbers compare, over how many images, and beside which noise floor."""
+    """Lines that say what the numbers compare, over how many images, and how far another seed is."""
     lines = [_count_line(summary), _timing_line(summary)]
     lines.append("target token-forwards: rows fed to the target, both guidance halves, ÷ rows of the reference")
     lines.append("pixel difference: mean |a-b| to the reference's image of the same label and seed, on [0, 1]")
@@ -71,9 +76,9 @@ def legend(summary: pd.DataFrame) -> list[str]:
     lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
-        lines.append(f"noise floor: two reference images of one label that differ in the seed alone, {pairs:.0f} pairs")
+        lines.append(f"another seed: two reference images of one label that differ in the seed alone, {pairs:.0f} pairs")
     else:
-        lines.append("noise floor: not measured, it needs two seeds of one label")
+        lines.append("another seed: not measured, it needs two seeds of one label")
     if near_ties := int(summary["near_ties"].sum()):
         lines.append(f"near-ties: {near_ties} images differ only where rounding decides between two tokens")
     if failed := int(summary["failed"].sum()):
@@ -147,26 +152,58 @@ def _shown(summary: pd.DataFrame) -> list[Metric]:
 
 
 def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric]) -> list[dict[str, str]]:
-    """One row per baseline that has a noise floor, with the same keys as a cell's row."""
+    """One row per baseline whose other seeds were compared, with the same keys as a cell's row."""
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
         if not _missing(row[f"noise_{headline('difference').name}"]):
             texts = dict.fromkeys(_texts(row, shown), DASH)
-            texts["cell"] = f"noise floor of {names.get(row['baseline'], 'the reference')}"
+            texts["cell"] = f"another seed of {names.get(row['baseline'], 'the reference')}"
             out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
     return out
 
 
-def _table(rows: list[dict[str, str]], shown: Sequence[Metric], wide: bool, unsound: Collection[int] = ()) -> Table:
-    """A table without frame. Intervals stand behind their mean where there is room, else below it.
+def _fitting(rows: list[dict[str, str]], shown: Sequence[Metric], width: int) -> tuple[list[str], bool]:
+    """Columns that fit a terminal, and whether intervals stand beside their means there.
+
+    Those that only wide tables have go first, from the last on, then the others; the headline's stay the longest.
+    """
+    headings = {m.plain_heading: m.lines() for m in shown}
+    heads = [headline(role).plain_heading for role in ("calls", "speed", "difference")]
+    dispensable = [
+        "lossless",
+        *(m.plain_heading for m in reversed(shown) if m.shown == "wide" and m.plain_heading not in heads),
+    ]
+    dispensable += [m.plain_heading for m in reversed(shown) if m.plain_heading not in (*heads, *dispensable)]
+    dispensable += [key for key in ("identical", *heads[:2]) if key in rows[0]]
+
+    def needed(keys: Sequence[str], wide: bool, names: int) -> int:
+        widths = []
+        for key in keys:
+            texts = [line for row in rows for line in _cell_text(key, row[key], wide).plain.split("\n")]
+            widest = max(map(len, (*headings.get(key, (key,)), *texts)))
+            widths.append(min(widest, names) if key == "cell" else widest)
+        return sum(widths) + GAP * (len(widths) - 1)
+
+    keys, longest = list(rows[0]), max(len(row["cell"]) for row in rows)
+    if needed(keys, True, longest) <= width:
+        return keys, True
+    for key in dispensable:
+        if needed(keys, False, NAMES) <= width:
+            break
+        keys.remove(key)
+    return keys, False
+
+
+def _table(
+    rows: list[dict[str, str]], shown: Sequence[Metric], keys: Sequence[str], wide: bool, unsound: Collection[int] = ()
+) -> Table:
+    """A table without frame. wide: intervals stand behind their means, else below them.
 
     unsound: places of rows whose times are not sound; they are greyed.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     headings = {m.plain_heading: "\n".join(m.lines()) for m in shown}
-    only_wide = {"lossless", *(m.plain_heading for m in shown if m.shown == "wide")}
-    keys = [key for key in rows[0] if wide or key not in only_wide]
     grey = [m.plain_heading for m in shown if m.timed and m.plain_heading in keys]
     for key in keys:
         first = key == "cell"

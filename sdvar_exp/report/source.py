@@ -10,7 +10,7 @@ import pandas as pd
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import OWN, REFERENCE_ROWS, Metric, metrics
-from sdvar_exp.store.columns import NOISE, SAMPLES
+from sdvar_exp.store.columns import FORMERLY, NOISE, SAMPLES
 
 RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline", "own_baseline"]
 NOISE_COLUMNS = list(NOISE)[1:]
@@ -60,6 +60,12 @@ def cells(tables: Tables) -> pd.DataFrame:
 def of_cell(frame: pd.DataFrame, cell: str) -> pd.DataFrame:
     """Rows of one cell; an empty frame where the table has no rows (and perhaps no columns)."""
     return frame[frame["cell"] == cell] if "cell" in frame else frame.iloc[:0]
+
+
+def stage_rows(tables: Tables) -> pd.DataFrame:
+    """Rows of `stages` under the names that columns have today."""
+    stages = tables.stages
+    return stages.rename(columns={old: new for old, new in FORMERLY["stages"].items() if new not in stages})
 
 
 def noise_rows(tables: Tables) -> pd.DataFrame:

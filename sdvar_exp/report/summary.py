@@ -22,7 +22,7 @@ CUT = ".cut"
 
 
 def columns(own: bool = False) -> list[str]:
-    """Columns of the summary: what a cell is, means with intervals, counts, speed, noise floor.
+    """Columns of the summary: what a cell is, means with intervals, counts, speed, another seed.
 
     own: a cell's own baseline is not always the reference, so that what compares stands twice, with the ending `_own`.
     """

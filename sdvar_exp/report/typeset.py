@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,13 @@ TEX = Dialect(
     lambda a, b: rf" {{\scriptsize [{a}, {b}]}}",
     r" $\pm$ ",
 )
+HTML = Dialect(
+    escape,
+    lambda t: f"<b>{t}</b>",
+    lambda t: f"<span style='color:gray'>{t}</span>",
+    lambda a, b: f" <small>[{a}, {b}]</small>",
+    " ± ",
+)
 MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda t: f"({t})", lambda a, b: f" [{a}, {b}]", " ± ")
 
 
@@ -130,6 +138,14 @@ def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = Fal
     lines = [f"| {' | '.join(text for text, _ in head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus, remarks))]) + "\n"
+
+
+def html_table(tables: Tables, summary: pd.DataFrame) -> str:
+    """A table for notebooks, every text escaped, and a line below that says what the numbers are."""
+    head, rows = _cells(tables, summary, HTML, plus_minus=False)
+    top = "".join(f"<th>{escape(text)}</th>" for text, _ in head)
+    body = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table><p>{escape(note(summary))}</p>"
 
 
 def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:

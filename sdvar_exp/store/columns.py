@@ -16,6 +16,11 @@ IDENTITY = {
     "acceptance": "str",
     "gamma": "str",
     "cfg_schedule": "str",
+    "strategy_spec": "str",
+    "mask_spec": "str",
+    "acceptance_spec": "str",
+    "gamma_spec": "str",
+    "cfg_schedule_spec": "str",
     "label": "int",
     "seed": "int",
 }
@@ -87,7 +92,7 @@ STAGES = {
     "stage": "int",
     "source": "str",
     "passed": "bool",
-    "acceptance": "float",
+    "accepted_share": "float",
     "match_rate": "float",
     "one_minus_tv": "float",
     "kl": "float",
@@ -96,6 +101,9 @@ STAGES = {
     "variant": "int",
     "token_agreement": "float",
 }
+
+FORMERLY = {"stages": {"acceptance": "accepted_share"}}
+"""Names that columns had, by table; ledgers and kept tables that have them are read all the same."""
 
 # Columns of the fingerprint follow `lossless`; see tables.py.
 RUNS = {
@@ -107,6 +115,11 @@ RUNS = {
     "acceptance": "str",
     "gamma": "str",
     "cfg_schedule": "str",
+    "strategy_spec": "str",
+    "mask_spec": "str",
+    "acceptance_spec": "str",
+    "gamma_spec": "str",
+    "cfg_schedule_spec": "str",
     "lossless": "str",
     "config": "str",
     "overrides": "str",
@@ -160,7 +173,7 @@ FAILURES = {
     "done": "bool",
 }
 
-# Pairs of baseline images of one label that differ in the seed alone: the noise floor.
+# Pairs of baseline images of one label that differ in the seed alone: another seed, an unrelated draw.
 NOISE = {
     "study": "str",
     "cell": "str",

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.files import storage_errors
+from sdvar_exp.store.files import atomic_write, storage_errors
 
 SAMPLE = re.compile(r"(\d+)_(\d+)\.png")
 
@@ -82,8 +82,14 @@ def write_npz(files: Sequence[Path], out: Path) -> tuple[int, ...]:
     return shape
 
 
+LABELS = "labels.csv"
+
+
 def write_folder(files: Sequence[Path], out: Path) -> int:
-    """Copy to `out` as 000000.png …, hard links where the disk allows; files that are there stay. How many were new."""
+    """Copy to `out` as 000000.png …, hard links where the disk allows; files that are there stay. How many were new.
+
+    `labels.csv` beside them says the label and seed of each.
+    """
     new = 0
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -98,6 +104,9 @@ def write_folder(files: Sequence[Path], out: Path) -> int:
                 shutil.copyfile(path, part)
                 os.replace(part, place)
             new += 1
+        names = [SAMPLE.fullmatch(path.name) for path in files]
+        lines = [f"{i:06d}.png,{int(m[1])},{int(m[2])}\n" for i, m in enumerate(names) if m]
+        atomic_write(out / LABELS, ("file,label,seed\n" + "".join(lines)).encode())
     return new
 
 

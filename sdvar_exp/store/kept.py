@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import ROUNDS, TABLES
+from sdvar_exp.store.columns import FORMERLY, ROUNDS, TABLES
 from sdvar_exp.store.frames import DTYPES, FrameBuilder, series
-from sdvar_exp.store.manifest import is_kept
+from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept
 from sdvar_exp.store.records import KINDS, ROWS, leave_out, parsed
 from sdvar_exp.store.rounds import round_columns
 
@@ -42,6 +42,19 @@ def kept_frames(folder: Path, cells: Collection[str] | None = None, stages: bool
         frames[name] = frame if cells is None else frame[frame["cell"].isin(list(cells))].reset_index(drop=True)
     if frames["samples"]["rounds"].isna().all():
         frames["samples"] = _with_rounds(folder, frames)
+    return _with_choices(frames)
+
+
+def _with_choices(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Older tables hold the whole text where names of choices are now, and no `…_spec`."""
+    runs = frames["runs"]
+    strategies = {c: choice_texts(parsed(text))["strategy_spec"] for c, text in zip(runs["cell"], runs["config"], strict=True)}
+    for frame in (frames["samples"], runs):
+        for kind in CHOICES:
+            whole = frame["cell"].map(strategies) if kind == "strategy" else frame[kind]
+            spec = frame[f"{kind}_spec"].where(frame[f"{kind}_spec"].notna(), whole)
+            frame[f"{kind}_spec"] = series([None if _null(v) else v for v in spec], "str")
+            frame[kind] = series([None if _null(v) else str(v).partition("(")[0] for v in frame[kind]], "str")
     return frames
 
 
@@ -84,6 +97,7 @@ def _read(path: Path, name: str) -> pd.DataFrame:
 def _fitting(frame: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
     """The rows whose values are of their columns' kinds, once each; columns that the file lacks are null."""
     shape = ROWS[name]
+    frame = frame.rename(columns={old: new for old, new in FORMERLY.get(name, {}).items() if new not in frame})
     bad = pd.Series(False, index=frame.index)
     why: dict[str, None] = {}
     for column, kind in {**shape.may, **shape.must}.items():

@@ -285,10 +285,11 @@ def _product(block: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
 
 
 def choice_texts(config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Short texts of a cell's choices for the tables: "match_rate(tau=0.5, …)", "fixed(2)", None where not read.
-
-    The strategy is its bare name, so that rows can be selected by it; its parameters are in `config` and `name`.
-    """
-    chosen = {kind: config.get(kind) for kind in CHOICES}
-    texts = {kind: registry.choice_text(choice) if choice else None for kind, choice in chosen.items()}
-    return {**texts, "strategy": (chosen["strategy"] or {}).get("name")}
+    """A cell's choices for the tables: the name of each, so that rows can be selected by it, and as `…_spec` its parameters
+    with it: "match_rate(tau=0.5, …)", "fixed(2)". None where the strategy does not read it."""
+    out: dict[str, str | None] = {}
+    for kind in CHOICES:
+        choice = config.get(kind)
+        out[kind] = (choice or {}).get("name")
+        out[f"{kind}_spec"] = registry.choice_text(choice) if choice else None
+    return out

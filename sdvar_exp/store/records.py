@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdvar_exp.store.columns import FAILURES, NOISE, RUNS, SAMPLES, STAGES, TIMINGS
+from sdvar_exp.store.columns import FAILURES, FORMERLY, NOISE, RUNS, SAMPLES, STAGES, TIMINGS
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ UNIT = {"cell": "id", "label": "int", "seed": "int"}
 COUNTS = {name: "count" for name, kind in SAMPLES.items() if kind == "int" and name not in UNIT}
 ROWS: Mapping[str, Shape] = {
     "samples": Shape(UNIT, SAMPLES | COUNTS | _times(SAMPLES) | {"gamma_trace": "trace", "finished_at": "when"}),
-    "stages": Shape({**UNIT, "stage": "place"}, STAGES | {"kl": "divergence"}),
+    "stages": Shape({**UNIT, "stage": "place"}, STAGES | {"kl": "divergence"} | dict.fromkeys(FORMERLY["stages"], "float")),
     "timings": Shape({**UNIT, "repeat": "place", "baseline_ms": "ms", "cell_ms": "ms"}, TIMINGS | _times(TIMINGS)),
     "noise": Shape({**UNIT, "other_seed": "int"}, NOISE),
     "failures": Shape({**UNIT, "error": "str"}, FAILURES | {"attempt": "count"}),

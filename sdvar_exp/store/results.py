@@ -13,27 +13,34 @@ import pandas as pd
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
-from sdvar_exp.store.columns import CIRCUMSTANCES, IDENTITY
+from sdvar_exp.store.columns import CIRCUMSTANCES, IDENTITY, TABLES
+from sdvar_exp.store.manifest import CHOICES
 from sdvar_exp.store.tables import Tables, load_tables
 
 log = logging.getLogger(__name__)
 
 Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
 
-FROM_RUNS = ("lossless", "order", "code", "device_kind", "dtype", "threads")
+FROM_RUNS = (
+    *("name", *CHOICES, *(f"{kind}_spec" for kind in CHOICES)),
+    *("lossless", "order", "code", "device_kind", "dtype", "threads"),
+)
 
 
-def load_results(path: Path | str | Iterable[Path | str], where: Where = None) -> pd.DataFrame:
-    """`samples` of one study, of all studies in a results folder, or of several, joined with their configuration.
+def load_results(path: Path | str | Iterable[Path | str], where: Where = None, table: str = "samples") -> pd.DataFrame:
+    """A table of one study, of all studies in a results folder, or of several, joined with the configuration of the cells.
 
+    table: `samples` (a row per image), `stages` (per image and stage), `timings`, `failures`, `noise` or `runs` (per cell).
     Configuration values become columns named after the group and parameter, e.g. `strategy_entry_num`,
     `acceptance_tau`, `gamma_value`, `sampling_temperature`; null where a cell has no such parameter.
     where: a query ("strategy == 'test3' and label < 5"), {column: value or list of values}, or a function of the DataFrame
     that gives a mask. A query about what was measured on an image warns that means over such rows are biased.
     Raises `UserError` if there is no study or a column is unknown.
     """
-    tables = [load_tables(folder, stages=False) for folder in _folders(path)]
-    frames = [joined(one) for one in tables]
+    if table not in TABLES:
+        raise UserError(f"there is no table {table!r}; choose one of {', '.join(TABLES)}")
+    tables = [load_tables(folder, stages=table == "stages") for folder in _folders(path)]
+    frames = [joined(one, table) for one in tables]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     asked = re.findall(r"\w+", where) if isinstance(where, str) else where if isinstance(where, Mapping) else ()
     if outcome := sorted(set().union(*(measured(one.samples) for one in tables)).intersection(asked)):
@@ -80,15 +87,16 @@ def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:
     return found
 
 
-def joined(tables: Tables) -> pd.DataFrame:
-    """`samples` beside the configuration of their cells, as `load_results` gives them."""
-    columns = [c for c in FROM_RUNS if c in tables.runs]
+def joined(tables: Tables, table: str = "samples") -> pd.DataFrame:
+    """Rows of a table beside the configuration of their cells, as `load_results` gives them."""
+    frame: pd.DataFrame = getattr(tables, table)
+    columns = [c for c in FROM_RUNS if c in tables.runs and c not in frame]
     rows = []
     for run in tables.runs.to_dict("records"):
-        config = {k: v for k, v in _flatten(json.loads(run["config"])).items() if k not in tables.samples}
+        config = {k: v for k, v in _flatten(json.loads(run["config"])).items() if k not in frame}
         rows.append({**config, "cell": run["cell"], **{c: run[c] for c in columns}})
     config = pd.DataFrame(rows, columns=None if rows else ["cell", *columns])
-    return tables.samples.merge(config.convert_dtypes(), on="cell", how="left", validate="many_to_one")
+    return frame.merge(config.convert_dtypes(), on="cell", how="left", validate="many_to_one")
 
 
 def _flatten(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:

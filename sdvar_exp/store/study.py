@@ -160,7 +160,7 @@ class Study:
         return {unit for unit, repeats in timings if any(body.get("contended") for body in repeats.values())}
 
     def noise_pairs(self) -> AbstractSet[tuple[str, int, int, int]]:
-        """(cell, label, seed, other seed) of every pair of images that was compared for the noise floor."""
+        """(cell, label, seed, other seed) of every pair of images that was compared, each an unrelated draw to the other."""
         return self.state().noise
 
     def cells(self) -> dict[str, dict[str, Any]]:

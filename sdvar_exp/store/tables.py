@@ -22,6 +22,7 @@ from sdvar_exp.registry import changes
 from sdvar_exp.store.columns import (
     CIRCUMSTANCES,
     FAILURES,
+    FORMERLY,
     NOISE,
     ROUNDS,
     RUNS,
@@ -123,7 +124,7 @@ class _Scan:
         rounds = round_columns(sample, rows, self.configs.get(body["cell"], {}))
         self.samples.add({**sample, **dict.fromkeys((*TIMED, *ROUNDS)), **rounds, **identity, **tagged})
         for stage in rows if self.with_stages else ():
-            self.stages.add({**identity, **stage})
+            self.stages.add({**identity, **{FORMERLY["stages"].get(k, k): v for k, v in stage.items()}})
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table but `runs`, without what follows from the cell alone."""
@@ -194,9 +195,7 @@ def _finish(frame: pd.DataFrame, study: str, known: Mapping[str, Mapping[str, An
     cells = [known.get(cell, {}) for cell in ids]
     texts = [{"study": study, "name": c.get("name"), **choice_texts(c.get("config", {}))} for c in cells]
     filled: dict[str, Any] = {}
-    # in `stages` the column `acceptance` is a share of tokens, not the name of the rule
-    named = ("study",) if "stage" in frame else ("study", "name", "strategy", *CHOICES[1:])
-    for column in named:
+    for column in ("study", "name", *CHOICES, *(f"{kind}_spec" for kind in CHOICES)):
         if column in frame:
             filled[column] = pd.array([t[column] for t in texts], dtype="str").take(codes)
     order = np.array([int(c.get("order", NOWHERE)) for c in cells], dtype=np.int64)

@@ -215,8 +215,8 @@ def stage_key(stage: int) -> str:
 
 def _acceptance(stages: pd.DataFrame) -> dict[str, float]:
     """Mean share of accepted tokens by stage, over the images in which the stage was judged."""
-    judged = stages.dropna(subset="acceptance")
-    means = {int(stage): rows["acceptance"] for stage, rows in judged.groupby("stage")}
+    judged = stages.dropna(subset="accepted_share")
+    means = {int(stage): rows["accepted_share"] for stage, rows in judged.groupby("stage")}
     return {stage_key(stage): math.fsum(values) / len(values) for stage, values in sorted(means.items())}
 
 

@@ -49,7 +49,7 @@ def facts_of(folder: Path, tables: Tables | None = None) -> Facts:
     tables = load_tables(folder) if tables is None else tables
     if tables.samples.empty:
         raise UserError(f"{folder} has no rows yet; run it first")
-    accepted = tables.stages.dropna(subset="acceptance")
+    accepted = tables.stages.dropna(subset="accepted_share")
     return Facts(
         study=str(tables.runs["study"].iloc[0]),
         stages=tuple(sorted(int(s) for s in accepted["stage"].unique())),

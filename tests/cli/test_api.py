@@ -91,6 +91,19 @@ def test_results_are_those_of_the_words(runner: list[Plan], capsys: pytest.Captu
     assert runner[1].argv == ("strategy=test3", "labels=[3]", "seeds=[1]", f"results_dir='{tmp_path}'")
 
 
+def test_the_table_and_its_view_in_a_notebook(runner: list[Plan], tmp_path: Path) -> None:
+    words = ["strategy=sequential,test3", "labels=[3]", "seeds=2"]
+    study = Study(words, study="shown", results_dir=tmp_path)
+    assert "test3 K=5" in study._repr_html_() and "shown: nothing run yet" in study._repr_html_()
+    study.run()
+    table = study.table()
+    assert list(table["name"]) == ["sequential", "test3 K=5"] and list(table["n"]) == [2, 2]
+    assert {"pixel_mae", "pixel_mae_low", "pixel_mae_high", "target_calls"} <= set(table)
+    html = study._repr_html_()
+    assert html.startswith("<table>") and "<td>test3 K=5</td>" in html and "n = 2 images" in html
+    assert len(study.results(table="stages")) > 0 and list(study.results(table="runs")["strategy"]) == ["sequential", "test3"]
+
+
 def test_failures_are_raised(runner: list[Plan]) -> None:
     with pytest.raises(RunFailed, match=r"results/failing failed with exit code 1\nwhat it printed"):
         Study(study="failing").run()

@@ -43,8 +43,14 @@ def test_a_small_run_is_exported_whole(
         arrays = file["arr_0"]
     assert sorted(a.tobytes() for a in arrays) == sorted(a.tobytes() for a in kept.values())
     assert main(["export", "--to", "out/png"]) == 0 and "4 images, 4 new" in capsys.readouterr().out
-    assert [p.name for p in sorted(Path("out/png").iterdir())] == [f"{i:06d}.png" for i in range(4)]
-    for i, path in enumerate(sorted(Path("out/png").iterdir())):
+    assert [p.name for p in sorted(Path("out/png").iterdir())] == [*(f"{i:06d}.png" for i in range(4)), "labels.csv"]
+    listed = [line.split(",") for line in Path("out/png/labels.csv").read_text().splitlines()]
+    assert listed[0] == ["file", "label", "seed"] and [row[0] for row in listed[1:]] == [f"{i:06d}.png" for i in range(4)]
+    assert all(
+        np.array_equal(np.asarray(Image.open(Path("out/png", f)).convert("RGB")), kept[f"{k}_{s}.png"])
+        for f, k, s in listed[1:]
+    )
+    for i, path in enumerate(sorted(Path("out/png").glob("*.png"))):
         assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), arrays[i]), "one order in both"
     Path("out/png/000002.png").unlink()
     assert main(["export", "--to", "out/png"]) == 0 and "4 images, 1 new" in capsys.readouterr().out

@@ -137,6 +137,15 @@ def test_what_a_word_means() -> None:
 
 
 class TestTable:
+    def test_sorted_by_a_column(self, call: Call) -> None:
+        make_study(moved={1: 2.0, 2: 4.0})
+        rows = [
+            [r["pixel_mae"] for r in json.loads(call("table", "--json", f"--sort={c}")[1])] for c in ("pixel_mae", "-pixel_mae")
+        ]
+        assert rows[0] == sorted(rows[0]) == rows[1][::-1] and len(set(rows[0])) == 3
+        code, _, err = call("table", "--sort", "pixels")
+        assert code == 2 and "there is no column 'pixels' to sort by; columns are cell, name" in err
+
     def test_where_chooses_rows(self, call: Call) -> None:
         make_study()
         rows = json.loads(call("table", "--json", "--where", "strategy == 'parallel_v1' and label == 3")[1])

@@ -113,7 +113,11 @@ def test_unwritable_folder_is_seen_before_anything_runs(monkeypatch: pytest.Monk
 def test_plan_prints_cells_units_and_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "strategy=draft_only,test3", "mask=block_causal,no_prefix", "seeds=4", "labels=[0,3]"]) == 0
     out = capsys.readouterr()
-    assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == ["draft_only", "test3 K=5", "test3 K=5 no_prefix"]
+    assert [line.split("  ")[1] for line in out.out.splitlines()[:3]] == [
+        "draft_only",
+        "test3 K=5 block_causal",
+        "test3 K=5 no_prefix",
+    ]
     assert out.out.splitlines()[3:] == [
         "",
         "3 cells + 1 baseline to compare with × 2 labels × 4 seeds = 32 units",
@@ -246,7 +250,7 @@ def test_any_terminal_shows_a_plan(encoding: str, shown: bytes, repository: Path
     plan = [sys.executable, "-m", "sdvar_exp", "plan", "strategy=parallel_v1", "labels=0", "seeds=1"]
     done = subprocess.run([*plan, "--json"], capture_output=True, timeout=120, env=environment)
     assert done.returncode == 0 and done.stderr == b"" and shown in done.stdout
-    assert json.loads(done.stdout)["cells"][0]["name"] == "parallel_v1 γ=2"
+    assert json.loads(done.stdout)["cells"][0]["name"] == "parallel_v1 match_rate τ=0.5 γ=2"
 
 
 def test_output_that_cannot_be_written(repository: Path) -> None:

@@ -32,20 +32,20 @@ def names(plan: Plan) -> list[str]:
 def test_the_main_command() -> None:
     plan = compose(ISSUE)
     assert names(plan) == [
-        "sequential",
+        "sequential linear",
         "sequential constant",
-        "test3 K=5",
-        "test3 K=5 constant",
-        "test3 K=5 block_diagonal",
+        "test3 K=5 block_causal linear",
+        "test3 K=5 block_causal constant",
+        "test3 K=5 block_diagonal linear",
         "test3 K=5 block_diagonal constant",
-        "parallel_v1 γ=2",
-        "parallel_v1 γ=2 constant",
-        "parallel_v1 γ=2 block_diagonal",
-        "parallel_v1 γ=2 block_diagonal constant",
-        "dynamic_gamma aimd",
-        "dynamic_gamma aimd constant",
-        "dynamic_gamma aimd block_diagonal",
-        "dynamic_gamma aimd block_diagonal constant",
+        "parallel_v1 match_rate τ=0.5 γ=2 block_causal linear",
+        "parallel_v1 match_rate τ=0.5 γ=2 block_causal constant",
+        "parallel_v1 match_rate τ=0.5 γ=2 block_diagonal linear",
+        "parallel_v1 match_rate τ=0.5 γ=2 block_diagonal constant",
+        "dynamic_gamma match_rate τ=0.5 aimd block_causal linear",
+        "dynamic_gamma match_rate τ=0.5 aimd block_causal constant",
+        "dynamic_gamma match_rate τ=0.5 aimd block_diagonal linear",
+        "dynamic_gamma match_rate τ=0.5 aimd block_diagonal constant",
     ]
     assert plan.labels == (0, 3, 8) and plan.seeds == (0, 1, 2, 3)
     assert plan.notices == ("16 combinations give 14 cells, 2 duplicates collapsed: sequential reads no mask",)
@@ -215,8 +215,8 @@ class TestExperiments:
         assert names(plan)[:4] == [
             "sequential constant",
             "draft_only constant",
-            "parallel_v1 exact continue γ=2 constant",
-            "parallel_v1 exact continue γ=3 constant",
+            "parallel_v1 exact continue γ=2 block_causal constant",
+            "parallel_v1 exact continue γ=3 block_causal constant",
         ]
         assert plan.study == "guide" and plan.labels == (1,)
         assert all(planned.overrides[0] == "experiment=guide" for planned in plan.cells)
@@ -226,11 +226,11 @@ class TestExperiments:
         assert names(compose(["experiment=guide"])) == [
             "sequential",
             "draft_only",
-            *(f"parallel_v1 exact continue γ={g}" for g in (2, 3, 4, 5)),
-            "parallel_v1 always <5 γ=5",
-            "test3 K=5",
+            *(f"parallel_v1 exact continue γ={g} block_causal" for g in (2, 3, 4, 5)),
+            "parallel_v1 always <5 correct γ=5 block_causal",
+            "test3 K=5 block_causal",
             "test3 K=5 no_prefix",
-            "parallel_v1 argmax redraft γ=2",
+            "parallel_v1 match_rate τ=0.5 argmax redraft γ=2 block_causal",
         ]
 
     def test_seed_parallel_v1(self) -> None:

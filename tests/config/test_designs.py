@@ -54,7 +54,7 @@ def test_a_plan_says_its_design(argv: list[str], text: str) -> None:
 
 def test_duplicates_of_a_design_collapse_with_a_notice() -> None:
     plan = compose(["design=ofat", "strategy=sequential,parallel_v1", "mask=block_causal,block_diagonal"])
-    assert [p.name for p in plan.cells] == ["sequential", "parallel_v1 γ=2"]
+    assert [p.name for p in plan.cells] == ["sequential", "parallel_v1 match_rate τ=0.5 γ=2"]
     assert plan.notices == ("3 combinations give 2 cells, 1 duplicate collapsed: sequential reads no mask",)
 
 
@@ -76,7 +76,7 @@ def test_a_rule_goes_by_overrides_and_by_what_they_mean() -> None:
     """`parallel_v1` cannot take `no_prefix`: the rule keeps that combination from being composed at all."""
     rules = ("{strategy:parallel_v1,mask:no_prefix,reason:'test3 only'}", "{strategy:test3,acceptance.tau:[0.5,0.6],reason:b}")
     plan = compose(["strategy=test3,parallel_v1", "mask=block_causal,no_prefix", f"exclude=[{','.join(rules)}]"])
-    assert [p.name for p in plan.cells] == ["parallel_v1 γ=2"]
+    assert [p.name for p in plan.cells] == ["parallel_v1 match_rate τ=0.5 γ=2"]
     assert plan.notices == (
         "1 combination left out: strategy=parallel_v1 mask=no_prefix: test3 only",
         "2 combinations left out: strategy=test3 acceptance.tau=0.5,0.6: b",
@@ -147,10 +147,14 @@ class TestNaturalSweeps:
 
     def test_parameters_that_a_choice_does_not_have(self) -> None:
         plan = compose(["acceptance=exact,match_rate", "acceptance.tau=0.4,0.7"])
-        assert [p.name for p in plan.cells] == ["parallel_v1 exact γ=2", "parallel_v1 τ=0.4 γ=2", "parallel_v1 τ=0.7 γ=2"]
+        assert [p.name for p in plan.cells] == [
+            "parallel_v1 exact γ=2",
+            "parallel_v1 match_rate τ=0.4 γ=2",
+            "parallel_v1 match_rate τ=0.7 γ=2",
+        ]
         assert "acceptance.tau is left out for acceptance=exact, which has no tau" in plan.notices
         plan = compose(["strategy=test3,parallel_v1", "strategy.entry_num=3,5"])
-        assert [p.name for p in plan.cells] == ["test3 K=3", "test3 K=5", "parallel_v1 γ=2"]
+        assert [p.name for p in plan.cells] == ["test3 K=3", "test3 K=5", "parallel_v1 match_rate τ=0.5 γ=2"]
         plan = compose(["strategy=dynamic_gamma", "gamma=fixed,aimd", "gamma.value=2,4"])
         assert len(plan.cells) == 3
         plan = compose(["acceptance=exact,match_rate", "acceptance.tau=0.7"])

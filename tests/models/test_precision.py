@@ -103,10 +103,10 @@ def test_a_vae_in_half_precision_changes_pixels_alone() -> None:
 
 def test_precisions_sweep_and_have_names() -> None:
     argv = ["strategy=sequential,draft_only,parallel_v1", "model.target.dtype=float32,bfloat16,int8", "labels=[0]"]
-    plan = compose(["-m", *argv])
+    plan, loop = compose(["-m", *argv]), "parallel_v1 match_rate τ=0.5 γ=2"
     assert [p.name for p in plan.cells] == [
         *("sequential", "sequential target=bfloat16", "sequential target=int8", "draft_only"),
-        *("parallel_v1 γ=2", "parallel_v1 γ=2 target=bfloat16", "parallel_v1 γ=2 target=int8"),
+        *(loop, f"{loop} target=bfloat16", f"{loop} target=int8"),
     ]
     usual = compose(["strategy=sequential"])
     assert plan.reference == usual.reference and plan.cells[0].id == plan.reference.id == usual.cells[0].id
@@ -114,7 +114,7 @@ def test_precisions_sweep_and_have_names() -> None:
     int8 = plan.cells[-1].cell
     assert [c.model.target_dtype for c in plan.compared_with(int8)] == ["", "int8"]
     draft = compose(["strategy=parallel_v1", "model.draft.dtype=int8"])
-    assert [p.name for p in draft.cells] == ["parallel_v1 γ=2 draft=int8"]
+    assert [p.name for p in draft.cells] == ["parallel_v1 match_rate τ=0.5 γ=2 draft=int8"]
     assert draft.compared_with(draft.cells[0].cell) == (usual.cells[0].cell,)  # the target alone runs no draft
     both = compose([*SWEEP, "model.execution=eager,compile", "model.autocast=none,bfloat16"])
     assert [p.name for p in both.cells] == [

@@ -17,7 +17,7 @@ from sdvar_exp.cli import main
 from sdvar_exp.errors import UserError
 from sdvar_exp.report.page import pictures, stages, write, write_page
 from sdvar_exp.report.page.markup import environment
-from sdvar_exp.report.page.words import noise_floors
+from sdvar_exp.report.page.words import another_seed
 from sdvar_exp.store.manifest import read_cells
 from tests.page.making import HOSTILE, make_study
 
@@ -133,10 +133,19 @@ def test_every_cell_and_number_is_on_the_page(made: Made) -> None:
     page, words = read(path), " ".join("".join(read(path).words).split())
     cells = read_cells(path.parent)
     assert [a["data-cell"] for tag, a in page.elements if tag == "tr" and "data-cell" in a] == list(cells)
-    for text in ("n = 8", "95 % upper bound", "noise floor", "faster than the baseline", "float32"):
+    for text in ("n = 8", "95 % upper bound", "another seed", "faster than the baseline", "float32"):
         assert text in words, text
     for link in ("cells/", "tables/samples.csv", "tables/samples.parquet", "ledger", "manifest.json"):
         assert any(link in a.get("href", "") and (path.parent / a["href"]).exists() for t, a in page.elements if t == "a"), link
+
+
+def test_cells_are_found_by_factors_that_their_names_leave_out(made: Made) -> None:
+    page = read(made())
+    rows = [a for tag, a in page.elements if tag == "tr" and "data-cell" in a]
+    assert [("acceptance=match_rate" in a["data-factors"].split()) for a in rows] == [False, False, True, True]
+    assert all(a["data-front"] == "0" for a in rows if a["data-strategy"] == "sequential"), "the baseline is on no front"
+    lists = {a["data-factor"] for tag, a in page.elements if tag == "select" and "data-factor" in a}
+    assert {"acceptance", "gamma.value"} <= lists and not lists & {"strategy", "mask", "batch"}
 
 
 def zooms(page: Reader) -> list[dict[str, str]]:
@@ -225,8 +234,8 @@ def test_mistakes_are_one_line(arguments: list[str], says: str, made: Made, caps
     assert says in error and error.count("\n") == 1
 
 
-def test_noise_floors_of_two_baselines_are_not_pooled() -> None:
+def test_other_seeds_of_two_baselines_are_not_pooled() -> None:
     summary = pd.DataFrame({"baseline": ["a", "a", "b"], "noise_pixel_mae": [0.118, 0.118, 0.3]})
-    assert noise_floors(summary) == "0.118 to 0.300"
-    assert noise_floors(summary.iloc[:2]) == "0.118"
-    assert noise_floors(summary.assign(noise_pixel_mae=None)) == ""
+    assert another_seed(summary) == "0.118 to 0.300"
+    assert another_seed(summary.iloc[:2]) == "0.118"
+    assert another_seed(summary.assign(noise_pixel_mae=None)) == ""

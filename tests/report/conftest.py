@@ -84,7 +84,7 @@ def make_study(
                     judged = strategy != "hybrid" or stage < 5
                     stages.append(
                         {**unit, "stage": stage, "source": "verified" if judged else "draft"}
-                        | {"acceptance": accepted if judged else None, "match_rate": match if judged else None}
+                        | {"accepted_share": accepted if judged else None, "match_rate": match if judged else None}
                         | {"passed": bool(accepted >= 0.5) if judged else None}
                     )
                 for repeat in range(3) if timed else ():

@@ -32,6 +32,15 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(summary, width):
         assert piece in text
 
 
+def test_eighty_columns_drop_columns_instead_of_becoming_prose(summary):
+    lines = shown(summary, width=80)
+    assert max(map(len, lines)) <= 80 and not any(line.startswith("sequential (A/A): ") for line in lines)
+    dropped = " ".join(lines).partition("left out for want of room: ")[2].partition(";")[0]
+    head = " ".join(" ".join(lines[:2]).split())
+    assert all(word in head for word in ("calls", "speed-up", "difference", "identical")) and "lossless" in dropped
+    assert len({len(shown(summary, width=w)[0].split()) for w in (60, 80, 100, 200)}) > 1
+
+
 def test_a_pipe_gets_one_line_per_cell(summary):
     lines = shown(summary, width=80, terminal=False)
     line = next(x for x in lines if x.startswith("parallel_v1 γ=2 exact correct"))
@@ -44,7 +53,7 @@ def test_the_legend_says_what_is_compared(summary):
     assert "reference time ÷ cell time" in text
     assert "of 24 images a cell" in text
     assert "n = 24 images a cell from 3 labels" in text
-    assert "noise floor: two reference images of one label" in text
+    assert "another seed: two reference images of one label" in text
     assert "near-ties" not in text
 
 
@@ -64,7 +73,7 @@ def test_the_legend_of_a_bare_study(new_study):
     lines = shown(summarise(study), terminal=False)
     text = "\n".join(lines)
     assert "nothing timed" in text
-    assert "noise floor: not measured" in text
+    assert "another seed: not measured" in text
     assert "near-ties: 1 " in text
     assert "A/A" not in text
 

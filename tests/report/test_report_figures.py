@@ -158,7 +158,7 @@ def test_acceptance_by_stage_has_no_point_where_nothing_was_judged(study, summar
 
 def test_a_stage_between_judged_ones_stays_empty(new_study, summary):
     study = new_study(seeds=2)
-    study.stages.loc[study.stages["stage"] == 4, ["match_rate", "acceptance"]] = None
+    study.stages.loc[study.stages["stage"] == 4, ["match_rate", "accepted_share"]] = None
     data = acceptance.frame(study, summary)
     assert data[data["stage"] == 4]["mean"].isna().all()
     assert (data[data["stage"] == 4]["n"] == 0).all()

@@ -49,10 +49,12 @@ def test_rows_follow_the_plan_and_carry_the_cell(tmp_path: Path) -> None:
     wanted = [(p.cell.id, label, seed) for p in plan.cells for label in plan.labels for seed in plan.seeds]
     assert list(samples[["cell", "label", "seed"]].itertuples(index=False, name=None)) == wanted
     last = samples.iloc[-1]
-    assert (last["strategy"], last["mask"], last["gamma"], last["cfg_schedule"]) == (
+    assert (last["strategy"], last["mask"], last["gamma_spec"], last["cfg_schedule_spec"]) == (
         "parallel_v1", "block_causal", "fixed(3)", "linear(1.5)",
     )  # fmt: skip
-    assert last["acceptance"] == "match_rate(tau=0.7, mode=coupled, repair=false)"
+    assert last["acceptance"] == "match_rate" and last["gamma"] == "fixed" and last["strategy"] == "parallel_v1"
+    assert last["acceptance_spec"] == "match_rate(tau=0.7, mode=coupled, repair=false)" and last["gamma_spec"] == "fixed(3)"
+    assert last["strategy_spec"].startswith("parallel_v1(on_reject=correct, ")
     assert samples.loc[0, ["mask", "acceptance", "gamma"]].isna().all()
     assert samples["latency_ms"].isna().all() and samples["speedup"].isna().all()
     run = tables.runs.iloc[2]
@@ -266,6 +268,49 @@ def test_load_results_selects_and_knows_the_configuration(tmp_path: Path) -> Non
             load_results(tmp_path / "one", where)
     with pytest.raises(UserError, match="no study"):
         load_results(tmp_path / "three")
+
+
+def test_rows_of_stages_stand_beside_the_factors_of_their_cells(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with opened(plan) as study:
+        study.append(*all_units(plan))
+    stages = load_results(plan.folder, table="stages")
+    assert len(stages) == len(load_tables(plan.folder).stages) > 0
+    loop = stages[stages["strategy"] == "parallel_v1"]
+    assert (
+        set(loop["acceptance"]) == {"match_rate"} and set(loop["acceptance_tau"]) == {0.7} and set(loop["gamma_value"]) == {3}
+    )
+    assert loop["accepted_share"].notna().any() and set(loop["name"]) == {"parallel_v1 γ=3"}
+    assert (
+        len(load_results(plan.folder, "acceptance == 'match_rate' and stage == 1", table="stages")) == loop["stage"].eq(1).sum()
+    )
+    assert set(load_results(plan.folder, table="runs")["gamma_spec"].dropna()) == {"fixed(3)"}
+    with pytest.raises(UserError, match="no table 'stage'; choose one of samples, stages"):
+        load_results(plan.folder, table="stage")
+
+
+def test_kept_tables_of_before_have_the_names_of_today(tmp_path: Path) -> None:
+    """Whole texts where names are now, and the share of accepted tokens under the name of the rule's column."""
+    plan = make_plan(tmp_path)
+    with opened(plan) as study:
+        study.append(*all_units(plan))
+        today = study.write_tables()
+    for name in ("samples", "runs", "stages"):
+        path = plan.folder / "tables" / f"{name}.parquet"
+        frame = pd.read_parquet(path).rename(columns={"accepted_share": "acceptance"})
+        if name != "stages":
+            for kind in ("mask", "acceptance", "gamma", "cfg_schedule"):
+                frame[kind] = frame[f"{kind}_spec"]
+            frame = frame[[c for c in frame if not c.endswith("_spec")]]
+        frame.to_parquet(path, index=False)
+    for file in (plan.folder / "ledger").iterdir():
+        file.unlink()
+    kept = load_tables(plan.folder)
+    assert set(kept.samples["acceptance"].dropna()) == {"match_rate"}
+    for name in ("samples", "runs", "stages"):
+        old, new = (getattr(tables, name).drop(columns="strategy_spec", errors="ignore") for tables in (kept, today))
+        pd.testing.assert_frame_equal(old, new)
+    assert kept.samples["strategy_spec"].iloc[-1].startswith("parallel_v1(bonus=false, ")
 
 
 def test_a_plan_with_no_rows_yet_loads(tmp_path: Path) -> None:

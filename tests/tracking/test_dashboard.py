@@ -86,7 +86,7 @@ def test_acceptance_is_the_mean_by_stage(study: Path) -> None:
     tables = load_tables(study)
     for content in contents(study, tables):
         rows = tables.stages[(tables.stages["cell"] == content.cell) & (tables.stages["stage"] == 1)]
-        assert content.summary["acceptance_stage_01"] == pytest.approx(rows["acceptance"].mean())
+        assert content.summary["acceptance_stage_01"] == pytest.approx(rows["accepted_share"].mean())
 
 
 def sections(study: Path) -> list[str]:

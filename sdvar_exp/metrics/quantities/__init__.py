@@ -130,7 +130,7 @@ class Metric:
 
     @property
     def has_floor(self) -> bool:
-        """Whether the noise floor is measured in it: between two baseline images of one label that differ in the seed alone."""
+        """Whether another seed is measured in it: two baseline images of one label that differ in the seed alone."""
         return self.of_images and self.tabled
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,37 @@ PLOT = 84
 MOST_LISTED = 6
 
 
-def table(summary: pd.DataFrame) -> str:
-    """The whole table; every body cell that sorts otherwise than its text carries `data-value`."""
+def factors_of(about: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """By cell, its factors as `name: value`: the choices, and each parameter as `acceptance.tau`; values without spaces."""
+    return {cell: dict(_flat(one.get("config", {}))) for cell, one in about.items()}
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        name = path if key == "name" and path else f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        elif key != "source" and value != "":
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield name, "".join(text.split())
+
+
+def factors(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]]) -> str:
+    """One list per factor that is not the same in all cells that have it, beside the strategy."""
+    seen: dict[str, dict[str, None]] = {}
+    known = factors_of(about)
+    for cell in summary["cell"]:
+        for name, value in known.get(cell, {}).items():
+            seen.setdefault(name, {})[value] = None
+    return part("factors", found={n: list(v) for n, v in seen.items() if len(v) > 1 and n != "strategy"})
+
+
+def table(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The whole table; every body cell that sorts otherwise than its text carries `data-value`.
+
+    about: of each cell what `cells/*.json` says; its factors are searched and filtered by, also where a name leaves them out.
+    """
+    known = factors_of(about or {})
     shown = table_metrics(summary)
     heads = [
         ("#", "number", "number in the figures"),
@@ -32,10 +62,11 @@ def table(summary: pd.DataFrame) -> str:
         ("n", "number", "images"),
     ]
     scales = {m.name: Scale.of(summary, m) for m in shown if m.interval}
-    return part("table", heads=heads, rows=[_row(row, shown, scales) for row in summary.to_dict("records")])
+    rows = [_row(row, shown, scales, known.get(row["cell"], {})) for row in summary.to_dict("records")]
+    return part("table", heads=heads, rows=rows)
 
 
-def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scale]) -> dict[str, Any]:
+def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scale], own: Mapping[str, str]) -> dict[str, Any]:
     numbers = []
     for m in shown:
         text = with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits)
@@ -45,6 +76,7 @@ def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scal
     share = row["identical"] / row["compared"] if row["compared"] else None
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
     plain = {key: row[key] for key in ("cell", "name", "strategy", "lossless", "number", "n", "is_baseline")}
+    plain["factors"] = " ".join(f"{name}={value}" for name, value in own.items())
     return {**plain, "front": int(row["front"]), "numbers": numbers, "share": share, "identical": identical}
 
 

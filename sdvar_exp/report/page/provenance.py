@@ -30,7 +30,7 @@ def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> dict[str,
         "timed": f"{int(row['timed'] or 0)} images, {int(row['contended'] or 0)} left out beside other work",
         "milliseconds of the baseline": number(row["baseline_latency_ms"], 1),
         **{m.plain_heading: number(row[m.name], m.digits) for m in metrics() if m.summarised and not m.tabled},
-        "noise floor": ", ".join(
+        "another seed": ", ".join(
             f"{m.plain_heading} {number(row[f'noise_{m.name}'], m.digits)}" for m in metrics() if m.has_floor
         ),
     }

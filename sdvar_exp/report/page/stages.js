@@ -32,7 +32,7 @@
       facts($("stage-facts"), [
         ["stage", `${stage} of 0 … ${walk.stages.length - 1}`], ["committed by", who[step.source] ?? step.source],
         ["verdict", step.passed === null || step.passed === undefined ? "none" : step.passed ? "passed" : "failed"],
-        ["tokens accepted", percent(step.acceptance)], ["equal to the target's sample", percent(step.match_rate)],
+        ["tokens accepted", percent(step.accepted_share)], ["equal to the target's sample", percent(step.match_rate)],
         ["1 − TV(p, q)", percent(step.one_minus_tv)], ["equal to the baseline", percent(step.token_agreement)],
         ...(walk.trace ? [["γ by round", walk.trace.replaceAll(",", " ")]] : []),
       ]);

@@ -16,7 +16,7 @@ from sdvar_exp.store.images import STAGE_COLOURS
 
 BUDGET = 4_500_000
 NAME = re.compile(r"(\d+)_(\d+)_stages\.png")
-FACTS = ("source", "passed", "acceptance", "match_rate", "one_minus_tv", "token_agreement")
+FACTS = ("source", "passed", "accepted_share", "match_rate", "one_minus_tv", "token_agreement")
 MEANING = {
     "kept": "kept: the draft's token is committed",
     "replaced": "replaced: another token is committed",

@@ -22,16 +22,17 @@
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => sort(column, head.getAttribute("aria-sort") === "ascending" ? -1 : 1)));
 
   const form = $("filters");
-  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const texts = rows.map((row) => `${row.textContent} ${row.dataset.factors}`.toLowerCase());
   function filter() {
     const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const strategies = new Set([...form.querySelectorAll("input[name=strategy]:checked")].map((box) => box.value));
     const lossless = $("lossless").value;
+    const factors = [...form.querySelectorAll("select[data-factor]")].filter((one) => one.value).map((one) => `${one.dataset.factor}=${one.value}`);
     const front = $("front").checked;
     let left = 0;
     rows.forEach((row, i) => {
       const data = row.dataset;
-      const keep = strategies.has(data.strategy) && (!lossless || data.lossless === lossless) && (!front || data.front === "1") && words.every((word) => texts[i].includes(word));
+      const keep = strategies.has(data.strategy) && (!lossless || data.lossless === lossless) && (!front || data.front === "1") && words.every((word) => texts[i].includes(word)) && factors.every((factor) => ` ${data.factors} `.includes(` ${factor} `));
       row.hidden = !keep;
       left += keep;
     });

@@ -10,7 +10,7 @@ from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.page.markup import part
-from sdvar_exp.report.soundness import alarm
+from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.source import Tables
 from sdvar_exp.words import count, span
 
@@ -31,10 +31,13 @@ def facts(summary: pd.DataFrame) -> str:
     """A few numbers to see first."""
     others = summary[~summary["is_baseline"].astype(bool)]
     found: list[tuple[str, str, str]] = []
-    timed = others.dropna(subset=["speedup"])
+    checked = others[pd.to_numeric(others["committed_per_call"]) > 0]  # what the draft makes alone is fast, and says nothing
+    timed = checked[sound(checked)].dropna(subset=["speedup"])
     if len(timed):
         row = timed.loc[timed["speedup"].astype(float).idxmax()].to_dict()
-        found.append((f"{number(row['speedup'], 2)}×", "largest speed-up", str(row["name"])))
+        m = headline("difference")
+        how = f"{row['name']}, {m.plain_heading} {number(row[m.name], m.digits)}"
+        found.append((f"{number(row['speedup'], 2)}×", "fastest cell whose stages the target verifies", how))
     near = others[(others["target_calls"].astype(float) > 0) & others[headline("difference").name].notna()]
     if len(near):
         row = near.loc[near["target_calls"].astype(float).idxmin()].to_dict()
@@ -43,13 +46,13 @@ def facts(summary: pd.DataFrame) -> str:
     if len(exact):
         same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
         found.append((f"{same}/{of}", "images identical, of cells that claim it", count(len(exact), "cell")))
-    if floor := noise_floors(summary):
-        found.append((floor, f"noise floor: {headline('difference').plain_heading} of two seeds", ""))
+    if other := another_seed(summary):
+        found.append((other, f"another seed: {headline('difference').plain_heading} of an unrelated draw", ""))
     return part("facts", found=found)
 
 
-def noise_floors(summary: pd.DataFrame) -> str:
-    """The noise floor of each baseline, from the least to the greatest; empty where none was measured."""
+def another_seed(summary: pd.DataFrame) -> str:
+    """How far two seeds of each baseline are apart, from the least to the greatest; empty where that was not measured."""
     m = headline("difference")
     floors = sorted(summary.drop_duplicates("baseline")[f"noise_{m.name}"].dropna().astype(float))
     return " to ".join(dict.fromkeys(number(v, m.digits) for v in (floors[:1] + floors[1:][-1:])))
@@ -91,10 +94,10 @@ def _closeness(summary: pd.DataFrame) -> list[str]:
         f"{with_interval(best, m.name, m.digits)}, n = {best['compared']}; {worst['name']} is farthest, "
         f"{with_interval(worst, m.name, m.digits)}, n = {worst['compared']}."
     ]
-    if floor := noise_floors(summary):
+    if other := another_seed(summary):
         pairs = int(summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum())
         out.append(
-            f"Two images of one baseline and label that differ in the seed alone differ by {floor}, {count(pairs, 'pair')}."
+            f"Two images of one baseline and label that differ in the seed alone differ by {other}, {count(pairs, 'pair')}."
         )
     return out
 

@@ -14,12 +14,12 @@ from sdvar_exp.registry import register
 from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
 from sdvar_exp.report.material import Material, Skipped, images_of, left_out
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.source import Tables, of_cell
+from sdvar_exp.report.source import Tables, of_cell, stage_rows
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
 
 NAME, TITLE = "acceptance-by-stage", "Acceptance and match rate by stage"
 LINES = {
-    "acceptance": ("share of tokens that the rule accepts", PALETTE[0], "o", "-"),
+    "accepted_share": ("share of tokens that the rule accepts", PALETTE[0], "o", "-"),
     "match_rate": ("share equal to the target's sample under shared noise", PALETTE[1], "s", "--"),
 }
 
@@ -27,7 +27,7 @@ LINES = {
 @register("figure", NAME, place=30)
 def figures(material: Material) -> Iterator[Drawn]:
     """One page of twelve cells, or as many as all of them need."""
-    stages = material.tables.stages
+    stages = stage_rows(material.tables)
     there = (
         set(stages.loc[stages[[q for q in LINES if q in stages]].notna().any(axis=1), "cell"]) if "cell" in stages else set()
     )
@@ -47,7 +47,7 @@ def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
     A stage between others that no round judged has an empty row, so that no line bridges it.
     """
     rows = []
-    stages = tables.stages
+    stages = stage_rows(tables)
     for cell in summary.itertuples(index=False):
         own = of_cell(stages, cell.cell)
         for quantity in LINES:

@@ -40,7 +40,8 @@ def frame(material: Material) -> pd.DataFrame:
     columns = ["strategy", "mask", "quantity", "mean", "cells", "n"]
     if "mask" not in runs:
         return pd.DataFrame(columns=columns)
-    known = material.summary.merge(runs[["cell", "mask"]].dropna(), on="cell")
+    masks = runs["mask_spec"].fillna(runs["mask"]) if "mask_spec" in runs else runs["mask"]
+    known = material.summary.merge(runs[["cell"]].assign(mask=masks).dropna(), on="cell")
     samples = material.tables.samples
     rows = []
     for (strategy, mask), own in known.groupby(["strategy", "mask"], sort=False):

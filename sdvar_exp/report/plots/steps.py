@@ -48,7 +48,7 @@ def figures(material: Material) -> Iterator[Drawn]:
 
 
 def frame(material: Material) -> pd.DataFrame:
-    """One row per stage of each shown decode: cell, name, label, seed, file, stage, source, passed, acceptance."""
+    """One row per stage of each shown decode: cell, name, label, seed, file, stage, source, passed, accepted_share."""
     rows: list[tuple[int, pd.DataFrame]] = []
     if "source" not in material.tables.stages:
         return pd.DataFrame()
@@ -70,7 +70,7 @@ def frame(material: Material) -> pd.DataFrame:
                     "seed": seed,
                     "file": f"{cell.cell}/{file.name}",
                 }
-                shown = own[["stage", "source", "passed", "acceptance"]].assign(**key)
+                shown = own[["stage", "source", "passed", "accepted_share"]].assign(**key)
                 rows.append((int((own["source"] == "verified").sum()), shown))
     ranked = sorted(rows, key=lambda pair: -pair[0])[:MOST_CELLS]
     return pd.concat([own for _, own in ranked], ignore_index=True) if ranked else pd.DataFrame()
@@ -121,7 +121,7 @@ def draw(data: pd.DataFrame, axis: Axes, images: Path) -> None:
 
 def _verdict(row: dict) -> str:
     """Stage, and below it what happened to the proposal."""
-    if row["source"] != "verified" or pd.isna(row["acceptance"]):
+    if row["source"] != "verified" or pd.isna(row["accepted_share"]):
         return f"stage {row['stage']}\n{MARKS.get(row['source'], row['source'])}".replace("draft, unjudged", "unjudged")
     passed = "" if pd.isna(row["passed"]) else (", passed" if row["passed"] else ", failed")
     return f"stage {row['stage']}\n{100 * row['acceptance']:.0f} %{passed}"

@@ -56,15 +56,15 @@ class Quantity:
 
 
 def of_metric(m: Metric) -> Quantity:
-    """Speed-up against a metric of images; the guide line is its noise floor, where it has one."""
+    """Speed-up against a metric of images; the guide line is another seed of the baseline, where that was measured."""
     words = m.says.removesuffix(".")
-    floor = "; noise floor: the difference between two seeds of the baseline" if m.has_floor else ""
+    floor = "; another seed: the difference between two seeds of the baseline" if m.has_floor else ""
     return Quantity(
         f"speedup-vs-{m.plain_heading.replace(' ', '-')}",
         f"Speed-up against {m.plain_heading}",
         m.name,
         f"{m.plain_heading} to the baseline",
-        "noise floor",
+        "another seed",
         f"{words}{floor}",
     )
 
@@ -107,7 +107,7 @@ def frechet_figures(material: Material) -> Iterator[Drawn]:
 
 
 def frame(summary: pd.DataFrame, m: Metric | None = None) -> pd.DataFrame:
-    """Timed cells that have the metric (default: the headline difference); `guide` is its noise floor. Columns `COLUMNS`."""
+    """Timed cells that have the metric (default: the headline difference); `guide`: of another seed. Columns `COLUMNS`."""
     m = m or headline("difference")
     guide = summary[f"noise_{m.name}"] if m.has_floor else pd.Series(float("nan"), summary.index)
     return _frame(summary, of_metric(m), guide)
