@@ -55,7 +55,7 @@ def drawing() -> str:
     rows = [f"{'stage'.ljust(width)}  {' '.join(f' {k} ' for k in range(STAGES))}"]
     rows += [f"{name.ljust(width)}  {' '.join(f'[{one}]' for one in makers)}" for name, makers in MAKERS.items()]
     key = "[T] target alone   [D] draft alone   [V] proposed by the draft, verified by the target"
-    return "\n".join(["```text", *(row.rstrip() for row in rows), "", key, "```"])
+    return "\n".join(["<!-- shown: a drawing -->", "```text", *(row.rstrip() for row in rows), "", key, "```"])
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def test_the_draft_costs_a_fifth_of_the_target_at_most() -> None:
     assert p.target.depth * p.target.width >= 5 * p.draft.depth * p.draft.width
 
 
+@pytest.mark.long
 @pytest.mark.needs("dataset")
 @torch.inference_mode()
 def test_held_out_pictures_are_reconstructed() -> None:

@@ -51,6 +51,7 @@ def listing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     del ConfigStore.instance().repo["hydra"]["sweeper"]["listing.yaml"]
 
 
+@pytest.mark.long
 @pytest.mark.needs("weights")
 @pytest.mark.usefixtures("listing")
 def test_trials_of_the_search_are_cells_of_one_study_and_return_every_objective() -> None:

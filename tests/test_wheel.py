@@ -67,6 +67,7 @@ def test_installed_wheel_lists_and_plans(installed: Run) -> None:
     assert not list(Path.cwd().iterdir()), "a plan writes nothing"
 
 
+@pytest.mark.long
 @pytest.mark.needs("weights")
 def test_installed_wheel_runs_from_an_empty_folder(installed: Run) -> None:
     installed(

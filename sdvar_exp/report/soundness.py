@@ -57,7 +57,7 @@ def alarm(summary: pd.DataFrame) -> str:
         return ""
     row = wrong.iloc[0]
     low, high = _number(row["speedup_low"]), _number(row["speedup_high"])
-    seen = f"{_number(row['speedup']):.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else " without an interval")
+    seen = f"{_number(row['speedup']):.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else " without an interval")
     return (
         f"these speed-ups are not to be relied on: the reference timed against itself gives {seen}, which must lie within "
         f"[{row['band_low']:g}, {row['band_high']:g}]; time more images on a quieter machine (seeds, timing.units, threads=1)"

@@ -71,6 +71,7 @@ def test_plan_says_what_is_left(study: dict[str, str], call: Call) -> None:
     assert "time: about 28 s, from 5 units of s" in out and "draft_only  2 pending" in out and "sequential  done" in out
 
 
+@pytest.mark.long
 def test_a_new_study_is_estimated_from_one_of_the_same_models(study: dict[str, str], call: Call) -> None:
     picture = Path("results/s/images/x/0_0.png")
     picture.parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.tracking.options import resolve
 
 Lines = Callable[..., list[str]]
-LOOP = "on_reject, bonus, skip_last, draft_stale, target_stale, draft_cfg"
+LOOP = "on_reject, bonus, skip_last, draft_stale, target_stale, draft_cfg, candidates"
 
 ONE_LINE = {
     # unknown choices

@@ -45,7 +45,7 @@ def plugin(clean_registry: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_plugin_needs_no_yaml(plugin: str) -> None:
     plan = compose([plugin, "strategy=mine,sequential", "acceptance=odd", "acceptance.every=2,3"])
-    assert [planned.name for planned in plan.cells] == ["mine odd", "mine odd every=3", "sequential"]
+    assert [planned.name for planned in plan.cells] == ["mine odd every=2", "mine odd every=3", "sequential"]
     assert plan.settings.plugins == ("my_plugin",)
 
 

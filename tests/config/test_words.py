@@ -74,6 +74,7 @@ class TestNames:
             self.write(tmp_path, f"cfg_schedule/{name}", text)
         return tmp_path
 
+    @pytest.mark.long
     def test_on_the_command_line(self, own: Path) -> None:
         all_of_them = [float(i + 2) for i in range(len(ODD))]
         assert self.strengths(own, f"cfg_schedule={','.join(ODD)}") == all_of_them

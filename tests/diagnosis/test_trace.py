@@ -160,6 +160,7 @@ def test_debug_trace_of_a_study(plan: Any, run: Any, monkeypatch: pytest.MonkeyP
     assert not ran, "nobody watches without debug=trace"
 
 
+@pytest.mark.long
 def test_a_unit_that_is_done_is_traced_too_and_a_failure_counts(plan: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     small = {
         "cells": {"sequential": STUDIED["sequential"], "parallel_v1 exact γ=2": STUDIED["parallel_v1 exact γ=2"]},

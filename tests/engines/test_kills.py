@@ -131,7 +131,7 @@ def test_a_torn_line_and_a_wrong_checksum_cost_their_units_alone(engine: str, pl
     assert run(mine)[0] == 0 and len(records(mine, "unit")) == 24 and stable(mine) == stable(whole)
 
 
-@pytest.mark.parametrize("engine", ["inprocess", "pool"])
+@pytest.mark.parametrize("engine", ["inprocess", pytest.param("pool", marks=pytest.mark.long)])
 def test_a_clock_that_jumps_changes_nothing(engine: str, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour back, a year on: files are ordered by their number, durations taken from a clock that cannot be set."""
     whole, mine = plan(folder="whole", timing=1), plan(engine, timing=1, unit_timeout_s=5)

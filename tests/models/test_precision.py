@@ -118,7 +118,7 @@ def test_precisions_sweep_and_have_names() -> None:
     assert draft.compared_with(draft.cells[0].cell) == (usual.cells[0].cell,)  # the target alone runs no draft
     both = compose([*SWEEP, "model.execution=eager,compile", "model.autocast=none,bfloat16"])
     assert [p.name for p in both.cells] == [
-        *("sequential", "sequential autocast=bfloat16", "sequential compile", "sequential compile autocast=bfloat16")
+        f"sequential {execution} autocast={autocast}" for execution in ("eager", "compile") for autocast in ("none", "bfloat16")
     ]
 
 

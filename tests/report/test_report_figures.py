@@ -285,6 +285,7 @@ def many(new_study, count: int):
     return new_study(tuple(cells), labels=(3,), seeds=1)
 
 
+@pytest.mark.long
 def test_many_cells_make_one_page_that_says_what_it_leaves_out(new_study, tmp_path):
     """Each figure of panels keeps to one page; `every` draws the rest."""
     made = many(new_study, 40)

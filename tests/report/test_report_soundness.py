@@ -41,7 +41,7 @@ def test_not_shown_different_is_not_equal(new_study, spread, middle):
     aa = summary[summary["is_baseline"]].iloc[0]
     assert (aa["speedup_low"] < 1 < aa["speedup_high"]) == (spread > 0.1)
     assert not sound(summary).any() and not front(summary).any()
-    assert alarm(summary).count("\n") == 0 and f"{aa['speedup']:.2f} [" in alarm(summary)
+    assert alarm(summary).count("\n") == 0 and f"{aa['speedup']:.3f} [" in alarm(summary)
     for terminal in (True, False):
         console = Console(file=StringIO(), width=120, force_terminal=terminal, color_system=None)
         render_table(summary, console)

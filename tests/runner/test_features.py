@@ -102,6 +102,7 @@ def test_a_distribution_of_enough_images_has_distances() -> None:
     assert 0.6 < found["precision"].value < 1 and 0.6 < found["recall"].value < 1
 
 
+@pytest.mark.long
 def test_a_run_warns_of_nothing(tmp_path: Path, repository: Path) -> None:
     """In a process of its own, as libraries warn once a process: read-only arrays that are shared were warned of."""
     environment = {**os.environ, "PYTHONPATH": str(repository)}

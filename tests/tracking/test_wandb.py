@@ -168,7 +168,7 @@ class Server:
             connection.close()
 
 
-@pytest.mark.parametrize("kind", ["hangs", "refuses"])
+@pytest.mark.parametrize("kind", [pytest.param("hangs", marks=pytest.mark.long), "refuses"])
 def test_a_bad_server_costs_bounded_time(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     plan = make_plan(tmp_path / "results", seeds=(0,))
     with opened(plan) as study:

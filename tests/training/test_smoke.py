@@ -57,6 +57,7 @@ def words(data: Path, tmp_path: Path) -> list[str]:
     return [*TINY, f"data_folder={data}", *(f"{key}={tmp_path / name}" for key, name in places.items())]
 
 
+@pytest.mark.long
 def test_every_part_runs_by_its_command(words: list[str], tmp_path: Path) -> None:
     for part in PARTS:
         run(compose_training([*words, f"part={part}"]))

@@ -124,4 +124,4 @@ def _verdict(row: dict) -> str:
     if row["source"] != "verified" or pd.isna(row["accepted_share"]):
         return f"stage {row['stage']}\n{MARKS.get(row['source'], row['source'])}".replace("draft, unjudged", "unjudged")
     passed = "" if pd.isna(row["passed"]) else (", passed" if row["passed"] else ", failed")
-    return f"stage {row['stage']}\n{100 * row['acceptance']:.0f} %{passed}"
+    return f"stage {row['stage']}\n{100 * row['accepted_share']:.0f} %{passed}"
