@@ -61,15 +61,17 @@ def another_seed(summary: pd.DataFrame) -> str:
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
     """What the study shows, sentence by sentence; then what the numbers mean."""
     sentences = [*_speed(summary), *_closeness(summary), *_exactness(summary), *_missing(tables, summary)]
-    return part("prose", sentences=sentences, notes=[*legend(summary), *getattr(tables, "notes", ())])
+    warning = alarm(summary)
+    loud = f"{warning[0].upper()}{warning[1:]}." if warning else ""
+    return part("prose", warning=loud, sentences=sentences, notes=[*legend(summary), *getattr(tables, "notes", ())])
 
 
 def _speed(summary: pd.DataFrame) -> list[str]:
     timed = summary[summary["speedup"].notna() & ~summary["is_baseline"].astype(bool)]
     if timed.empty:
         return ["Nothing was timed alone on the device, so there are no speed-ups."]
-    if warning := alarm(summary):
-        return [f"{warning[0].upper()}{warning[1:]}."]
+    if alarm(summary):
+        return []
     faster = timed[pd.to_numeric(timed["speedup_low"]) > 1]
     slower = timed[pd.to_numeric(timed["speedup_high"]) < 1]
     out = [
