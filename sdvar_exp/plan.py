@@ -76,6 +76,7 @@ class Settings:
     stage_images: int = 1
     timing: Timing = field(default_factory=Timing)
     tracking: str = "offline"
+    tracker: str = "wandb"
     project: str | None = None
     entity: str | None = None
     base_url: str | None = None

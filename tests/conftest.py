@@ -60,6 +60,7 @@ PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
     "latex": ("LaTeX, for figures in its fonts", _command("pdflatex", "lualatex")),
     "slurm": ("a Slurm controller", _command("sbatch")),
     "submitit": ("the submitit package", _module("submitit")),
+    "trackio": ("the trackio package", _module("trackio")),
     "weights": (
         "the weights of the embedded pair",
         lambda: any((REPOSITORY / "sdvar_exp/models/weights").glob("*.safetensors")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +49,9 @@ def main(argv: list[str]) -> int:
     from sdvar_exp.tracking import push_in_child, resolve
     from sdvar_exp.tracking.pushed import Pushed
 
-    options = resolve({"mode": asked.mode, "project": asked.project, "entity": asked.entity}, {"mode": "online"})
-    options = replace(options, tracker=registry.get("tracker", asked.to).name)
-    if options.mode == "none" and asked.to == "wandb":
+    said = {"mode": asked.mode, "tracker": registry.get("tracker", asked.to).name}
+    options = resolve({**said, "project": asked.project, "entity": asked.entity}, {"mode": "online"})
+    if options.mode == "none":
         raise UserError("W&B is turned off by WANDB_MODE or WANDB_DISABLED; to push all the same say --mode offline or online")
     folders = [find_study(study, Path(asked.results_dir)) for study in asked.studies]
     for folder in filter(is_kept, folders):

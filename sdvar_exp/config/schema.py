@@ -84,9 +84,10 @@ class ModelNode:
 
 @dataclass
 class TrackingNode:
-    """mode: offline, online or none; the rest is null for what WANDB_* or W&B itself says."""
+    """mode: offline, online or none; tracker: who is sent to; the rest is null for what WANDB_* or W&B itself says."""
 
     mode: TrackingMode = MISSING
+    tracker: str = "wandb"
     project: str | None = None
     entity: str | None = None
     base_url: str | None = None

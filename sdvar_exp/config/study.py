@@ -16,6 +16,7 @@ from sdvar_exp.config.schema import LARGEST
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.metrics.quantities import OF_SETS, objectives
 from sdvar_exp.plan import EngineOptions, Settings, Timing, tracking_faults
+from sdvar_exp.registry import written
 from sdvar_exp.words import choices_text, did_you_mean
 
 SEED_LIMIT = 2**32
@@ -91,8 +92,10 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     if not (len(timing["band"]) == 2 and 0 < timing["band"][0] < 1 < timing["band"][1] < math.inf):
         errors.append(f"timing.band must be two numbers, one below and one above 1, e.g. [0.95,1.05]; got {timing['band']}")
     errors += [problem for key, value in numbers.items() if (problem := check_limits(key, value))]
-    tracking = {key: plain(cfg.tracking, key) for key in ("mode", "project", "entity", "base_url")}
+    tracking = {key: plain(cfg.tracking, key) for key in ("mode", "tracker", "project", "entity", "base_url")}
     errors += tracking_faults(tracking)
+    if tracking["tracker"] not in (known := written("tracker")):
+        errors.append(f"unknown tracker {tracking['tracker']!r}{did_you_mean(tracking['tracker'], known, choices_text(known))}")
     objective = _objective(plain(cfg, "objective"), errors)
     images: str | int = "all"
     try:
@@ -107,6 +110,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         stage_images=plain(cfg, "stage_images"),
         timing=Timing(timing["units"], timing["repeats"], tuple(timing["band"])),
         tracking=tracking["mode"],
+        tracker=tracking["tracker"],
         project=tracking["project"],
         entity=tracking["entity"],
         base_url=tracking["base_url"],

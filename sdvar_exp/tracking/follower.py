@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdvar_exp.registry import declared
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed
 
@@ -63,7 +64,9 @@ class Follower:
             if not count:
                 return Outcome(True)
             if self.options.tracker != "wandb":
-                return Outcome(True, f"{name}: {count} runs in project {self.options.project}")
+                where = declared("tracker", self.options.tracker, "where")
+                seen = where(self.folder, self.options) if where else f"in project {self.options.project}"
+                return Outcome(True, f"{name}: {count} runs {seen}")
             hint = f"; send: sdvar-exp push {self.folder}" if mode == "offline" else ""
             return Outcome(True, f"{name}: {count} runs in {place}{hint}")
         why = "did not finish in time" if code is None else _last_line(place / "follower.log")

@@ -46,11 +46,13 @@ class Options:
 def resolve(
     command_line: Mapping[str, str | None], files: Mapping[str, str | None], environ: Mapping[str, str] | None = None
 ) -> Options:
-    """Options from three sources, first come first served: command line, WANDB_*, configuration files.
+    """Options from three sources, first come first served: command line, WANDB_* where W&B is sent to, configuration files.
 
     Keys are the fields of `Options`; None is "not said". WANDB_MODE=disabled and WANDB_DISABLED=true mean `none`.
     """
     environ = os.environ if environ is None else environ
+    if (command_line.get("tracker") or files.get("tracker") or Options.tracker) != Options.tracker:
+        environ = {}
     variables = {"mode": "WANDB_MODE", "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "base_url": "WANDB_BASE_URL"}
     environment = {key: environ[name] for key, name in variables.items() if environ.get(name)}
     if environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
@@ -62,16 +64,14 @@ def resolve(
     return Options(mode=_SPELLINGS.get(mode, mode), **said)
 
 
-def said_on_command_line(argv: Iterable[str]) -> dict[str, str | None]:
-    """The tracking options among Hydra overrides: `tracking=online`, `tracking.project=name`, …"""
-    out: dict[str, str | None] = {}
-    for word in argv:
-        key, equals, value = word.lstrip("+").partition("=")
-        if equals and key == "tracking":
-            out["mode"] = value
-        elif equals and key.startswith("tracking."):
-            out[key.removeprefix("tracking.")] = value.strip("'\"")
-    return {k: None if v == "null" else v for k, v in out.items() if k in Options.__dataclass_fields__}
+def said_on_command_line(argv: Iterable[str], files: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Those of the composed options that Hydra overrides set: `tracking=online`, `tracking.project=name`, …
+
+    `tracking=NAME` sets mode and tracker.
+    """
+    keys = {word.lstrip("+").partition("=")[0] for word in argv if "=" in word}
+    said = {key.removeprefix("tracking.") for key in keys if key.startswith("tracking.")}
+    return {k: v for k, v in files.items() if k in said or ("tracking" in keys and k in ("mode", "tracker"))}
 
 
 def child_environment(folder: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:

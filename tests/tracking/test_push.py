@@ -92,10 +92,14 @@ def test_options_come_from_command_line_then_environment_then_files() -> None:
     assert resolve({}, {}, {}) == Options("offline", "sdvar_exp", None)
     assert resolve({}, files, {}) == Options("offline", "from file", "from file")
     assert resolve({}, files, environment) == Options("online", "from environment", "from file")
-    words = ["run", "tracking=none", "+tracking.project='p'", "seeds=2", "tracking.x=1", "tracking.entity=null"]
-    said = said_on_command_line(words)
-    assert said == {"mode": "none", "project": "p", "entity": None}
+    composed = {"mode": "none", "tracker": "wandb", "project": "p", "entity": None, "base_url": None}
+    words = ["run", "tracking=none", "+tracking.project='p'", "seeds=2", "tracking.entity=null"]
+    said = said_on_command_line(words, composed)
+    assert said == {"mode": "none", "tracker": "wandb", "project": "p", "entity": None}
     assert resolve(said, files, environment) == Options("none", "p", "from file")
+    assert said_on_command_line(["labels=3"], composed) == {}
+    mine = {"mode": "online", "tracker": "mine", "project": None}
+    assert resolve({}, mine, {"WANDB_MODE": "disabled", "WANDB_PROJECT": "x"}) == Options("online", tracker="mine")
     assert resolve({"mode": None}, {}, {"WANDB_MODE": "dryrun"}).mode == "offline"
     assert resolve({}, {}, {"WANDB_MODE": "disabled"}).mode == resolve({}, files, {"WANDB_DISABLED": "true"}).mode == "none"
     with pytest.raises(UserError, match="offline, online, none, got 'onlin'"):

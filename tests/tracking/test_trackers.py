@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from sdvar_exp import registry
 from sdvar_exp.store.tables import load_tables
-from sdvar_exp.tracking import Options, PushError, push
+from sdvar_exp.tracking import Options, PushError, push, push_in_child
 from sdvar_exp.tracking.content import Content, contents
 from tests.tracking.test_push import all_units, make_plan, opened
 
@@ -52,40 +55,50 @@ def test_a_users_own_tracker_gets_each_cell_and_one_that_fails_loses_only_itself
     assert len(names) == len(set(names)) == 3
 
 
-class Run:
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.about, self.logged, self.finished = about, [], False
-
-    def log(self, row: dict[str, Any], step: int) -> None:
-        self.logged.append((step, row))
-
-    def finish(self) -> None:
-        self.finished = True
-
-
-def test_trackio_holds_every_image_and_the_means(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[Run] = []
-    fake = SimpleNamespace(init=lambda **about: runs.append(Run(about)) or runs[-1])
-    monkeypatch.setitem(sys.modules, "trackio", fake)
-    monkeypatch.setenv("TRACKIO_DIR", str(studied / "elsewhere"))
-    assert len(push(studied, Options("online", project="p", tracker="trackio")).sent) == len(runs) == 3
-    first = runs[0]
-    assert first.finished and first.about["project"] == "p" and first.about["group"] == "made_up"
-    assert first.about["config"]["strategy"]["name"] and [step for step, _ in first.logged] == list(range(7))
-    assert first.logged[0][1]["label"] == 3 and "summary/target_calls" in first.logged[-1][1]
-    assert not push(studied, Options("online", project="p", tracker="trackio")).sent, "nothing is sent twice"
-    (studied / "tracking/pushed.json").unlink()
+def test_trackio_that_is_missing_or_at_work_elsewhere_is_told(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options("online", project="p", tracker="trackio")
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(PushError, match=r"pip install 'sdvar_exp\[trackio\]'"):
-        push(studied, Options("online", project="p", tracker="trackio"))
+        push(studied, options)
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(TRACKIO_DIR=Path("other")))
+    with pytest.raises(
+        PushError, match=r"in this process writes to other; send \S*/trackio with `sdvar-exp push --to trackio`"
+    ):
+        push(studied, options)
 
 
-def test_trackio_reads_back_what_was_written(studied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    trackio = pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    push(studied, Options("online", project="p", tracker="trackio"))
-    (run, *_) = trackio.Api().runs("p")
-    assert run.name
+READ = """
+import json, trackio
+from trackio.sqlite_storage import SQLiteStorage
+runs = [(run, SQLiteStorage.get_logs("p", run.name, run_id=run.id)) for run in trackio.Api().runs("p")]
+print(json.dumps([(run.name, run.config, [{k: v for k, v in row.items() if k != "timestamp"} for row in rows]) for run, rows in runs]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.needs("trackio")
+def test_trackio_holds_every_image_and_the_means_and_past_runs_too(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")  # a login: its name would be asked of a server
+    options = Options("online", project="p", tracker="trackio")
+    outcome = push_in_child(studied, options, 120)
+    folder = studied / "trackio"
+    assert outcome.ok and outcome.message.startswith("trackio: 3 runs in project p; see them: TRACKIO_DIR="), outcome
+    environment = {**os.environ, "TRACKIO_DIR": str(folder)}
+    found = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True, check=True)
+    read = {name: (config, rows) for name, config, rows in json.loads(found.stdout)}
+    wanted = contents(studied, load_tables(studied))
+    assert list(read) == [content.name for content in wanted]
+    for content in wanted:
+        config, rows = read[content.name]
+        assert config["cell"] == content.cell and config["_Group"] == "made_up"
+        assert config["strategy"] == content.config["strategy"]
+        *images, means = rows
+        assert images == [{**row, "step": step} for step, (_, row) in enumerate(content.rows)]
+        assert means == {**{f"summary/{k}": v for k, v in content.summary.items()}, "step": len(content.rows)}
+    before = sorted(folder.iterdir())
+    assert push_in_child(studied, options, 120).ok and sorted(folder.iterdir()) == before, "nothing is sent twice"
 
 
 def test_the_summary_has_intervals_and_n_and_no_mean_of_classes(studied: Path) -> None:

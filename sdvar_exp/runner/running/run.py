@@ -98,9 +98,9 @@ def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
     if launch:
         launch(launched(study, backend, pending))
     s = plan.settings
-    files = {"mode": s.tracking, "project": s.project, "entity": s.entity, "base_url": s.base_url}
-    options = Options("none") if sweep.joined else resolve(said_on_command_line(plan.argv), files)
-    follower = start_follower(study.folder, options)
+    files = {"mode": s.tracking, "tracker": s.tracker, "project": s.project, "entity": s.entity, "base_url": s.base_url}
+    options = Options("none") if sweep.joined else resolve(said_on_command_line(plan.argv, files), files)
+    follower = start_follower(study.folder, options, plugins=s.plugins)
     try:
         if pending:
             engine.run_units(sweep, pending)
