@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
@@ -45,11 +46,13 @@ def read_command(argv: Sequence[str]) -> Command:
     """Split options from the overrides. `-m` and `-r` are accepted: sweeps are expanded in any case."""
     parser = words_parser()
     options, words = parser.parse_known_args(list(argv))
-    for token in words:
-        flag, _, value = token.partition("=")
+    for token, after in zip_longest(words, words[1:], fillvalue=""):
+        flag, equals, value = token.partition("=")
         if token.startswith("--") and flag.lstrip("-").split(".")[0] in (*folder.GROUPS, *(f.name for f in fields(Root))):
-            word = token.lstrip("-") if value else f"{flag.lstrip('-')}=…"
-            raise UserError(f"{token}: write {word}, without --; a W&B agent does so with ${{args_no_hyphens}} for ${{args}}")
+            apart = "" if equals or "=" in after or after.startswith("-") else after
+            agent = "; a W&B agent does so with ${args_no_hyphens} for ${args}" if equals else ""
+            said = f"{token} {apart}".rstrip()
+            raise UserError(f"{said}: write {flag.lstrip('-')}={value or apart or '…'}, without --{agent}")
         if token.startswith("-"):
             known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
             hint = ELSEWHERE.get(flag) or did_you_mean(flag, [*known, "--help", "--only", "--failed"])

@@ -26,16 +26,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from sdvar_exp import registry
 from sdvar_exp.config.errors import explain, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, STUDY_GROUPS, conf_folder, find, names
-from sdvar_exp.config.overrides import Item, choice_text, quoted, unquoted
+from sdvar_exp.config.overrides import Item, Known, choice_text, owners_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
 from sdvar_exp.config.schema import type_text
-from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import check_working_folder
-from sdvar_exp.registry import KINDS
 from sdvar_exp.words import did_you_mean
 
 CONFIG_NAME = "config"
@@ -127,7 +124,7 @@ class Composer:
                 cfg = hydra.compose(CONFIG_NAME, overrides=[*choices, *more], return_hydra_config=True)
             params = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=True)
         except Exception as error:  # whatever is raised here comes of a choice or of a yaml file
-            return explain(error)
+            return explain(error, Known(self.extra).suggest)
         chosen = {str(k): None if v is None else str(v) for k, v in cfg.hydra.runtime.choices.items()}
         with open_dict(cfg):
             del cfg["hydra"]
@@ -233,10 +230,7 @@ def _unknown(tree: Tree, key: str, parent: str) -> str:
     if group not in GROUPS:
         return f"unknown key {key!r}{guess}"
     chosen = OmegaConf.select(tree.cfg, f"{group}.name") or tree.choices.get(group)
-    word = key.rpartition(".")[2]
-    owners = [n for n in registry.names(group) if word in parameters(group, n)] if group in KINDS else []
-    guess = guess or (f"; {word} is of {', '.join(f'{group}={owner}' for owner in owners[:3])}" if owners else "")
-    return f"unknown key {key!r}: {group}={chosen} has {', '.join(siblings) or 'no parameters'}{guess}"
+    return f"unknown key {key!r}: {group}={chosen} has {', '.join(siblings) or 'no parameters'}{guess or owners_text(key)}"
 
 
 def shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sdvar_exp.config.folder import names
 from sdvar_exp.errors import UserError
@@ -29,8 +29,8 @@ def one_line(text: object) -> str:
     return " ".join(words.split())
 
 
-def explain(error: BaseException) -> str:
-    """What Hydra or OmegaConf says about a composition, as one line."""
+def explain(error: BaseException, guess: Callable[[str], str] = lambda key: "") -> str:
+    """What Hydra or OmegaConf says about a composition, as one line. guess: what an unknown key was meant to be."""
     text = str(error)
     if not text.strip() and error.__cause__ is not None:
         text = str(error.__cause__)
@@ -41,8 +41,9 @@ def explain(error: BaseException) -> str:
         return f"{source[1]}.yaml sets keys of the whole configuration: its first line must be '# @package _global_'"
     if key and (unknown := re.search(r"Key '([^']+)' (?:not in|is not in) '?([^'\n]+)", text)):
         if unknown[2].strip() in ("struct", "Root"):
-            return f"{where}unknown key {key[1]!r}"
-        return f"{where}unknown key {key[1]!r}: the chosen {key[1].split('.')[0]} has no parameter {unknown[1]!r}"
+            return f"{where}unknown key {key[1]!r}{guess(key[1])}"
+        chosen = key[1].split(".")[0]
+        return f"{where}unknown key {key[1]!r}: the chosen {chosen} has no parameter {unknown[1]!r}{guess(key[1])}"
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, name = missing[1].rpartition("/")
         options = [line.strip() for line in text.split(":\n", 1)[-1].splitlines() if line.startswith("\t")]

@@ -21,6 +21,7 @@ from sdvar_exp.config import folder
 from sdvar_exp.config.errors import ConfigErrors, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, own_key
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
+from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, did_you_mean, nearest
 
@@ -108,12 +109,23 @@ class Known:
         return list(dict.fromkeys(f"{group}.{f.name}" for group, cls in nodes for f in dataclasses.fields(cls)))
 
     def suggest(self, key: str) -> str:
-        """A guess at what an unknown key was meant to be."""
+        """A guess at what an unknown key was meant to be, or whose parameter it is."""
         keys = [*GROUPS, *self.root_keys(), *self.parameters()]
+        group, dot, rest = key.partition(".")
+        if dot and group in GROUPS:
+            near = nearest(rest, own := [k.partition(".")[2] for k in keys if k.startswith(f"{group}.")])
+            return owners_text(key) if rest in own or not near else f"; did you mean '{group}.{near}'?"
         last = {k.rpartition(".")[2]: k for k in reversed(keys)}
         word = key.rpartition(".")[2]
         guess = last.get(word) or nearest(key, keys) or last.get(nearest(word, last) or "")
         return f"; did you mean {guess!r}?" if guess else ""
+
+
+def owners_text(key: str) -> str:
+    """`; tau is of acceptance=kl, acceptance=match_rate`: of which choices a parameter is; empty where of none."""
+    group, _, word = key.partition(".")
+    owners = [n for n in registry.names(group) if word in parameters(group, n)] if group in registry.KINDS else []
+    return f"; {word} is of {', '.join(f'{group}={owner}' for owner in owners[:3])}" if owners else ""
 
 
 def quoted(text: object) -> str:
@@ -355,8 +367,10 @@ def _check_choice(item: Item, known: Known) -> str | None:
     hint = did_you_mean(word, names) or f"; {choices_text(names)}"
     if group == "gamma" and isinstance(value, int) and not isinstance(value, bool):
         hint = f"; did you mean gamma.value={value}?"
-    elif group == "experiment" and known.extra is None and "did you mean" not in hint:
-        hint += "; one of your own needs --config-dir FOLDER"
+    elif "did you mean" not in hint and group not in ("debug", "engine"):
+        ways = ["--config-dir FOLDER"] if known.extra is None else []
+        ways += ["--plugin MODULE"] if group in registry.KINDS else []
+        hint += f"; one of your own needs {' or '.join(ways)}" if ways else ""
     return f"unknown {group} {word!r}{hint}"
 
 

@@ -25,7 +25,7 @@ from omegaconf._utils import get_yaml_loader
 from sdvar_exp.cell import ROLES
 from sdvar_exp.config.folder import GROUPS
 from sdvar_exp.errors import UserError
-from sdvar_exp.words import did_you_mean
+from sdvar_exp.words import did_you_mean, nearest
 
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
 BOOL, NULL = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"
@@ -197,7 +197,7 @@ def _check_values(config: Any, where: str) -> None:
             )
 
 
-def _check_choices(config: Any, where: str) -> None:
+def _check_choices(config: Any, where: str, names: Names) -> None:
     """Raise `UserError` where a file of the whole configuration chooses by a key what the defaults list chooses."""
     for group in GROUPS if isinstance(config, DictConfig) else ():
         if group not in config or group == "debug":
@@ -207,8 +207,10 @@ def _check_choices(config: Any, where: str) -> None:
         if name is None and isinstance(value, DictConfig):
             continue
         word = name or config.get(group)
-        line = f"- override /{group}: {word if isinstance(word, str) else '<name>'}"
-        raise UserError(f"{where}.yaml: {group} is chosen in its defaults list; write there {line!r}")
+        if group == "gamma" and isinstance(word, int):
+            raise UserError(f"{where}.yaml: gamma is chosen in its defaults list; did you mean 'gamma: {{value: {word}}}'?")
+        choice = (nearest(word, names(group)) or word) if isinstance(word, str) else "<name>"
+        raise UserError(f"{where}.yaml: {group} is chosen in its defaults list; write there '- override /{group}: {choice}'")
     node: Any = config
     for key in ("hydra", "sweeper") if isinstance(config, DictConfig) else ():
         if key not in node:
@@ -239,7 +241,7 @@ def reading(names: Names) -> Iterator[None]:
             place, header = f"{self.scheme()}://{self.path}", self._get_header_dict(text[:512])
             if config_path.startswith(("experiment/", "debug/")) and header.get("package") == "_global_":
                 _check_defaults(config, config_path)
-                _check_choices(config, config_path)
+                _check_choices(config, config_path, names)
                 _check_values(config, config_path)
             return ConfigResult(self.provider, place, config, header)
 

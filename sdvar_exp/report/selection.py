@@ -54,13 +54,13 @@ def choose(tables: Tables, where: str | None, by_outcome: bool = False) -> Chose
         if part not in of_cells:
             if part.names & outcome and not by_outcome:
                 raise UserError(_refusal(part, outcome))
-            rows = select(rows, part.text)
+            rows = select(rows, part.text, summed)
     for part in of_cells:
         part.check(summed)
     if of_cells and len(rows):
         summary = summarise(rows_of(tables, rows))
         for part in of_cells:
-            summary = select(summary, part.text)
+            summary = select(summary, part.text, set(rows))
         rows = rows[rows["cell"].isin(summary["cell"])]
     return Chosen(rows_of(tables, rows), (f"{BIASED} ({', '.join(biased)})",) if biased else ())
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import keyword
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+import tokenize
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from sdvar_exp.guest import expand
 from sdvar_exp.store.columns import CIRCUMSTANCES, IDENTITY, TABLES
 from sdvar_exp.store.manifest import CHOICES
 from sdvar_exp.store.tables import Tables, load_tables
+from sdvar_exp.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +58,18 @@ def measured(samples: pd.DataFrame) -> set[str]:
     return {str(column) for column in samples} - known
 
 
-def select(frame: pd.DataFrame, where: Where) -> pd.DataFrame:
-    """Rows of `frame` that `where` asks for, numbered anew."""
+def select(frame: pd.DataFrame, where: Where, known: Collection[str] = ()) -> pd.DataFrame:
+    """Rows of `frame` that `where` asks for, numbered anew. known: names that are columns elsewhere, for a guess at a slip."""
     if where is None:
         return frame
     if isinstance(where, str):
         try:
-            chosen = frame.query(where, engine="python")
+            chosen = frame.eval(where, engine="python")
+            if not (isinstance(chosen, pd.Series) and chosen.dtype.kind in "bO" and chosen.dropna().isin([True, False]).all()):
+                raise TypeError("it is no condition, as label == 2 is")
         except Exception as error:  # pandas raises many kinds for a query that cannot be read
-            raise UserError(f"where: cannot read {where!r}: {error}") from error
-        return chosen.reset_index(drop=True)
+            raise UserError(f"where: cannot read {where!r}{_meant(where, {*map(str, frame), *known}, error)}") from error
+        return frame[chosen.fillna(False).astype(bool)].reset_index(drop=True)
     if callable(where):
         return frame[where(frame).fillna(False).astype(bool)].reset_index(drop=True)
     mask = pd.Series(True, index=frame.index)
@@ -73,6 +79,39 @@ def select(frame: pd.DataFrame, where: Where) -> pd.DataFrame:
         values = list(wanted) if isinstance(wanted, list | tuple | set | range) else [wanted]
         mask &= frame[column].isna() if values == [None] else frame[column].isin(values)
     return frame[mask].reset_index(drop=True)
+
+
+def _meant(where: str, columns: Collection[str], error: Exception) -> str:
+    """The query that was meant, or which name is no column; else what pandas says of it."""
+    said = " ".join(re.sub(r" ?\(<.*", "", str(error), flags=re.DOTALL).split())
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(_spelled(where, columns)).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return f": {said}"
+    if any(token.type == tokenize.ERRORTOKEN and token.string.strip() for token in tokens):
+        return f": {said}"
+    meant, value, place, unknown = "", False, 0, ""
+    for token in (token for token in tokens if token.string.strip()):
+        word, line = token.string, token.line
+        mended = "==" if word == "=" else word.lower() if word.upper() in ("AND", "OR", "NOT", "IN") else word
+        if mended.isidentifier() and not keyword.iskeyword(mended) and word not in columns and line[place - 1 : place] != ".":
+            mended = repr(word) if value else word
+            unknown = unknown or ("" if value else word)
+        meant += line[place : token.start[1]] + mended
+        place, value = token.end[1], mended in ("==", "!=", "[", ",", "in")
+    if meant != where.strip() and not unknown:
+        return f"; did you mean {meant!r}?"
+    return (
+        f": there is no column {unknown!r}{did_you_mean(unknown, columns, 'text stands in quotes')}" if unknown else f": {said}"
+    )
+
+
+def _spelled(where: str, columns: Collection[str]) -> str:
+    """The query with columns, truth values and null as pandas spells them, as in `acceptance.tau` and `== null`."""
+    text = re.sub(r"\b\w+(?:\.\w+)+\b", lambda m: name if (name := m[0].replace(".", "_")) in columns else m[0], where.strip())
+    text = re.sub(r"(\w+)\s*==?\s*(?:null|none|nan)\b", r"\1.isnull()", text, flags=re.IGNORECASE)
+    text = re.sub(r"(\w+)\s*!=\s*(?:null|none|nan)\b", r"\1.notnull()", text, flags=re.IGNORECASE)
+    return re.sub(r"\b(true|false)\b", lambda m: m[0].title(), text.replace("\n", " "))
 
 
 def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:

@@ -26,6 +26,8 @@ ONE_LINE = {
     "gamma=3": "unknown gamma '3'; did you mean gamma.value=3?",
     "experiment=mine": "unknown experiment 'mine'; choose one of "
     f"{', '.join(folder.names('experiment'))}; one of your own needs --config-dir FOLDER",
+    "strategy=mine": "unknown strategy 'mine'; choose one of "
+    f"{', '.join(folder.names('strategy'))}; one of your own needs --config-dir FOLDER or --plugin MODULE",
     "experiment=gide": "unknown experiment 'gide'; did you mean 'guide'?",
     "strategy=[test3,sequential]": "strategy=[test3,sequential]: strategy takes one name; to sweep over several write strategy=test3,sequential",
     "mask={window:3}": "mask={window:3}: mask takes a name; set its parameters with mask.<parameter>=…",
@@ -191,7 +193,8 @@ def test_one_line(argument: str, line: str, lines: Lines) -> None:
         (
             "experiment=seed_parallel_v1 strategy=test3",
             "conf experiment/seed_parallel_v1: unknown key 'strategy.on_reject': "
-            "the chosen strategy has no parameter 'on_reject'",
+            "the chosen strategy has no parameter 'on_reject'; "
+            "on_reject is of strategy=dynamic_gamma, strategy=hybrid, strategy=model_schedule",
         ),
         (
             "strategy=test3,",
@@ -352,6 +355,12 @@ def test_equal_lines_are_shown_once_and_many_are_cut(lines: Lines) -> None:
     [
         (["--foo"], "unknown option --foo"),
         (["--multi-run"], "unknown option --multi-run; did you mean '--multirun'?"),
+        (["--seeds", "3"], "--seeds 3: write seeds=3, without --"),
+        (["--study", "x", "strategy=test3"], "--study x: write study=x, without --"),
+        (["--strategy", "mask=block_causal"], "--strategy: write strategy=…, without --"),
+        (["--seeds=3"], "--seeds=3: write seeds=3, without --; a W&B agent does so with ${args_no_hyphens} for ${args}"),
+        (["--dry-run"], "unknown option --dry-run; sdvar-exp plan shows what a command would do"),
+        (["--json"], "unknown option --json; sdvar-exp plan, table and status have --json"),
         (["--config-dir"], "--config-dir needs a folder"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
         (["plugins=[no.such.module]"], "plugins: cannot import 'no.such.module': No module named 'no'"),
@@ -381,12 +390,13 @@ class TestYamlFiles:
 
     def test_unknown_root_key(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\nlabls: 3\n")
-        assert lines(*argv, "experiment=mine") == ["conf experiment/mine: unknown key 'labls'"]
+        assert lines(*argv, "experiment=mine") == ["conf experiment/mine: unknown key 'labls'; did you mean 'labels'?"]
 
     def test_unknown_parameter(self, tmp_path: Path, lines: Lines) -> None:
         argv = self.write(tmp_path, "experiment/mine", "# @package _global_\ngamma:\n  valu: 3\n")
         assert lines(*argv, "experiment=mine") == [
-            "conf experiment/mine: unknown key 'gamma.valu': the chosen gamma has no parameter 'valu'"
+            "conf experiment/mine: unknown key 'gamma.valu': the chosen gamma has no parameter 'valu'; "
+            "did you mean 'gamma.value'?"
         ]
 
     def test_wrong_type(self, tmp_path: Path, lines: Lines) -> None:
@@ -421,6 +431,16 @@ class TestYamlFiles:
             (
                 "strategy: hybrid",
                 "experiment/mine.yaml: strategy is chosen in its defaults list; write there '- override /strategy: hybrid'",
+            ),
+            (
+                "strategy: hybird",
+                "experiment/mine.yaml: strategy is chosen in its defaults list; write there '- override /strategy: hybrid'",
+            ),
+            ("gamma: 3", "experiment/mine.yaml: gamma is chosen in its defaults list; did you mean 'gamma: {value: 3}'?"),
+            (
+                "timing: {unitz: 3}",
+                "conf experiment/mine: unknown key 'timing.unitz': the chosen timing has no parameter 'unitz'; "
+                "did you mean 'timing.units'?",
             ),
             (
                 "cfg_schedule: off",

@@ -106,12 +106,17 @@ def test_transient_failures_are_tried_again_and_mistakes_are_not(engine: str, pl
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
-@pytest.mark.parametrize(("options", "most"), [({"fail_fast": True}, 1), ({"max_failures": 3}, 3), ({"max_failures": 0.02}, 3)])
+@pytest.mark.parametrize(
+    ("options", "most"), [({"fail_fast": True}, 1), ({"max_failures": 12}, 12), ({"max_failures": 0.02}, 3)]
+)
 def test_a_run_gives_up_where_it_is_told_to(engine: str, options: dict, most: int, plan: MakePlan, run: Run) -> None:
     mine = plan(engine, seeds=range(20), timing=1, **{"workers": 1, **options})
     fake = Fake(troubles={(3, s): Trouble("raise") for s in range(20)})
     code, text = run(mine, fake)
     assert code == 1 and "stopped" in text and "sdvar-exp run study=study" in text
+    assert ("… and 2 more failed: sdvar-exp logs --study" in text) == (most == 12) and text.count(", label 3, seed") == min(
+        most, 10
+    )
     assert len(records(mine, "failure")) == most and len(records(mine, "unit")) < 60 and not records(mine, "timing")
 
 

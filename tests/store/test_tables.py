@@ -268,6 +268,21 @@ def test_load_results_selects_and_knows_the_configuration(tmp_path: Path) -> Non
             load_results(tmp_path / "one", where)
     with pytest.raises(UserError, match="no study"):
         load_results(tmp_path / "three")
+    slips = {
+        "label = 2": "; did you mean 'label == 2'?",
+        "strategy == test3 AND label=3": "; did you mean \"strategy == 'test3' and label==3\"?",
+        "strategy in [test3, hybrid]": "; did you mean \"strategy in ['test3', 'hybrid']\"?",
+        "strategy_entry_nmu > 2": ": there is no column 'strategy_entry_nmu'; did you mean 'strategy_entry_num'?",
+        "acceptance.tau == 0.5": "; did you mean 'acceptance_tau == 0.5'?",
+        "acceptance_tau == null": "; did you mean 'acceptance_tau.isnull()'?",
+        "label": ": it is no condition, as label == 2 is",
+        "1": ": it is no condition, as label == 2 is",
+        "strategy == 'test3": ": unterminated string literal",
+    }
+    for where, said in slips.items():
+        with pytest.raises(UserError) as caught:
+            load_results(tmp_path / "one", where)
+        assert str(caught.value).startswith(f"where: cannot read {where!r}{said}")
 
 
 def test_rows_of_stages_stand_beside_the_factors_of_their_cells(tmp_path: Path) -> None:

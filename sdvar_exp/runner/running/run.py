@@ -18,7 +18,7 @@ from sdvar_exp.runner.running.failures import recover
 from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory, make_engine, wait_for_workers
-from sdvar_exp.runner.running.sweep import Sweep, attempts_of
+from sdvar_exp.runner.running.sweep import SHOWN_FAILURES, Sweep, attempts_of
 from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
@@ -123,6 +123,9 @@ def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
     except BaseException:
         follower.finish(BROKEN_OFF_S)
         raise
+    if sweep.failed > SHOWN_FAILURES:
+        logs = shlex.join(["sdvar-exp", "logs", "--study", shown(study.folder)])
+        say(console, f"… and {sweep.failed - SHOWN_FAILURES} more failed: {logs}", "red")
     if sweep.stopped:
         say(console, f"{sweep.stopped}; this goes on: {command(plan)}", "bold red")
     elif sweep.failed:
