@@ -24,10 +24,10 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and all tests but the long ones
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not long"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not long"
 
 test-full: setup ## The long tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m long
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m long
 
 bench: setup ## All benchmarks into docs/BENCHMARKS.md; OFFICIAL=FOLDER: a checkout of FoundationVision/VAR to compare with
 	$(BIN)/python -m benchmarks $(if $(OFFICIAL),--official $(OFFICIAL))

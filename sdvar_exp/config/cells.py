@@ -25,7 +25,7 @@ from sdvar_exp.words import count
 FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."
 REFERENCE_GROUPS = ("cfg_schedule", "sampling", "model")
-LARGE = 8  # combinations from which on trees are assembled instead of composed one by one
+LARGE = 2  # combinations from which on trees are assembled instead of composed one by one
 CELLS_EXAMPLE = "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"
 T = TypeVar("T")
 

@@ -1,14 +1,16 @@
 """One Hydra job: choices composed by Hydra, then values set one by one so that each mistake gets a line of its own.
 
 Values are applied to the composed tree exactly as Hydra applies them (after all files, in order). A composition takes
-a tenth of a second, so compositions are kept by their choices, and in large sweeps the nodes of self-contained groups
-are composed once each and put together (`Composer.assembled`).
+a tenth of a second, so compositions are kept by their choices (those of conf/ alone for the whole process, until a file or
+an entry changes), and in large sweeps the nodes of self-contained groups are composed once each and put together
+(`Composer.assembled`).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import threading
 import typing
 import warnings
@@ -30,13 +32,15 @@ from sdvar_exp.config.errors import explain, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, STUDY_GROUPS, conf_folder, find, names
 from sdvar_exp.config.overrides import Item, Known, choice_text, owners_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
-from sdvar_exp.config.schema import type_text
+from sdvar_exp.config.schema import stored, type_text
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import check_working_folder
 from sdvar_exp.words import did_you_mean
 
 CONFIG_NAME = "config"
 _one_at_a_time = threading.RLock()
+_process: dict[tuple[Any, ...], Tree | str] = {}  # compositions of conf/ alone
+MOST_KEPT = 500  # of them
 LEAVES = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "proposer", "sampling")
 
 
@@ -115,6 +119,16 @@ class Composer:
         return self._kept[key]
 
     def _compose(self, choices: tuple[str, ...]) -> Tree | str:
+        if self.extra or self.searchpath:
+            return self._compose_anew(choices)
+        key = (choices, _files(str(conf_folder())), stored())
+        if key not in _process:
+            if len(_process) >= MOST_KEPT:
+                _process.clear()
+            _process[key] = self._compose_anew(choices)
+        return _process[key]
+
+    def _compose_anew(self, choices: tuple[str, ...]) -> Tree | str:
         paths = [f"file://{self.extra}"] if self.extra else []
         paths += self.searchpath
         more = [f"hydra.searchpath=[{','.join(map(quoted, paths))}]"] if paths else []
@@ -187,6 +201,13 @@ class Composer:
                 if problem:
                     errors.append(problem)
         return tree
+
+
+def _files(folder: str) -> tuple[tuple[str, int, int], ...]:
+    """Path, time of change and size of every file in a folder and below."""
+    found = [(entry.path, entry.stat(), entry.is_dir()) for entry in os.scandir(folder)]
+    own = [(path, stat.st_mtime_ns, stat.st_size) for path, stat, is_folder in found if not is_folder]
+    return (*own, *(file for path, _, is_folder in found if is_folder for file in _files(path)))
 
 
 def apply(tree: Tree, item: Item) -> str | None:

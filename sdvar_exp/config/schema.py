@@ -269,6 +269,11 @@ def _store(group: str, name: str, cls: type, make: Callable[[], Any]) -> None:
         _stored[group, name] = cls
 
 
+def stored() -> frozenset[tuple[tuple[str, str], type]]:
+    """The class of every node that is stored, by group and name."""
+    return frozenset(_stored.items())
+
+
 def _back(hint: Any, value: Any) -> Any:
     """A value of a twin as the real class has it."""
     if _is_enum(hint) and isinstance(value, Enum):

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import nnls
 
 from sdvar_exp.decoding.records import Pass
 from sdvar_exp.pyramid import Pyramid
@@ -61,6 +60,8 @@ def fit(pyramid: Pyramid, measured: Sequence[tuple[Pass, int, float]]) -> ModelC
     x = np.array([features(pyramid, one, batch) for one, batch, _ in measured])
     y = np.array([ms for *_, ms in measured])
     scale = np.maximum(x.max(axis=0), 1.0)
+    from scipy.optimize import nnls  # half a second to import, for those who fit costs
+
     solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
     return ModelCost(*(solution / scale))
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 REPLICATES, SHARE = 40, 0.8
 FRECHET_PER_FEATURE = 10  # samples per feature; fewer make the covariance, and so the distance, mostly bias
@@ -215,9 +216,7 @@ def _estimate(value: float, n: int, again: list[tuple[int, float]], least: float
     The variance among subsamples of m of n, without replacement, is that of m new draws times (n-m)/n; a metric whose
     variance falls as 1/n therefore has at n the variance among subsamples times m/(n-m).
     """
-    from scipy.stats import t
-
     m = float(np.mean([size for size, _ in again]))
     error = np.std([x for _, x in again], ddof=1) * np.sqrt(m / (n - m))
-    reach = float(t.ppf(0.975, len(again) - 1) * error)
+    reach = float(special.stdtrit(len(again) - 1, 0.975) * error)
     return Estimate(n, value, max(value - reach, least), min(value + reach, most))

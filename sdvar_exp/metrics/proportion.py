@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sdvar_exp.metrics.statistics import Interval
 
@@ -34,7 +34,7 @@ def proportion_interval(hits: Sequence[bool], labels: Sequence[int], level: floa
         return Interval(0, None, None, None)
     share = float(x.mean())
     size = n / _variance_ratio(x, group)
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * size)) / (1 + z * z / size)
     reach = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
     return Interval(n, share, max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share)), "wilson")

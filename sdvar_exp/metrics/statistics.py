@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 BOOTSTRAP_FROM = 20  # units; below, a t interval
 MOST_STRATA = 50  # SciPy's jackknife takes time quadratic in strata; from 100 units on, a mean is normal enough for t
@@ -83,7 +83,7 @@ def mean_interval(values: Sequence[float], labels: Sequence[int], level: float =
     freedom = float(np.clip(parts.sum() ** 2 / (parts**2 / (own + 2)).sum() - 2, least, own.sum()))
     if freedom < LEAST_FREEDOM:
         return Interval(n, mean, float(x.min()), float(x.max()), "range")
-    reach = float(stats.t.ppf((1 + level) / 2, freedom))
+    reach = float(special.stdtrit(freedom, (1 + level) / 2))
     bounds = None
     if n >= BOOTSTRAP_FROM and len(strata) <= MOST_STRATA and reach < MOST_REACH:
         bounds = _bca(strata, weights, reach)
@@ -135,7 +135,7 @@ def identical_bound(identical: int, n: int, level: float = 0.95) -> float | None
     if n == 0:
         return None
     different = n - identical
-    return 1.0 if identical == 0 else float(stats.beta.ppf(level, different + 1, identical))
+    return 1.0 if identical == 0 else float(special.betaincinv(different + 1, identical, level))
 
 
 def _strata(values: Sequence[float], labels: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -165,6 +165,8 @@ def _mean(x: np.ndarray) -> float:
 
 def _bca(strata: list[np.ndarray], weights: np.ndarray, reach: float) -> tuple[float, float] | None:
     """BCa bounds at the normal level whose quantile is `reach`; None where BCa is not defined."""
+    from scipy import stats  # takes a second to import, and small studies need only its quantiles
+
     stretched = [s.mean() + math.sqrt(s.size / (s.size - 1)) * (s - s.mean()) for s in strata]
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -176,7 +178,7 @@ def _bca(strata: list[np.ndarray], weights: np.ndarray, reach: float) -> tuple[f
             stretched,
             statistic,
             n_resamples=RESAMPLES,
-            confidence_level=2 * float(stats.norm.cdf(reach)) - 1,
+            confidence_level=2 * float(special.ndtr(reach)) - 1,
             method="BCa",
             vectorized=True,
             rng=np.random.default_rng(_seed(strata)),

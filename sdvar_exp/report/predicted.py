@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 
 from sdvar_exp.report.source import Tables, true
 
@@ -86,5 +85,7 @@ def _fitted(cells: pd.DataFrame, without: Mapping[str, Any]) -> np.ndarray | Non
     if len(np.unique(x.round(3), axis=0)) < FEWEST - 1:
         return None
     scale = np.maximum(x.max(axis=0), 1e-12)
+    from scipy.optimize import nnls
+
     solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
     return solution / scale

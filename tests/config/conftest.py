@@ -9,24 +9,6 @@ from hydra.core.config_store import ConfigStore
 
 from sdvar_exp import registry
 from sdvar_exp.config import ConfigErrors, compose, schema
-from sdvar_exp.config.composing import Composer, Tree
-
-_kept: dict[tuple[str, ...], Tree | str] = {}
-
-
-@pytest.fixture(autouse=True)
-def _compositions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Hydra composed from conf/ alone serves all tests of a worker."""
-    compose_anew = Composer._compose
-
-    def kept(self: Composer, choices: tuple[str, ...]) -> Tree | str:
-        if self.extra is not None or self.searchpath:
-            return compose_anew(self, choices)
-        if choices not in _kept:
-            _kept[choices] = compose_anew(self, choices)
-        return _kept[choices]
-
-    monkeypatch.setattr(Composer, "_compose", kept)
 
 
 @pytest.fixture

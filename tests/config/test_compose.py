@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sdvar_exp.cell import Noise
-from sdvar_exp.config import compose
+from sdvar_exp.config import compose, composing
 from sdvar_exp.config.command import Command, load_entries
-from sdvar_exp.config.composing import Composer, started
+from sdvar_exp.config.composing import Composer, Tree, started
+from sdvar_exp.config.folder import conf_folder
 from sdvar_exp.config.overrides import Known, expand_all
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
@@ -358,3 +360,17 @@ def test_an_experiment_names_its_reference(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     plan = compose(["--config-dir", str(tmp_path), "experiment=mine", "cfg_schedule=off"])
     assert plan.reference is not None and plan.reference.cfg_schedule.params.cfg == 2.5 and plan.said
+
+
+def test_a_composition_serves_the_whole_process_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(conf_folder(), tmp_path / "conf")
+    monkeypatch.setattr(composing, "conf_folder", lambda: tmp_path / "conf")
+    load_entries(Command())
+    with started():
+        first = Composer()._compose(())
+        assert isinstance(first, Tree) and Composer()._compose(()) is first
+        Composer().base(()).cfg.mask = None  # a caller's own copy
+        root = tmp_path / "conf" / "config.yaml"
+        root.write_text(root.read_text().replace("batch: 1 ", "batch: 3 "))
+        anew = Composer()._compose(())
+    assert isinstance(anew, Tree) and (first.cfg.batch, anew.cfg.batch) == (1, 3) and first.cfg.mask is not None
