@@ -88,6 +88,36 @@ class Settings:
     objective: str | tuple[str, ...] | None = None
 
 
+FIRST_LOOK = 4
+"""Seeds of the first look of `seeds=until`: fewer know next to nothing of a label's spread."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """Seeds are added until each named quantity has its half-width in every cell, or there are `most` of them."""
+
+    widths: tuple[tuple[str, float], ...]
+    most: int = 64
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Seeds at each look: half as many more each time, the last are the most."""
+        out = [min(FIRST_LOOK, self.most)]
+        while out[-1] < self.most:
+            following = out[-1] + -(-out[-1] // 2)
+            out.append(following if 5 * following <= 4 * self.most else self.most)
+        return tuple(out)
+
+    @property
+    def timed(self) -> bool:
+        """Whether images are to be timed before a look."""
+        return any(name == "speedup" for name, _ in self.widths)
+
+    def __str__(self) -> str:
+        widths = ", ".join(f"{name} ± {width:g}" for name, width in self.widths)
+        return f"{widths} in every cell; looks after {', '.join(map(str, self.looks))} seeds"
+
+
 @dataclass(frozen=True)
 class PlannedCell:
     """A cell, its short name in tables, and the overrides that made it."""
@@ -109,7 +139,7 @@ class Plan:
     reference: the `sequential` cell that headline numbers compare with; None: each cell's own baseline. said: whether the
     command names it, else a study that has one keeps its own.
     only: (cell, label, seed) of the units to decode, where not all are asked for. shared: other processes may work on
-    the same study at once, as the parallel jobs of a Hydra launcher do.
+    the same study at once, as the parallel jobs of a Hydra launcher do. until: `seeds` are the most that there may be.
     """
 
     study: str
@@ -125,6 +155,7 @@ class Plan:
     shared: bool = False
     reference: Cell | None = None
     said: bool = False
+    until: Until | None = None
 
     def compared_with(self, cell: Cell) -> tuple[Cell, ...]:
         """What a cell is compared with: the reference, and behind it its own baseline, where that is another cell."""

@@ -20,6 +20,7 @@ from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.files import model_files
 from sdvar_exp.plan import Plan, PlannedCell
+from sdvar_exp.runner.running.until import present
 from sdvar_exp.runner.running.work import timings as missing_timings
 from sdvar_exp.store.manifest import refusal_of, settle_reference
 from sdvar_exp.store.state import LedgerState
@@ -65,13 +66,21 @@ def main(argv: list[str]) -> int:
     notice = kept_notice(plan.folder)
     plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
     plan = replace(plan, notices=(*plan.notices, *(f"`run` will refuse: {why}" for why in refusals(plan))))
+    until = plan.until
+    plan, look = present(plan) if until else (plan, "")
     left = whats_left(plan)
     if as_json:
-        print(json.dumps(as_dict(plan, left), indent=1, ensure_ascii=False))
+        more = {"until": {**dict(until.widths), "most": until.most, "looks": until.looks, "look": look}} if until else {}
+        print(json.dumps({**as_dict(plan, left), **more}, indent=1, ensure_ascii=False))
         return 0
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
     print(text(plan, left))
+    if until:
+        print(
+            f"seeds until {until}\n{look}"
+            + ("" if len(plan.seeds) < until.most else "; the counts are those of the most seeds")
+        )
     return 0
 
 

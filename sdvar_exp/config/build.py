@@ -28,9 +28,9 @@ from sdvar_exp.config.errors import ConfigErrors
 from sdvar_exp.config.folder import nearest_folder, user_path
 from sdvar_exp.config.names import short_names
 from sdvar_exp.config.overrides import Item, Known, expand_all
-from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, results_dir, settings_of, study_name, union
+from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, parse_until, results_dir, settings_of, study_name, union
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.plan import Plan, PlannedCell
+from sdvar_exp.plan import Plan, PlannedCell, Until
 from sdvar_exp.words import count
 
 UNITED = ("labels", "seeds")
@@ -68,8 +68,9 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     words = [*reference_words(master, work), *(word.lstrip("+").removeprefix(REFERENCE) for word in said)]
     reference = reference_of(master, {**context, **_unswept(cell_axes)}, words, work)
     labels = _labels(axes, master, work)
-    seeds = _seeds(axes, master, work)
     settings = settings_of(master, work.errors)
+    until = _until(master, settings.timing.units, work)
+    seeds = tuple(range(until.most)) if until else _seeds(axes, master, work)
     name = work.attempt("", study_name, master)
     where = work.attempt(Path(), results_dir, master.cfg)
     work.attempt(Path(), lambda: nearest_folder(where / name))
@@ -80,7 +81,10 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     _note_unread(cell_axes, made, work.notices)
     notices = tuple(work.notices)
     return Plan(
-        *(name, where, cells, labels, seeds, settings, argv, notices, work.design), reference=reference, said=bool(words)
+        *(name, where, cells, labels, seeds, settings, argv, notices, work.design),
+        reference=reference,
+        said=bool(words),
+        until=until,
     )
 
 
@@ -136,6 +140,16 @@ def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[i
     return union(
         work.attempt((), parse_labels, value, classes, model) for model, classes in work.models.items() for value in values
     )
+
+
+def _until(master: Tree, timed: int, work: Work) -> Until | None:
+    """What ends `seeds=until`; None for seeds that are named."""
+    value = plain(master.cfg, "until")
+    if plain(master.cfg, "seeds") == "until":
+        return work.attempt(None, parse_until, value, timed)
+    if value is not None:
+        work.notices.append("until=… has no effect: it ends seeds=until")
+    return None
 
 
 def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:

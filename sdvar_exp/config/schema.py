@@ -176,6 +176,7 @@ class Root:
     cells: Any = MISSING
     exclude: Any = MISSING
     objective: Any = MISSING
+    until: Any = MISSING
     reference: Any = MISSING
 
 

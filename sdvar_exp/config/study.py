@@ -14,8 +14,8 @@ from sdvar_exp.config.composing import Tree, plain, shown
 from sdvar_exp.config.folder import user_path
 from sdvar_exp.config.schema import LARGEST
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.metrics.quantities import OF_SETS, objectives
-from sdvar_exp.plan import EngineOptions, Settings, Timing, tracking_faults
+from sdvar_exp.metrics.quantities import OF_SETS, metrics, objectives
+from sdvar_exp.plan import FIRST_LOOK, EngineOptions, Settings, Timing, Until, tracking_faults
 from sdvar_exp.registry import written
 from sdvar_exp.words import choices_text, did_you_mean
 
@@ -68,10 +68,29 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
         )
         return tuple(range(value))
     good = isinstance(value, list) and bool(value) and all(is_int(v) for v in value)
-    require(good, f"seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got {shown(value)}")
+    require(good, f"seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, or until, got {shown(value)}")
     for seed in value:
         require(0 <= seed < SEED_LIMIT, f"a seed must lie in 0 … 2³²-1, got {seed}")
     return tuple(dict.fromkeys(value))
+
+
+def parse_until(value: Any, timed: int) -> Until:
+    """`{quantity: half-width, …, most: seeds}`. timed: units that are timed at all."""
+    form = "until must be {quantity: half-width, …, most: seeds}, e.g. until={pixel_mae:0.002,most:64}"
+    require(isinstance(value, dict) and any(key != "most" for key in value), f"seeds=until needs to know what for: {form}")
+    widths = {str(key): width for key, width in value.items() if key != "most"}
+    most = value.get("most", Until.most)
+    require(
+        is_int(most) and FIRST_LOOK <= most <= MOST_SEEDS,
+        f"until.most must be a number of seeds from {FIRST_LOOK} to {MOST_SEEDS}, got {shown(most)}",
+    )
+    known = [m.name for m in metrics() if m.summarised and m.average != "pooled" and (not m.timed or m.name == "speedup")]
+    for name, width in widths.items():
+        require(name in known, f"until: unknown quantity {name!r}{did_you_mean(name, known, choices_text(known))}")
+        good = isinstance(width, int | float) and not isinstance(width, bool) and 0 < width < math.inf
+        require(good, f"until.{name} must be a half-width > 0, got {shown(width)}")
+    require("speedup" not in widths or timed > 0, "until names speedup, which timing.units=0 does not measure")
+    return Until(tuple((name, float(width)) for name, width in widths.items()), most)
 
 
 def parse_images(value: Any) -> str | int:

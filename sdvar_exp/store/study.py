@@ -105,6 +105,10 @@ class Study:
         self._write_cells(plan)
         return self
 
+    def widen(self, plan: Plan) -> None:
+        """Add the units of a plan that goes further than the one that the study was opened with."""
+        self._write_cells(plan)
+
     def _write_cells(self, plan: Plan) -> None:
         """One process at a time, so that each cell gets a place of its own."""
         with exclusive(self.folder / "cells.lock"):

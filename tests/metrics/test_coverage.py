@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sdvar_exp.metrics import mean_interval, ratio_interval
+from sdvar_exp.metrics import mean_interval, ratio_interval, sequential
 from sdvar_exp.metrics import statistics as ours
 from sdvar_exp.metrics.proportion import proportion_interval
+from sdvar_exp.plan import Until
 
 TRIALS = 800
+SEQUENTIAL_TRIALS = 400
 NOISE = 2 * (0.05 * 0.95 / TRIALS) ** 0.5  # two standard errors of a simulated coverage
 DESIGNS = [(10, 2), (10, 5), (4, 3), (3, 8), (1, 30)]
 
@@ -100,3 +102,30 @@ def test_a_normal_interval_for_few_seeds_would_not_cover() -> None:
         error = np.sqrt((strata.var(axis=1, ddof=0) / 2).sum()) / 3
         covered += abs(values.mean() - truth) <= 1.96 * error
     assert covered / TRIALS < 0.9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("draw", "wanted"), [(difference, 0.003), (speedup, 0.04), (correlation, 0.03)])
+@pytest.mark.parametrize("labels", [1, 4])
+def test_the_interval_at_which_images_stop_covers(
+    draw: Draw, wanted: float, labels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`seeds=until`: images are added until the interval of a look is narrow enough, which is the one that is judged."""
+    monkeypatch.setattr(ours, "RESAMPLES", 999)
+    looks = Until((), 48).looks
+    levels = sequential.levels(looks)
+    rng = np.random.default_rng([labels, 7])
+    covered, stopped = 0, []
+    for _ in range(SEQUENTIAL_TRIALS):
+        values, truth = draw(rng, labels, looks[-1])
+        by_label = values.reshape(labels, looks[-1])
+        for seeds, level in zip(looks, levels, strict=True):
+            found = mean_interval(by_label[:, :seeds].ravel(), np.repeat(np.arange(labels), seeds), level)
+            assert found.mean is not None and found.low is not None and found.high is not None
+            if max(found.mean - found.low, found.high - found.mean) <= wanted:
+                break
+        stopped.append(seeds)
+        covered += found.low <= truth <= found.high
+    share = covered / SEQUENTIAL_TRIALS
+    assert share >= 0.95 - 2 * (0.05 * 0.95 / SEQUENTIAL_TRIALS) ** 0.5 - 0.01, (share, np.mean(stopped))
+    assert looks[0] < np.mean(stopped) < looks[-1], "the rule is at work"

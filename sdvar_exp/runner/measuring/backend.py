@@ -52,7 +52,7 @@ class ModelBackend:
 
     def begin(self, study: Study, attempts: Counter[UnitKey]) -> None:
         """See `Backend`."""
-        self._job = start_job(study, self.prepared, attempts)
+        self._job = start_job(study, replace(self.prepared, plan=self.plan), attempts)
 
     def share(self, group: Group) -> tuple[NoiseBook, float]:
         """Noise of a group, and what it took in milliseconds."""

@@ -101,7 +101,8 @@ class Backend(Protocol):
     threads: int
 
     def begin(self, study: Study, attempts: Counter[UnitKey]) -> None:
-        """Called once, before the first unit. attempts: failures of each unit so far; the caller keeps counting in it."""
+        """Called before the first unit, and again when `plan` was widened. attempts: failures of each unit so far; the caller
+        keeps counting in it."""
 
     def share(self, group: Group) -> Any:
         """What the tasks of a group share, such as noise; handed to `evaluate`."""

@@ -19,6 +19,7 @@ from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory, make_engine, wait_for_workers
 from sdvar_exp.runner.running.sweep import SHOWN_FAILURES, Sweep, attempts_of
+from sdvar_exp.runner.running.until import first, looks
 from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
@@ -45,7 +46,8 @@ def run_study(
     """
     with interruptible() as interrupt, ExitStack() as stack:
         try:
-            plan = settle_reference(plan)
+            plan = whole = settle_reference(plan)
+            plan = first(plan)
             engine = make_engine(plan.settings)
             factory = backend or stack.enter_context(models_of(load))
             made = factory(plan)
@@ -59,7 +61,7 @@ def run_study(
                 options = plan.settings.engine_options
                 sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study), joined=joined)
                 made.begin(study, sweep.attempts)
-                return _run(sweep, engine, launch)
+                return _run(sweep, engine, whole, launch)
         except KeyboardInterrupt:
             say(console, f"stopped; this goes on where it stopped: {command(plan)}")
             return TERMINATED if interrupt.number == signal.SIGTERM else INTERRUPTED
@@ -86,15 +88,14 @@ def models_of(load: Any = None) -> Iterator[Factory]:
         yield Models() if load is None else Models(load)
 
 
-def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
+def _run(sweep: Sweep, engine: Engine, whole: Plan, launch: Launch | None = None) -> int:
     study, backend, console = sweep.study, sweep.backend, sweep.console
     plan = backend.plan
     pending = groups(plan, study.done())
     for line in heading(study, backend, pending):
         say(console, line)
     if pending or backend.pending_timings():
-        study.append(session(backend))
-        keep_diff(study.folder)
+        begin(sweep)
     if launch:
         launch(launched(study, backend, pending))
     s = plan.settings
@@ -102,11 +103,15 @@ def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
     options = Options("none") if sweep.joined else resolve(said_on_command_line(plan.argv, files), files)
     follower = start_follower(study.folder, options, plugins=s.plugins)
     try:
-        if pending:
-            engine.run_units(sweep, pending)
+        for timed in looks(sweep, whole):
+            if pending := groups(backend.plan, study.done()):
+                begin(sweep)
+                engine.run_units(sweep, pending)
+            if timed:
+                time_images(sweep, engine)
+        plan = backend.plan
         backend.record_noise()
-        if not sweep.stopped and backend.pending_timings():
-            sweep.failed += engine.run_timing(sweep)
+        time_images(sweep, engine)
         if s.debug == "trace":
             sweep.failed += backend.trace(console)
         outcome = finish_aside(follower)
@@ -131,6 +136,21 @@ def _run(sweep: Sweep, engine: Engine, launch: Launch | None = None) -> int:
     elif sweep.failed:
         say(console, f"{sweep.failed} failed; try them again: {command(plan)}", "bold red")
     return FINE if sound and not sweep.failed else FAILED
+
+
+def begin(sweep: Sweep) -> None:
+    """Note in the ledger, once, that this process is about to add to it."""
+    if not sweep.begun:
+        sweep.begun = True
+        sweep.study.append(session(sweep.backend))
+        keep_diff(sweep.study.folder)
+
+
+def time_images(sweep: Sweep, engine: Engine) -> None:
+    """Time what is missing, unless the run was stopped."""
+    if not sweep.stopped and sweep.backend.pending_timings():
+        begin(sweep)
+        sweep.failed += engine.run_timing(sweep)
 
 
 def finish_aside(follower: Follower) -> Callable[[], Outcome]:
@@ -159,6 +179,8 @@ def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
         f"models {', '.join(backend.models)}; {backend.device}, "
         f"{plan.settings.dtype}, {count(backend.threads, 'thread')}{engine}; results in {shown(study.folder)}",
     ]
+    if plan.until:
+        lines.append(f"seeds until {plan.until}")
     if backend.added:
         lines.append(f"added to compare with: {', '.join(backend.added)}")
     return lines
@@ -174,6 +196,7 @@ def launched(study: Study, backend: Backend, pending: list[Group]) -> dict[str, 
         "command": command(plan),
         "cells": [{"cell": p.cell.id, "name": p.name} for p in plan.cells],
         "units": plan.rows,
+        **({"until": {**dict(plan.until.widths), "most": plan.until.most}} if plan.until else {}),
         "pending": sum(len(task.units) for group in pending for task in group.tasks),
         "models": list(backend.models),
         "device": backend.device,

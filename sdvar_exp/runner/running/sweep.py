@@ -41,7 +41,7 @@ class Sweep:
     """What an engine gets: an open study and what decodes for it.
 
     failed: units that failed for good in this run. stopped: why no more units are begun, or empty. joined: another process
-    has the study open, and follows it for W&B.
+    has the study open, and follows it for W&B. begun: the ledger knows of this process.
     """
 
     study: Study
@@ -54,6 +54,7 @@ class Sweep:
     failed: int = 0
     stopped: str = ""
     joined: bool = False
+    begun: bool = False
 
     def note_failures(self, lines: list[str], units: int) -> None:
         """Show failures, count the final ones, and stop the run where the options say so."""
