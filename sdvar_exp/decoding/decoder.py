@@ -140,7 +140,9 @@ class Decoder:
 
     def next_gamma(self, until: int, largest: int, drafted: Proposal | None = None) -> tuple[int, str]:
         """γ of the next round and the controller's reason, given the margins of what was drafted in it so far."""
-        margins = tuple(self._margins(drafted, i) for i in range(len(drafted))) if drafted else ()
+        if drafted is not None:  # waits for the device once for each stage
+            drafted.margins += [self._margins(drafted, i) for i in range(len(drafted.margins), len(drafted))]
+        margins = () if drafted is None else tuple(drafted.margins)
         context = controllers.GammaContext(self.committed, until, self.pyramid, tuple(self.rounds), margins)
         gamma, reason = controllers.next_gamma(self._declared("gamma", self.cell.gamma), context)
         return min(gamma, largest), reason

@@ -274,13 +274,15 @@ class Variants:
 class Proposal:
     """Stages drafted in one round: tokens (B, L_k), guided draft logits (B, L_k, V), f̂ after each (filled on demand).
 
-    variants: by place in the proposal, more candidates for a stage. swapped: place of the stage where one of them was taken.
+    margins: gaps of the draft's tokens by stage and image, for controllers that read them. variants: by place in the proposal,
+    more candidates for a stage. swapped: place of the stage where one of them was taken.
     """
 
     first: int
     tokens: list[torch.Tensor] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
     f_hats: list[torch.Tensor] = field(default_factory=list)
+    margins: list[tuple[tuple[float, ...], ...]] = field(default_factory=list)
     variants: dict[int, Variants] = field(default_factory=dict)
     swapped: int | None = None
 
