@@ -222,7 +222,7 @@ class Shard:
         study = Study(at.folder).attach(pickle.loads(self.packed.fingerprint))
         work: list[Group] = pickle.loads(self.work)
         done = study.done()
-        left = [replace(g, tasks=tuple(t for t in g.tasks if not done.issuperset(t.unit_keys))) for g in work]
+        left = [replace(g, tasks=tuple(t for t in g.tasks if not done >= set(t.unit_keys))) for g in work]
         options = replace(at.options, workers=at.options.workers_per_job)
         console = Screen(file=io.StringIO())
         with interruptible() as interrupt:
