@@ -6,12 +6,15 @@ Text is shown with its control characters escaped, and a reader who goes away, e
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from sdvar_exp.guest import visible
 
@@ -28,3 +31,11 @@ class Screen(Console):
         """The segments of something to print, their text `visible`; colours and cursor movements are rich's own."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
+
+
+class Faults(Screen):
+    """Shows only what went wrong: the lines that others show in red or yellow."""
+
+    def print(self, *objects: Any, **more: Any) -> None:
+        if any(isinstance(one, Text) and re.search("red|yellow", str(one.style)) for one in objects):
+            super().print(*objects, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,14 @@ def parser() -> Parser:
 
 def _own(known: Parser) -> Parser:
     """Add the options that choose a part of the plan, and concern nobody else."""
-    cell = "only these cells: id, name, pattern or key=value (strategy=test3), also as STUDY:CELL; may be repeated"
+    cell = (
+        "only these cells: numbers of plan's list (3,7-9), id, name, pattern or key=value (strategy=test3), also as "
+        "STUDY:CELL; CELL@LABEL,SEED is one image; may be repeated"
+    )
     known.add_argument("--only", action="append", nargs="?", const="", default=[], metavar="CELL", help=cell, source=cells)
     known.add_argument("--failed", action="store_true", help="only the units that failed before")
+    text = "print nothing but what went wrong, on standard error"
+    known.add_argument("--quiet", "-q", action="store_true", help=text)
     text = "records for machines on standard output: launch, failures, done; what people read goes to standard error"
     known.add_argument("--json", action="store_true", help=text)
     return known
@@ -62,18 +68,20 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
 
     plan = with_remarks(compose(asked.words))
     kept = kept_notice(plan.folder)
-    for notice in (*plan.notices, *([kept] if kept else [])):
+    for notice in () if asked.quiet else (*plan.notices, *([kept] if kept else [])):
         print(f"note: {notice}", file=sys.stderr)
     chosen = choose(plan, asked)
     if chosen is None:
-        print(f"nothing of this command failed in {plan.folder}", file=sys.stderr if launch else sys.stdout)
+        if not asked.quiet:
+            print(f"nothing of this command failed in {plan.folder}", file=sys.stderr if launch else sys.stdout)
         return 0
     check_machine(chosen)
     from sdvar_exp.runner import run_study
-    from sdvar_exp.screen import Screen
+    from sdvar_exp.screen import Faults, Screen
 
     chosen = replace(chosen, argv=tuple(argv))
-    return run_study(chosen, Screen(stderr=True), launch=launch) if launch else run_study(chosen, Screen())
+    screen = Faults(stderr=True, force_terminal=False) if asked.quiet else Screen(stderr=launch is not None)
+    return run_study(chosen, screen, launch=launch) if launch else run_study(chosen, screen)
 
 
 def sweep(asked: Choice) -> int:
@@ -110,32 +118,21 @@ class Choice:
     only: tuple[str, ...] = ()
     failed: bool = False
     json: bool = False
+    quiet: bool = False
 
 
 def read_choice(argv: Sequence[str]) -> Choice:
-    """Take `--only CELL`, `--failed` and `--json` out of a command line."""
+    """Take `--only CELL`, `--failed`, `--quiet` and `--json` out of a command line."""
     asked, words = _own(Parser(common=False, add_help=False, allow_abbrev=False)).parse_known_args(list(argv))
     if not all(asked.only):
         raise UserError("--only needs a cell: an id, a name, a pattern or key=value")
-    return Choice(tuple(words), tuple(asked.only), asked.failed, asked.json)
+    return Choice(tuple(words), tuple(asked.only), asked.failed, asked.json, asked.quiet)
 
 
 def choose(plan: Plan, asked: Choice) -> Plan | None:
     """The part of a plan that `--only` and `--failed` ask for; None where nothing failed."""
     if asked.only:
-        names = {p.cell.id: p.name for p in plan.cells}
-        configs = {p.cell.id: p.cell.as_dict() for p in plan.cells}
-        wanted: set[str] = set()
-        for word in asked.only:
-            place, cell = split_cell(word, plan.folder.parent)
-            if place and find_study(place, plan.folder.parent).resolve() != plan.folder.resolve():
-                raise UserError(f"--only {word}: this command is of the study {plan.study}; give study={Path(place).name}")
-            found = match_cells(cell, names, configs)
-            if not found:
-                hint = did_you_mean(word, [*names.values(), *names])
-                raise UserError(f"--only {word}: no cell of this command is meant{hint}; sdvar-exp plan lists them")
-            wanted |= set(found)
-        plan = replace(plan, cells=tuple(p for p in plan.cells if p.cell.id in wanted))
+        plan = chosen_by_name(plan, asked.only)
     if not asked.failed:
         return plan
     from sdvar_exp.store.state import LedgerState
@@ -148,7 +145,57 @@ def choose(plan: Plan, asked: Choice) -> Plan | None:
     if not cells:
         return None
     print(f"note: {count(len(units), 'unit')} that failed, of {count(len(cells), 'cell')}", file=sys.stderr)
-    return replace(plan, cells=cells, only=units)
+    units &= plan.only or units
+    return replace(plan, cells=cells, only=units, until=None)
+
+
+NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+IMAGE = re.compile(r"(.+)@(\d+),(\d+)")
+
+
+def chosen_by_name(plan: Plan, words: Sequence[str]) -> Plan:
+    """The cells that `--only` names; where it names single images, only these, and what they are compared with."""
+    names = {p.cell.id: p.name for p in plan.cells}
+    configs = {p.cell.id: p.cell.as_dict() for p in plan.cells}
+    wanted: set[str] = set()
+    units: set[tuple[str, int, int]] = set()
+    for word in words:
+        image = IMAGE.fullmatch(word)
+        place, cell = split_cell(image[1] if image else word, plan.folder.parent)
+        if place and find_study(place, plan.folder.parent).resolve() != plan.folder.resolve():
+            raise UserError(f"--only {word}: this command is of the study {plan.study}; give study={Path(place).name}")
+        found = match_cells(cell, names, configs) or numbered(cell, list(names))
+        if not found:
+            hint = did_you_mean(cell, [*names.values(), *names])
+            raise UserError(f"--only {word}: no cell of this command is meant{hint}; sdvar-exp plan lists them")
+        wanted |= set(found)
+        label, seed = (int(image[2]), int(image[3])) if image else (0, 0)
+        if image and (label not in plan.labels or seed not in plan.seeds):
+            raise UserError(
+                f"--only {word}: label {label}, seed {seed} is no image of this command; add it to labels and seeds"
+            )
+        units |= (
+            {(key, label, seed) for key in found} if image else {(key, u.label, u.seed) for key in found for u in plan.units}
+        )
+    cells = tuple(p for p in plan.cells if p.cell.id in wanted)
+    if not any(IMAGE.fullmatch(word) for word in words):
+        return replace(plan, cells=cells)
+    beside = {
+        (other.id, *key[1:]) for p in cells for other in plan.compared_with(p.cell) for key in units if key[0] == p.cell.id
+    }
+    return replace(plan, cells=cells, only=frozenset(units | beside), until=None)
+
+
+def numbered(word: str, cells: Sequence[str]) -> list[str]:
+    """The cells with these numbers, `3,7-9`, of the list that `plan` shows; none where a number is not in it."""
+    if not NUMBERS.fullmatch(word):
+        return []
+    spans = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in word.split(","))]
+    if any(not 1 <= first <= last <= len(cells) for first, last in spans):
+        raise UserError(
+            f"--only {word}: the cells of this command have the numbers 1 to {len(cells)}; sdvar-exp plan lists them"
+        )
+    return [cells[n - 1] for first, last in spans for n in range(first, last + 1)]
 
 
 def check_machine(plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -137,9 +138,18 @@ def _labels(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[i
     values = [item.value for item in axes["labels"]] if "labels" in axes else [plain(master.cfg, "labels")]
     if "all" in values and len(set(work.models.values())) > 1:
         work.errors.append(f"labels=all differs between {', '.join(work.models)}; list the labels")
+    _note_repeats("labels", values, work.notices)
     return union(
         work.attempt((), parse_labels, value, classes, model) for model, classes in work.models.items() for value in values
     )
+
+
+def _note_repeats(key: str, values: Sequence[Any], notices: list[str]) -> None:
+    """Labels and seeds that are named more than once."""
+    named = Counter(str(one) for value in values for one in (value if isinstance(value, list) else [value]))
+    if twice := [one for one, times in named.items() if times > 1]:
+        some = ", ".join(twice[:6]) + (", …" if len(twice) > 6 else "")
+        notices.append(f"{key}: {some} named more than once; a repetition is the same image and is decoded once")
 
 
 def _until(master: Tree, timed: int, work: Work) -> Until | None:
@@ -154,6 +164,8 @@ def _until(master: Tree, timed: int, work: Work) -> Until | None:
 
 def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[int, ...]:
     """Union over a sweep of `seeds`, in which a number is a seed; alone, a number n means the seeds 0 … n-1."""
+    values = [item.value for item in axes["seeds"]] if "seeds" in axes else [plain(master.cfg, "seeds")]
+    _note_repeats("seeds", [value for value in values if isinstance(value, list) or len(values) > 1], work.notices)
     if "seeds" not in axes:
         return work.attempt((), parse_seeds, plain(master.cfg, "seeds"))
     items = axes["seeds"]

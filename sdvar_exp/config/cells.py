@@ -79,7 +79,7 @@ class Work:
 def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str, Item], work: Work) -> list[Job]:
     """`hydra.sweeper.params`, each row of `cells`, the command line: what stands later here beats what stands before.
 
-    The design combines the swept values; the rules of `exclude` leave combinations out.
+    The design combines the swept values; the rules of `exclude` and `require` leave combinations out.
     """
     texts = [f"{key}={value}" for key, value in master.params.items()]
     swept = _cell_level(expand_all(texts, work.known, work.errors), work.errors)
@@ -91,7 +91,11 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     nothing: list[designs.Combination] = []
     arranged = [work.attempt(nothing, designs.DESIGNS[name], row) for row in rows]
     no_rules: list[designs.Rule] = []
-    rules = work.attempt(no_rules, lambda: designs.read_rules(plain(master.cfg, "exclude"), work.known))
+    rules = [
+        rule
+        for kind in designs.RULES
+        for rule in work.attempt(no_rules, designs.read_rules, kind, plain(master.cfg, kind), work.known)
+    ]
     if (size := sum(map(len, arranged))) > MOST_COMBINATIONS:
         work.errors.append(f"these are {size} combinations, more than {MOST_COMBINATIONS}: give several commands")
         return []
@@ -99,11 +103,13 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     work.composer.large = len(combinations) > LARGE
     offered = {group: {i.value for row in rows for i in row.get(group, ())} for group in registry.KINDS}
     made = [_job(combination, context, rules, offered, work) for combination in combinations]
-    work.notices += designs.notices(rules)
+    work.notices += [rule.notice() for rule in rules]
     good = [job for job in made if isinstance(job, Job)]
     _leave_out(good, [job for job in made if isinstance(job, Misfit)], rows, work)
     if rules and not work.errors and not good:
-        work.errors.append("exclude leaves out every combination; drop a rule")
+        kinds = list(dict.fromkeys(rule.kind for rule in rules))
+        leave = f"{kinds[0]} leaves" if len(kinds) == 1 else f"{' and '.join(kinds)} leave"
+        work.errors.append(f"{leave} out every combination; drop a rule")
     return good
 
 

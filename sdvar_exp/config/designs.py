@@ -15,6 +15,7 @@ from sdvar_exp.config.reading import SPELLINGS
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import choices_text, count, did_you_mean
 
+RULES = ("exclude", "require")
 Axes = Mapping[str, Sequence[Item]]
 Combination = dict[str, Item]
 
@@ -78,15 +79,22 @@ def describe(name: str, axes: Sequence[Axes]) -> str:
 
 @dataclass
 class Rule:
-    """Leaves out the combinations in which every key has one of its values. hits: how many it left out."""
+    """`exclude` leaves out the combinations in which every key has one of its values, `require` all others.
+
+    hits: how many it left out.
+    """
 
     wanted: Mapping[str, tuple[Any, ...]]
     reason: str
+    kind: str = "exclude"
     hits: int = field(default=0, compare=False)
 
-    def matches(self, items: Mapping[str, Item], tree: Tree | None) -> bool:
-        """Whether the rule holds; before composition (no tree) only from the overrides themselves."""
-        return all(self._has(key, values, items, tree) for key, values in self.wanted.items())
+    def leaves_out(self, items: Mapping[str, Item], tree: Tree | None) -> bool:
+        """Whether the rule leaves a combination out; before composition (no tree) only where its overrides say all."""
+        if tree is None and not self.wanted.keys() <= items.keys():
+            return False
+        held = all(self._has(key, values, items, tree) for key, values in self.wanted.items())
+        return held == (self.kind == "exclude")
 
     def _has(self, key: str, values: tuple[Any, ...], items: Mapping[str, Item], tree: Tree | None) -> bool:
         if key in items:
@@ -103,6 +111,14 @@ class Rule:
         """`strategy=test3 mask=no_prefix`."""
         return " ".join(f"{key}={','.join(map(str, values))}" for key, values in self.wanted.items())
 
+    def notice(self) -> str:
+        """What the rule left out, or that it did nothing."""
+        if not self.hits:
+            return f"{self.kind} {self.text}: {'no' if self.kind == 'exclude' else 'every'} combination has this"
+        return (
+            f"{count(self.hits, 'combination')} left out: {'' if self.kind == 'exclude' else 'not '}{self.text}: {self.reason}"
+        )
+
 
 def plainly(value: Any) -> Any:
     """A value to compare: enums by their value, quoted text as text."""
@@ -110,52 +126,43 @@ def plainly(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | None) else str(value)
 
 
-def read_rules(value: Any, known: Known) -> list[Rule]:
-    """The root key `exclude`: a list of {key: value or list of values, …, reason: text}; `UserError` for anything else."""
-    form = "exclude is a list of {key: value, …, reason: why}"
+def read_rules(kind: str, value: Any, known: Known) -> list[Rule]:
+    """The root keys `exclude` and `require`: lists of {key: value or list of values, …, reason: text}; else `UserError`."""
+    form = f"{kind} is a list of {{key: value, …, reason: why}}"
     if not isinstance(value, list) or not all(isinstance(rule, dict) for rule in value):
         raise UserError(f"{form}, not {shown(value)}")
     rules = []
     for rule in value:
         reason = rule.get("reason")
-        wanted = {(own := own_key(str(key))): _values(own, v, known) for key, v in rule.items() if key != "reason"}
+        wanted = {(own := own_key(str(key))): _values(kind, own, v, known) for key, v in rule.items() if key != "reason"}
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(f"{form}: {shown(rule)} says no reason")
         if not wanted:
             raise UserError(f"{form}: {shown(rule)} names no key")
         for key in wanted:
             if key.split(".")[0] not in (*CELL_GROUPS, "batch") or ("." in key and key not in known.parameters()):
-                raise UserError(f"exclude: unknown key {key!r} of a cell{known.suggest(key)}")
-        rules.append(Rule(wanted, reason.strip()))
+                raise UserError(f"{kind}: unknown key {key!r} of a cell{known.suggest(key)}")
+        rules.append(Rule(wanted, reason.strip(), kind))
     return rules
 
 
-def _values(key: str, value: Any, known: Known) -> tuple[Any, ...]:
+def _values(kind: str, key: str, value: Any, known: Known) -> tuple[Any, ...]:
     """The values that a rule names; of a group, the choices."""
     listed = value if isinstance(value, list) else [value]
-    return tuple(_choice(key, v, known) if key in CELL_GROUPS else plainly(v) for v in listed)
+    return tuple(_choice(kind, key, v, known) if key in CELL_GROUPS else plainly(v) for v in listed)
 
 
-def _choice(group: str, value: Any, known: Known) -> str:
+def _choice(kind: str, group: str, value: Any, known: Known) -> str:
     name = known.choice(group, value)
     if name is None:
         names, word = known.names(group), "null" if value is None else str(value)
-        raise UserError(f"exclude: unknown {group} {word!r}{did_you_mean(word, names) or '; ' + choices_text(names)}")
+        raise UserError(f"{kind}: unknown {group} {word!r}{did_you_mean(word, names) or '; ' + choices_text(names)}")
     return name
 
 
 def excluded(rules: Sequence[Rule], items: Mapping[str, Item], tree: Tree | None) -> bool:
     """Whether a rule leaves the combination out; the first that does counts it."""
-    rule = next((rule for rule in rules if rule.matches(items, tree)), None)
+    rule = next((rule for rule in rules if rule.leaves_out(items, tree)), None)
     if rule is not None:
         rule.hits += 1
     return rule is not None
-
-
-def notices(rules: Sequence[Rule]) -> list[str]:
-    """What the rules left out, and which did nothing."""
-    out = []
-    for rule in rules:
-        many = f"{count(rule.hits, 'combination')} left out"
-        out.append(f"{many}: {rule.text}: {rule.reason}" if rule.hits else f"exclude {rule.text}: no combination has this")
-    return out

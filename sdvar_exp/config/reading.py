@@ -2,7 +2,7 @@
 
 YAML 1.1, which PyYAML reads, takes a bare `off` for a truth value, `1e3` for a number and `null` for nothing. Here `on`,
 `off`, `yes` and `no` are text everywhere (keys that hold truth values take them as text), and where the name of a choice
-stands (a defaults list, `exclude`, `hydra.sweeper.params`) a word that is the name of one means it.
+stands (a defaults list, `exclude`, `require`, `hydra.sweeper.params`) a word that is the name of one means it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _mark(root: yaml.MappingNode, names: Names) -> None:
             for item in _items(value):
                 for group, choice in _pairs(item):
                     _as_name(choice, group.split(" ")[-1].partition("@")[0].lstrip("/"), names)
-        elif key == "exclude":
+        elif key in ("exclude", "require"):
             for rule in _items(value):
                 for group, choices in _pairs(rule):
                     for choice in _items(choices) or [choices]:

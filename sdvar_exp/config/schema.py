@@ -175,6 +175,7 @@ class Root:
     design: Any = MISSING
     cells: Any = MISSING
     exclude: Any = MISSING
+    require: Any = MISSING
     objective: Any = MISSING
     until: Any = MISSING
     reference: Any = MISSING

@@ -102,7 +102,13 @@ def test_what_was_timed_beside_another_process_is_left_to_time(study: dict[str, 
 
 @pytest.mark.parametrize(
     ("only", "strategies"),
-    [(["test3"], ["test3"]), (["strategy=draft_only"], ["draft_only"]), (["t*", "seq*"], ["sequential", "test3"])],
+    [
+        (["test3"], ["test3"]),
+        (["strategy=draft_only"], ["draft_only"]),
+        (["t*", "seq*"], ["sequential", "test3"]),
+        (["1,3"], ["sequential", "test3"]),
+        (["2-3"], ["draft_only", "test3"]),
+    ],
 )
 def test_only(only: list[str], strategies: list[str], runner: list[Plan], call: Call) -> None:
     words = [word for one in only for word in ("--only", one)]
@@ -110,6 +116,16 @@ def test_only(only: list[str], strategies: list[str], runner: list[Plan], call: 
     (plan,) = runner
     assert [p.cell.strategy.name for p in plan.cells] == strategies
     assert plan.argv == (*WORDS, *words), "the command that continues is the whole one"
+
+
+def test_only_single_images(runner: list[Plan], call: Call) -> None:
+    """With the images that they are compared with, or their rows would have no twin."""
+    assert "1  " in call("plan", *WORDS)[1].splitlines()[0]
+    assert call("run", *WORDS, "--only", "test3@3,1", "--only", "2@0,0", "--quiet") == (0, "", "")
+    (plan,) = runner
+    (sequential, draft_only, test3) = (p.cell.id for p in compose(WORDS).cells)
+    assert [p.cell.id for p in plan.cells] == [draft_only, test3]
+    assert plan.only == {(test3, 3, 1), (sequential, 3, 1), (draft_only, 0, 0), (sequential, 0, 0)}
 
 
 def test_a_cell_is_named_with_its_study(study: dict[str, str], runner: list[Plan], call: Call) -> None:
@@ -145,6 +161,8 @@ def test_only_what_failed(study: dict[str, str], runner: list[Plan], call: Call)
             ["--only", "test3 K=6"],
             "--only test3 K=6: no cell of this command is meant; did you mean 'test3 K=5'?; sdvar-exp plan lists them",
         ),
+        (["--only", "2-4"], "--only 2-4: the cells of this command have the numbers 1 to 3; sdvar-exp plan lists them"),
+        (["--only", "1@0,9"], "--only 1@0,9: label 0, seed 9 is no image of this command; add it to labels and seeds"),
         (["--only"], "--only needs a cell: an id, a name, a pattern or key=value"),
         (["--faild"], "unknown option --faild; did you mean '--failed'?"),
     ],

@@ -16,7 +16,8 @@ import pytest
 from rich.text import Text
 
 from sdvar_exp.guest import CONTROL, guarded, visible
-from sdvar_exp.screen import Screen
+from sdvar_exp.runner.running.progress import phase, say
+from sdvar_exp.screen import Faults, Screen
 from sdvar_exp.store import Study
 from tests.cli.conftest import make_study
 
@@ -155,3 +156,16 @@ def test_text_of_a_foreign_study_does_not_steer_the_terminal(
     code, out, err = call(*(word if word != "E" else cell.stem for word in words))
     assert code in (0, 1, 2) and (out or err) and not CONTROL.search(out + err)
     assert re.search(r"(?i)(u\+?00|x)1b", out + err) or words[0] not in ("status", "table", "logs"), "shown, not dropped"
+
+
+def test_quiet_shows_faults_alone() -> None:
+    out = io.StringIO()
+    console = Faults(file=out, width=80)
+    say(console, "all is well")
+    console.print()
+    console.print("a table")
+    say(console, "failed: this", "red")
+    say(console, "W&B: did not answer", "yellow")
+    with phase(console, "decode", 1) as step:
+        step()
+    assert out.getvalue() == "failed: this\nW&B: did not answer\n"

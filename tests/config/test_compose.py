@@ -27,6 +27,15 @@ ISSUE = [
 ]
 
 
+GOLDEN = {
+    "sequential": "5ceb980fabaa",
+    "draft_only": "06c36001ea9b",
+    "test3": "337e6a49b8bb",
+    "parallel_v1": "b9bfec50879f",
+    "model_schedule": "56f1e053592b",
+}
+
+
 def names(plan: Plan) -> list[str]:
     return [planned.name for planned in plan.cells]
 
@@ -177,6 +186,22 @@ def test_labels_all_follows_the_model() -> None:
 @pytest.mark.parametrize(("given", "seeds"), [("4", (0, 1, 2, 3)), ("[4]", (4,)), ("[5,0]", (5, 0)), ("1", (0,))])
 def test_seeds(given: str, seeds: tuple[int, ...]) -> None:
     assert compose([f"seeds={given}"]).seeds == seeds
+
+
+def test_repeated_labels_and_seeds_are_told() -> None:
+    plan = compose(["seeds=[0,0,5]", "labels=[3,0,3]"])
+    assert (plan.seeds, plan.labels) == ((0, 5), (3, 0))
+    assert plan.notices == (
+        "labels: 3 named more than once; a repetition is the same image and is decoded once",
+        "seeds: 0 named more than once; a repetition is the same image and is decoded once",
+    )
+    assert "seeds: 1 named more than once" in compose(["seeds=1,1"]).notices[0]
+
+
+def test_ids_of_cells_stay() -> None:
+    """Golden: an id names rows of every ledger that was ever written, so that a change of these orphans results."""
+    words = ["strategy=sequential,draft_only,test3,parallel_v1,model_schedule", "acceptance=exact", "mask=block_causal"]
+    assert {p.cell.strategy.name: p.cell.id for p in compose(words).cells} == GOLDEN
 
 
 def test_swept_seeds_are_united_and_explained() -> None:

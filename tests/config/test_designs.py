@@ -81,6 +81,13 @@ def test_a_rule_goes_by_overrides_and_by_what_they_mean() -> None:
         "1 combination left out: strategy=parallel_v1 mask=no_prefix: test3 only",
         "2 combinations left out: strategy=test3 acceptance.tau=0.5,0.6: b",
     )
+    required = ("{mask:block_causal,reason:trained}", "{strategy:[test3,parallel_v1],acceptance.tau:0.5,reason:c}")
+    plan = compose(["strategy=test3,parallel_v1", "mask=block_causal,no_prefix", f"require=[{','.join(required)}]"])
+    assert [p.cell.strategy.name for p in plan.cells] == ["test3", "parallel_v1"]
+    assert plan.notices == (
+        "2 combinations left out: not mask=block_causal: trained",
+        "require strategy=test3,parallel_v1 acceptance.tau=0.5: every combination has this",
+    )
 
 
 def test_a_rule_that_does_nothing_is_told() -> None:
@@ -119,6 +126,12 @@ def test_a_rule_that_does_nothing_is_told() -> None:
             "exclude: unknown key 'acceptance.tua' of a cell; did you mean 'acceptance.tau'?",
         ),
         (["exclude=[{batch:1,reason:a}]"], "exclude leaves out every combination; drop a rule"),
+        (["require=[{batch:2,reason:a}]"], "require leaves out every combination; drop a rule"),
+        (["require=[{mask:blok_causal,reason:a}]"], "require: unknown mask 'blok_causal'; did you mean 'block_causal'?"),
+        (
+            ["require=[{mask:block_causal}]"],
+            "require is a list of {key: value, …, reason: why}: {'mask': 'block_causal'} says no reason",
+        ),
     ],
 )
 def test_mistakes(lines: Callable[..., list[str]], argv: list[str], line: str) -> None:

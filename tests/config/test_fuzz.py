@@ -34,7 +34,7 @@ ROOT = (
     "stage_images",
     "timing.units",
 )
-ROOT += ("timing.repeats", "timing", "plugins", "allow_mixed", "cells", "exclude", "objective")
+ROOT += ("timing.repeats", "timing", "plugins", "allow_mixed", "cells", "exclude", "require", "objective")
 HYDRA = ("hydra.searchpath", "hydra/sweeper", "hydra/launcher", "hydra.run.dir", "hydra.verbose", "hydra.mode", "hydra")
 HYDRA += ("hydra.sweeper.params", "hydra.sweeper.n_jobs", "hydra.launcher.x", "hydra.job.name", "hydra/launcher@_global_")
 NO_KEYS = (
@@ -150,7 +150,7 @@ class Words:
             return self.rng.choice(self.names[key])
         if key == "cells":
             return f"[[{self.word()!r}],[{self.word()!r},{self.word()!r}]]"
-        if key == "exclude":
+        if key in ("exclude", "require"):
             return f"[{{{self.rng.choice(self.keys['parameter'])}:{self.value(key, 3)},reason:why}}]"
         return self.rng.choice(("1", "2", "0.5", "x", "cpu", "float32", "[0,3]", "true", "correct", "[a]"))
 
