@@ -24,7 +24,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and all tests but the long ones
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not long"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not long"
 
 test-full: setup ## The long tests
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m long

@@ -182,7 +182,8 @@ def _find(kind: str) -> None:
 
 def get(kind: str, name: str) -> Entry:
     """The entry `kind`=`name`; `UserError` naming the choices if there is none."""
-    _find(kind)
+    if (kind, name) not in _entries:
+        _find(kind)
     try:
         return _entries[kind, name]
     except KeyError:

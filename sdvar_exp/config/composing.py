@@ -2,8 +2,8 @@
 
 Values are applied to the composed tree exactly as Hydra applies them (after all files, in order). A composition takes
 a tenth of a second, so compositions are kept by their choices (those of conf/ alone for the whole process, until a file or
-an entry changes), and in large sweeps the nodes of self-contained groups are composed once each and put together
-(`Composer.assembled`).
+an entry changes), and in large sweeps and busy processes the nodes of self-contained groups are composed once each and put
+together (`Composer.assembled`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ CONFIG_NAME = "config"
 _one_at_a_time = threading.RLock()
 _process: dict[tuple[Any, ...], Tree | str] = {}  # compositions of conf/ alone
 MOST_KEPT = 500  # of them
+MANY = 20  # compositions of a process; one that has made so many is to make more
 LEAVES = ("model", "mask", "cfg_schedule", "acceptance", "gamma", "proposer", "sampling")
 
 
@@ -105,7 +106,7 @@ class Composer:
     def base(self, choices: Iterable[str]) -> Tree:
         """A fresh tree with these group choices (`group=option`); raises `UserError`."""
         key = tuple(choices)
-        tree = self.assembled(key) if self.large else None
+        tree = self.assembled(key) if self.large or len(_process) > MANY else None
         if tree is not None:
             return tree
         kept = self._composed(key)

@@ -57,22 +57,26 @@ def header(path: Path) -> str:
 
 def options(group: str, extra: Path | None = None) -> list[Option]:
     """All choices of a group: yaml files of both folders, then registered entries that have none; none of another word."""
-    found: dict[str, Option] = {}
-    for folder in (conf_folder(), extra):
-        if folder is None or group not in GROUPS:
-            continue
-        for path in sorted(path for path in (folder / group).glob("*.yaml") if path.is_file()):
-            found.setdefault(path.stem, Option(group, path.stem, header(path)))
-    if group in registry.KINDS:
-        for name in registry.names(group):
-            doc = registry.get(group, name).doc
-            found[name] = Option(group, name, doc or (found[name].doc if name in found else ""))
-    return [found[name] for name in sorted(found)]
+    files = _files(group, extra)
+    docs = {name: registry.get(group, name).doc for name in _registered(group)}
+    return [
+        Option(group, name, docs.get(name) or (header(files[name]) if name in files else "")) for name in names(group, extra)
+    ]
 
 
 def names(group: str, extra: Path | None = None) -> list[str]:
     """Names of all choices of a group."""
-    return [option.name for option in options(group, extra)]
+    return sorted({*_files(group, extra), *_registered(group)})
+
+
+def _files(group: str, extra: Path | None) -> dict[str, Path]:
+    """The yaml of each choice that has one, the packaged one first."""
+    folders = [folder / group for folder in (extra, conf_folder()) if folder is not None and group in GROUPS]
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml") if path.is_file()}
+
+
+def _registered(group: str) -> list[str]:
+    return registry.names(group) if group in registry.KINDS else []
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import random
 import re
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from sdvar_exp import registry
+from sdvar_exp import registry, runner
 from sdvar_exp.cli import main
 from sdvar_exp.config import folder
 from sdvar_exp.config.overrides import Known
@@ -189,9 +186,7 @@ class Words:
 @pytest.fixture
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run` decodes nothing."""
-    fake: Any = ModuleType("sdvar_exp.runner")
-    fake.run_study = lambda plan, console: 0
-    monkeypatch.setitem(sys.modules, "sdvar_exp.runner", fake)
+    monkeypatch.setattr(runner, "run_study", lambda plan, console: 0)
 
 
 def answer(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
