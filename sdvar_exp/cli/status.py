@@ -6,12 +6,15 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.plan import Timing
 from sdvar_exp.words import count, roughly
 
 FAILED = 1
@@ -70,12 +73,14 @@ def state_of(folder: Path) -> dict[str, Any]:
                 "failed": failed[cell],
                 "pending": pending,
                 "timings": timings[cell],
+                "timings_planned": _timings(about, len(planned)),
             }
         )
     found = holder_of(folder / "lock")
     lock: dict[str, Any] = {"state": "free"} if found is None else {"state": "live" if found[1] else "stale", **found[0]}
     rate = ledger.unit_seconds()
     pending = sum(c["pending"] for c in cells)
+    untimed = sum(max(0, c["timings_planned"] - c["timings"]) for c in cells)
     return {
         "study": manifest.get("study", folder.name),
         "folder": str(folder),
@@ -88,11 +93,20 @@ def state_of(folder: Path) -> dict[str, Any]:
         "ledger": not is_kept(folder),
         "last_record_s_ago": None if ledger.last is None else max(0, time.time() - ledger.last),
         "seconds_left": None if rate is None else rate[0] * pending,
+        "untimed": untimed,
+        "timing_seconds_left": None if (each := ledger.timing_seconds()) is None else each * untimed,
         "damage": ledger.damage,
         "jobs": jobs_of(folder),
         "refused": refusal_today(folder),
         "cells": cells,
     }
+
+
+def _timings(about: Mapping[str, Any], planned: int) -> int:
+    """How many timings a cell is to have at least: of its first images, so often each."""
+    asked = about.get("timing", {})
+    timing = replace(Timing(), **{name: asked[name] for name in ("units", "repeats") if name in asked})
+    return timing.batches(planned, int(about["config"].get("batch", 1))) * timing.repeats
 
 
 def jobs_of(folder: Path) -> list[str]:

@@ -38,11 +38,12 @@ def drawn() -> list[Metric]:
 def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.DataFrame:
     """One row per change of a factor and metric, columns `COLUMNS`; effects of ratios are ratios, of the rest differences.
 
-    Each factor is changed from its reference: the value that most others can be compared with, of equals the first or the
-    smallest. The baseline is in no pair: every cell is compared with it anyway. most: of a factor with more changes than this,
-    so many are computed, evenly spread over its values; `attrs["changes"]` of the table counts all.
+    Each factor is changed from the value that the study's reference has; where the reference lacks it, from the value that
+    most others can be compared with, of equals the first or the smallest. The reference's own speed-up is 1 by definition,
+    whatever its A/A timing gave. most: of a factor with more changes than this, so many are computed, evenly spread over its
+    values; `attrs["changes"]` of the table counts all.
     """
-    configs = _configs(tables)
+    configs, reference = _configs(tables)
     changes: dict[str, dict[tuple[Level, Level], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     varying = _varying(configs)
     met: dict[Level, float] = {}  # numbers go upwards, other values in the order in which they are met
@@ -57,26 +58,48 @@ def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.
         if len(configs)
         else {}
     )
-    rows = [row for factor, found in changes.items() for row in _rows(factor, found, samples, level, most)]
+    if reference in samples and (speed := headline("speed").name) in samples[reference]:
+        samples[reference] = samples[reference].assign(**{speed: samples[reference][speed].where(lambda s: s.isna(), 1.0)})
+    own = configs.get(reference, {})
+    chosen = {factor: _from_reference(found, _level_of(own, factor, varying)) for factor, found in changes.items()}
+    rows = [row for factor, found in changes.items() for row in _rows(factor, found, chosen[factor], samples, level, most)]
     out = pd.DataFrame(rows, columns=list(COLUMNS))
-    out.attrs["changes"] = sum(len(_from_reference(found)) for found in changes.values())
+    out.attrs["changes"] = sum(map(len, chosen.values()))
     for m in drawn():
         own = out["metric"] == m.name
         out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
     return out
 
 
-def _configs(tables: Tables) -> dict[str, Config]:
+def _configs(tables: Tables) -> tuple[dict[str, Config], str]:
+    """Configurations of the cells that have rows, in plan order, and the id of the reference, empty where there are several:
+    then each cell is compared with its own, and a pair of references says nothing.
+    """
     runs = tables.runs
     if "config" not in runs or "cell" not in tables.samples:
-        return {}
-    there = set(tables.samples["cell"])
+        return {}, ""
+    there, references = set(tables.samples["cell"]), set(runs["baseline"])
+    reference = next(iter(references)) if len(references) == 1 else ""
     ordered = runs.sort_values("order", kind="stable").to_dict("records")
-    return {
+    configs = {
         r["cell"]: json.loads(r["config"])
         for r in ordered
-        if r["cell"] in there and r["cell"] != r["baseline"] and isinstance(r["config"], str)
+        if r["cell"] in there and (reference or r["cell"] not in references) and isinstance(r["config"], str)
     }
+    return configs, reference
+
+
+def _level_of(config: Config, factor: str, varying: Mapping[tuple[str, str], set[str]]) -> Level | None:
+    """The level of a factor in a configuration; None where it has no such factor."""
+    group, dot, key = factor.partition(".")
+    choice = config.get(group)
+    if choice is None or (dot and (not isinstance(choice, Mapping) or key not in choice)):
+        return None
+    if group == "strategy" and not dot:
+        return factor, choice["name"], None
+    if isinstance(choice, Mapping) and not dot:
+        return factor, _text(group, choice, varying), None
+    return _level(factor, choice[key] if dot else choice)
 
 
 def _varying(configs: Mapping[str, Config]) -> dict[tuple[str, str], set[str]]:
@@ -124,24 +147,24 @@ def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str
     return choice["name"] + (f"({', '.join(shown)})" if shown else "")
 
 
-def _from_reference(found: Mapping[tuple[Level, Level], list[tuple[str, str]]]) -> list[tuple[Level, Level]]:
-    """Changes from or to the value that most others can be compared with; it comes first in none that is `flipped`."""
+def _from_reference(found: Mapping[tuple[Level, Level], list[tuple[str, str]]], own: Level | None) -> list[tuple[Level, Level]]:
+    """Changes from `own`, the reference's value, or, where no cell can be compared with that, from the value that most can."""
     partners: dict[Level, int] = defaultdict(int)
     for a, b in found:
         partners[a] += 1
         partners[b] += 1
-    reference = max(partners, key=lambda one: partners[one])  # the first of equals
-    return [(b, a) if b == reference else (a, b) for a, b in found if reference in (a, b)]
+    start = own if own in partners else max(partners, key=lambda one: partners[one])  # the first of equals
+    return [(b, a) if b == start else (a, b) for a, b in found if start in (a, b)]
 
 
 def _rows(
     factor: str,
     found: Mapping[tuple[Level, Level], list[tuple[str, str]]],
+    chosen: list[tuple[Level, Level]],
     samples: Mapping[str, pd.DataFrame],
     level: float,
     most: int | None,
 ) -> list[dict[str, Any]]:
-    chosen = _from_reference(found)
     if most is not None and len(chosen) > most:
         chosen = [chosen[i] for i in spread(range(len(chosen)), most)]
     rows = []

@@ -17,13 +17,15 @@ from matplotlib.figure import Figure
 
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
+from sdvar_exp.report.classes import classes_of
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import size_of
 from sdvar_exp.report.source import Tables, read_tables, with_rates
 from sdvar_exp.report.style import KINDS, Drawn, data_hash, save, styled
 from sdvar_exp.report.summary import summarise
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.words import choices_text, did_you_mean
+from sdvar_exp.store.ledger import LedgerReader
+from sdvar_exp.words import choices_text, count, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ def draw_figures(material: Material, only: Sequence[str] = ()) -> Iterator[tuple
         with styled(material.size.rc):
             try:
                 for drawn in _pages(entry, material):
-                    yield entry.name, drawn
+                    yield entry.name, replace(drawn, made=material.made)
             except Skipped as reason:
                 yield entry.name, str(reason)
             except Exception as error:
@@ -218,12 +220,41 @@ def _material(
     numbered = numbered.assign(number=range(1, len(numbered) + 1))
     quality = place.parent / "tables" / "quality.parquet"
     found = pd.read_parquet(quality) if quality.is_file() else pd.DataFrame()
-    return Material(tables, numbered, place, size_of(venue), found, profile), folder  # type: ignore[arg-type]
+    known = Material(tables, numbered, place, size_of(venue), found, profile)  # type: ignore[arg-type]
+    return replace(known, classes=classes_of(place.parent, tables.runs), made=made_on(place.parent, tables.runs)), folder  # type: ignore[union-attr]
 
 
 def material_of(folder: Path, venue: str | None = None, profile: str | None = None, every: bool = False) -> Material:
     """What the figures of a study are made from."""
     return replace(_material(folder, folder / "figures", None, None, venue, profile)[0], every=every)
+
+
+def made_on(folder: Path, runs: pd.DataFrame) -> str:
+    """Study, commit and hardware in a line, as far as its sessions say; else the digest of the code that decoded it."""
+    if not {"study", "code", "device_kind", "dtype", "threads"} <= set(runs) or runs.empty:
+        return ""
+    first = runs.iloc[0]
+    commits: list[str] = []
+    machines: list[str] = []
+    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
+        if body.get("type") != "session":
+            continue
+        git, hardware = body.get("git") or {}, body.get("hardware") or {}
+        commits += [f"{str(git['commit'])[:10]}{' with changes' if git.get('dirty') else ''}"] if git.get("commit") else []
+        gpus = [str(gpu).partition(",")[0] for gpu in hardware.get("gpus") or ()] if first["device_kind"] != "cpu" else []
+        machines += [" ".join(str(gpus[0] if gpus else hardware.get("processor") or "").split())]
+    code = f"commit {_several(commits)}" if commits else f"code {first['code']}"
+    threads = (
+        f", {count(int(first['threads']), 'thread')}" if first["device_kind"] == "cpu" and pd.notna(first["threads"]) else ""
+    )
+    machine = _several([m for m in machines if m]) or str(first["device_kind"])
+    return f"study {first['study']} · {code} · {machine}, {first['dtype']}{threads}"
+
+
+def _several(words: Sequence[str]) -> str:
+    """The last of the words and how many others there are, e.g. `b and 1 other`."""
+    found = list(dict.fromkeys(words))
+    return f"{found[-1]} and {count(len(found) - 1, 'other')}" if len(found) > 1 else "".join(found)
 
 
 def _command(tables: Tables, venue: str | None = None, profile: str | None = None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.metrics.quantities import headline
+from sdvar_exp.report.classes import Classes
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.soundness import front
 from sdvar_exp.report.source import Tables, numbers, pareto
@@ -24,7 +25,8 @@ class Material:
     """tables: of a study. summary: of `summarise`, with a column `number` from 1 on. images: folder of the picture files.
 
     quality: of `quality_table`, empty where it was not made. profile: a cost profile, or None to fit one. every: figures of
-    many panels draw all cells, not the most telling ones.
+    many panels draw all cells, not the most telling ones. classes: names of labels. made: study, commit and hardware, for the
+    line below each figure.
     """
 
     tables: Tables
@@ -34,6 +36,8 @@ class Material:
     quality: pd.DataFrame = field(default_factory=pd.DataFrame)
     profile: str | None = None
     every: bool = False
+    classes: Classes = field(default_factory=Classes)
+    made: str = ""
 
     def telling(self, cells: Sequence[str], most: int) -> list[str]:
         """At most so many of the cells, in their order, unless `every` is set.

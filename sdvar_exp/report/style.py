@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +19,36 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from sdvar_exp.store.files import atomic_write
 
 INK = "#222222"
 MUTED = "#6b6b6b"
 GRID = "#dddddd"
+UNSOUND = "#a4a4a4"
+"""Times that were shown not to be sound."""
 
 # Okabe and Ito, "Color universal design", 2008, without yellow, which is too light for lines on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ON_DARK, ON_LIGHT = "#fdfdfd", "#202020"
+"""Ink on a coloured field, which is the same on light and dark paper."""
+DARK = {
+    "#ffffff": "#14171b",
+    INK: "#e6e9ed",
+    MUTED: "#a0a9b4",
+    GRID: "#343b44",
+    "#eeeeee": "#262b31",
+    "#888888": "#7d8793",
+    "#000000": "#f4f6f8",
+    "#0072b2": "#3d94dc",
+    "#d55e00": "#f0812e",
+    "#009e73": "#25b98d",
+}
+"""What becomes of colours on dark paper; others are legible on both."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 STRATEGIES = ("parallel_v1", "dynamic_gamma", "test3", "hybrid", "collaborative", "draft_only", "sequential")
 
@@ -37,6 +57,7 @@ RC: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
+    "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
@@ -77,13 +98,21 @@ def styled(rc: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the name of its files and the hash of the data that it shows. caption: what a reader must know, with n."""
+    """A figure, the name of its files and the hash of the data that it shows.
+
+    caption: what a reader must know, with n. made: study, commit and hardware, written small below the figure.
+    """
 
     name: str
     title: str
     figure: Figure
     data_hash: str
     caption: str = ""
+    made: str = ""
+
+
+FOOT = 0.13
+"""Inches below a figure for the line that says how it was made."""
 
 
 def save(drawn: Drawn, folder: Path, command: str) -> list[Path]:
@@ -111,8 +140,37 @@ def rendered(drawn: Drawn, kind: str, command: str) -> bytes:
     buffer = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # it is drawn as a box
-        drawn.figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        drawn.figure.savefig(buffer, format=kind, metadata=metadata[kind], bbox_inches=_with_foot(drawn))
     return buffer.getvalue()
+
+
+def _with_foot(drawn: Drawn) -> Bbox | None:
+    """The figure's area with room for `made` below, where it is written once; None where it says nothing."""
+    figure = drawn.figure
+    if not drawn.made:
+        return None
+    if not any(text.get_gid() == "made" for text in figure.texts):
+        width = int(figure.get_figwidth() / 0.036)
+        text = textwrap.shorten(drawn.made, width, placeholder=" …")
+        across, tall = figure.get_size_inches()  # in shares of the figure, which alone move with the area that is saved
+        below = figure.text(0.05 / across, -0.02 / tall, text, gid="made", va="top", fontsize=4.8, color=MUTED)
+        below.set_in_layout(False)
+    return Bbox.from_extents(0, -FOOT, *figure.get_size_inches())
+
+
+def dark(svg: bytes) -> bytes:
+    """The picture with a style of its own for readers who prefer dark: the same lines in `DARK`, images untouched."""
+    rules = [f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}' for old, new in DARK.items() for kind in ("fill", "stroke")]
+    rules.append(f"svg{{fill:{DARK['#000000']}}}")  # black is what matplotlib leaves unsaid
+    style = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
+    head = re.search(rb"<svg\b[^>]*>", svg)
+    return svg if head is None else svg[: head.end()] + style.encode() + svg[head.end() :]
+
+
+def beside(axis: Axes, y: float, text: str) -> None:
+    """A row's number at the right of its axis, in a column with those of other rows, clear of bars and whiskers."""
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (27, 0), "textcoords": "offset points"}
+    axis.annotate(text, (1, y), ha="right", va="center", fontsize=6.5, annotation_clip=False, **place)
 
 
 def data_hash(frame: pd.DataFrame, *files: Path) -> str:

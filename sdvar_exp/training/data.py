@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from sdvar_exp.errors import UserError
 
-CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdvar_exp.models.classifier import SIDE
+from sdvar_exp.report.classes import FASHION_MNIST, Classes
 from sdvar_exp.report.style import INK, MUTED, PALETTE, styled
 from sdvar_exp.training.classifier import images_of
-from sdvar_exp.training.data import CLASSES
 
 GAP = 2  # pixels between tiles
 TILE, BREAK = SIDE + GAP, 4 * GAP  # pixels of a tile with its gap, and of the gap between groups
@@ -83,7 +83,7 @@ def _draw_mosaic(tiles: list[list[np.ndarray | None]], heads: list[tuple[float, 
             axis.text(
                 -0.01,
                 1 - (row + 0.5) * step,
-                CLASSES[int(y)] if int(y) < len(CLASSES) else str(y),
+                Classes(FASHION_MNIST).of(int(y)),
                 fontsize=7,
                 transform=axis.transAxes,
                 ha="right",

@@ -42,9 +42,16 @@ def test_a_change_of_one_factor_is_a_paired_difference(study):
     assert speed["effect"] == pytest.approx(1.63 / 1.62, abs=0.05)
 
 
-def test_the_baseline_and_double_changes_are_in_no_pair(study):
+def test_changes_start_at_the_reference_and_double_changes_are_in_no_pair(study):
     table = effects(study)
-    assert not table["change"].str.contains("sequential").any()
+    assert all(change.startswith("sequential → ") for change in table.loc[table["factor"] == "strategy", "change"])
+    found = row(table, "sequential → draft_only", "pixel_mae")
+    assert found["effect"] == pytest.approx(summarise(study).set_index("name").loc["draft_only", "pixel_mae"])
+    noisy = replace(study, samples=study.samples.assign(speedup=study.samples["speedup"]))
+    own = noisy.samples["cell"] == study.ids["sequential"]
+    noisy.samples.loc[own, "speedup"] = 7.0
+    change = ("sequential → draft_only", "speedup")
+    assert row(effects(noisy), *change)["effect"] == row(table, *change)["effect"], "the reference's speed-up is 1"
     # parallel_v1 γ=2 exact and γ=3 match_rate differ in two factors; γ=3 and aimd at another τ too
     assert set(table["factor"]) == {"mask", "strategy"}
 
@@ -91,6 +98,21 @@ def test_a_change_has_one_row_whatever_the_order_of_its_cells():
     table = effects(small([one, handed, other], [0.1, 0.2, 0.4]))
     assert not table.duplicated(["factor", "change", "metric"]).any()
     assert row(table, "parallel_v1 → test3", "pixel_mae")["pairs"] == 2
+
+
+def test_a_value_of_the_reference_comes_first_whatever_the_order():
+    """`off` is met first and has as many partners; the reference has `linear`."""
+    configs = [
+        {"strategy": {"name": name}, "cfg_schedule": {"name": schedule}}
+        for name, schedule in (("draft_only", "off"), ("draft_only", "linear"), ("sequential", "linear"), ("sequential", "off"))
+    ]
+    study = small(configs, [0.3, 0.2, 0.0, 0.1])
+    study.runs["baseline"] = "c2"
+    table = effects(study)
+    assert set(table["change"]) == {"linear → off", "sequential → draft_only"}
+    assert row(table, "linear → off", "pixel_mae")["pairs"] == 2
+    study.runs["baseline"] = ["c1", "c1", "c2", "c3"]  # each cell has a reference of its own: pairs of these say nothing
+    assert effects(study).empty
 
 
 def test_the_loop_under_another_name_is_the_same_loop():

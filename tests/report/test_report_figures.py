@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -17,11 +18,13 @@ from PIL import Image
 
 from sdvar_exp import registry
 from sdvar_exp.report import summarise, write_figures
-from sdvar_exp.report.figures import draw_figures
+from sdvar_exp.report.classes import classes_of
+from sdvar_exp.report.figures import draw_figures, made_on
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material
 from sdvar_exp.report.plots import acceptance, calls, images, tradeoff
-from sdvar_exp.report.style import PALETTE, Drawn, data_hash, look, styled, wrapped
+from sdvar_exp.report.style import FOOT, INK, PALETTE, UNSOUND, Drawn, dark, data_hash, look, rendered, styled, wrapped
+from sdvar_exp.store.ledger import LedgerWriter
 
 NAMES = [
     "speedup-vs-pixel-difference", "speedup-vs-frechet-distance", "target-calls-and-token-forwards", "acceptance-by-stage",
@@ -148,6 +151,72 @@ def test_calls_show_means_of_the_summary(summary):
     assert data.loc[4, "target_token_forwards"] == summary.loc[4, "target_token_forwards"]
 
 
+def test_numbers_stand_in_a_column_beside_the_bars(summary):
+    """Whatever the whiskers: they end within the axes, the numbers begin behind them."""
+    wide = summary.assign(target_calls_high=summary["target_calls"] + 40 * (summary["number"] == 8))
+    with styled():
+        drawn = calls.figure(calls.frame(wide))
+        drawn.figure.canvas.draw()
+    axis = drawn.figure.axes[0]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == [f"{v:.1f}" for v in calls.frame(wide)["target_calls"]]
+    assert all(box.x0 > axis.get_window_extent().x1 for box in boxes) and len({round(box.x1) for box in boxes}) == 1
+    assert max(line.get_xdata()[-1] for line in axis.lines if len(line.get_xdata())) <= axis.get_xlim()[1]
+
+
+def test_classes_have_names_where_the_model_is_known(tmp_path):
+    shipped = pd.DataFrame({"config": [json.dumps({"model": {"name": name}}) for name in ("embedded", "embedded_plain")]})
+    assert classes_of(tmp_path, shipped).of(9) == "Ankle boot" and classes_of(tmp_path, shipped).of(10) == "label 10"
+    mixed = pd.concat([shipped, pd.DataFrame({"config": [json.dumps({"model": {"name": "var_d16_d30"}})]})])
+    assert classes_of(tmp_path, mixed).of(0) == classes_of(tmp_path, mixed.iloc[2:]).of(0) == "label 0"
+    (tmp_path / "classes.txt").write_text("tench\n\ngreat white shark\n")
+    assert [classes_of(tmp_path, mixed).of(label) for label in (0, 1, 2)] == ["tench", "label 1", "great white shark"]
+
+
+def test_the_line_below_a_figure_names_commit_and_hardware(study, tmp_path):
+    runs = study.runs.assign(device_kind="cpu", dtype="float32", threads=1)
+    assert made_on(tmp_path, runs) == "study made_up · code c0de · cpu, float32, 1 thread"
+    assert made_on(tmp_path, study.runs) == "", "tables that do not say it"
+    writer = LedgerWriter(tmp_path / "ledger")
+    for commit, dirty, gpus in (("a" * 40, False, []), ("b" * 40, True, ["NVIDIA H100, 81559 MiB, 550.1"])):
+        git, hardware = {"commit": commit, "dirty": dirty}, {"processor": "A  CPU", "gpus": gpus}
+        writer.append({"type": "session", "argv": [], "git": git, "hardware": hardware})
+    assert made_on(tmp_path, runs) == f"study made_up · commit {'b' * 10} with changes and 1 other · A CPU, float32, 1 thread"
+    gpu = made_on(tmp_path, runs.assign(device_kind="cuda"))
+    assert gpu.endswith("· NVIDIA H100 and 1 other, float32")
+    numbered = summarise(study).assign(number=range(1, len(study.runs) + 1))
+    (_, drawn), *_ = draw_figures(Material(study, numbered, tmp_path, made="study x · commit y"), ["guidance-schedules"])
+    once, twice = (Image.open(BytesIO(rendered(drawn, "png", ""))) for _ in range(2))
+    width, height = drawn.figure.get_size_inches()
+    assert once.size == twice.size == (round(200 * width), round(200 * (height + FOOT)))
+    foot = np.asarray(once.convert("L"))[-round(200 * FOOT) :]
+    assert (foot < 200).any() and drawn.figure.texts[-1].get_text() == "study x · commit y" and len(drawn.figure.texts) == 1
+
+
+def test_times_that_are_not_sound_are_drawn_grey_without_a_front(study, summary, tmp_path):
+    loud = summary.assign(sound=pd.array([False] * len(summary), dtype="boolean"), band_low=0.95, band_high=1.05)
+    data = tradeoff.frame(loud)
+    assert not data["pareto"].any() and data.loc[data["is_baseline"], "speedup"].tolist() == [1.0]
+    names = ["speedup-vs-pixel-difference", "factor-effects"]
+    found = [drawn for _, drawn in draw_figures(Material(study, loud, tmp_path), names)]
+    assert all("not to be relied on" in drawn.caption for drawn in found)
+    scatter, _, speed, _ = (axis for drawn in found for axis in drawn.figure.axes if axis.lines and axis.axison)
+    colours = {line.get_markeredgecolor() for line in scatter.lines if line.get_marker() not in ("None", "")}
+    assert colours == {UNSOUND}
+    marks = [line for line in speed.lines if line.get_marker() == "o"]
+    assert {(line.get_markeredgecolor(), line.get_markerfacecolor()) for line in marks} == {(UNSOUND, "white")}
+
+
+def test_dark_paper_has_colours_of_its_own_and_leaves_images(written):
+    svg = next(p for p in written if p.name == "images.svg").read_bytes()
+    made = dark(svg)
+    assert len(made) > len(svg) and made.count(b"<image") == svg.count(b"<image") > 0
+    style = made[made.index(b"<style>") : made.index(b"</style>")].decode()
+    assert "prefers-color-scheme: dark" in style and f'[style*="fill: {INK}"]' in style and '[style*="fill: #ffffff"]' in style
+    assert f"fill: {INK}".encode() in svg and b"fill: #ffffff" in svg, "as matplotlib writes colours"
+    assert dark(b"no picture") == b"no picture"
+
+
 def test_acceptance_by_stage_has_no_point_where_nothing_was_judged(study, summary):
     data = acceptance.frame(study, summary)
     hybrid = data[(data["number"] == 8) & (data["quantity"] == "match_rate")]
@@ -181,7 +250,7 @@ def test_more_cells_make_more_pages(new_study, add_images, tmp_path):
     add_images(study, tmp_path, side=8)
     summary = summarise(study).assign(number=range(1, 11))
     pages = list(images.pages(study, summary, tmp_path / "images"))
-    assert [p["cell"].nunique() for p in pages] == [8, 3]
+    assert [p["cell"].nunique() for p in pages] == [6, 5], "of about equal width"
     assert all(p[p["column"] == 0]["cell"].nunique() == 1 for p in pages)
 
 

@@ -76,6 +76,8 @@ def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scal
     share = row["identical"] / row["compared"] if row["compared"] else None
     identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
     plain = {key: row[key] for key in ("cell", "name", "strategy", "lossless", "number", "n", "is_baseline")}
+    for m, one in zip(shown, numbers, strict=True):
+        one["unsound"] = m.timed and not row["sound"] and row["sound"] is not pd.NA and row["sound"] is not None
     plain["factors"] = " ".join(f"{name}={value}" for name, value in own.items())
     return {**plain, "front": int(row["front"]), "numbers": numbers, "share": share, "identical": identical}
 

@@ -24,6 +24,10 @@ function shown(value, digits) {
   return Math.abs(value) >= 0.5 * 10 ** -digits ? value.toFixed(digits) : value.toExponential(0);
 }
 
+// The class that a label stands for, with the label; the label alone where the study does not name it.
+const named = (label) => (DATA.classes[label] ? `${DATA.classes[label]} (${label})` : String(label));
+const labelled = (label) => (DATA.classes[label] ? named(label) : `label ${label}`);
+
 function facts(list, pairs) {
   list.replaceChildren(...pairs.map(([name, value]) => {
     const box = document.createElement("div");

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.page.pictures import data_url, webp
+from sdvar_exp.report.style import dark
 
 BUDGET = 6_000_000
 LARGEST_SVG = 600_000
@@ -62,7 +63,7 @@ def markup(shown: list[Shown]) -> str:
 def _url(stem: Path, png: Path, image: Image.Image) -> str:
     svg = stem.with_name(f"{stem.name}.svg")
     if svg.is_file() and svg.stat().st_size <= LARGEST_SVG:
-        return data_url(svg.read_bytes(), "svg+xml")
+        return data_url(dark(svg.read_bytes()), "svg+xml")
     return data_url(png.read_bytes(), "png") if png.stat().st_size <= LARGEST_SVG else data_url(webp(image, 90), "webp")
 
 

@@ -22,7 +22,7 @@
       report();
     };
     delete image.dataset.absent;
-    image.alt = `${kind} of label ${cell.units.label[unit]}, seed ${cell.units.seed[unit]}`;
+    image.alt = `${kind} of ${labelled(cell.units.label[unit])}, seed ${cell.units.seed[unit]}`;
     if (kind === "difference" && cell.id === cell.baseline) image.onerror();
     else image.src = own ?? `${DATA.images}${key(kind)}.png`;
     image.onload = () => image.classList.toggle("soft", image.naturalWidth > 128);
@@ -56,7 +56,7 @@
     const u = cell.units;
     const pick = Object.entries(cell.picks).filter(([, at]) => at === unit).map(([word]) => word).join(", ");
     facts($("unit"), [
-      ["label, seed", `${u.label[unit]}, ${u.seed[unit]}${pick ? ` (${pick})` : ""}`],
+      ["class, seed", `${named(u.label[unit])}, ${u.seed[unit]}${pick ? ` (${pick})` : ""}`],
       ...DATA.facts.map(([key, heading, digits]) => [heading, digits ? shown(u[key]?.[unit], digits) : u[key]?.[unit] ?? "none"]),
     ]);
   }
@@ -78,7 +78,7 @@
       node.setAttribute("role", "option");
       node.dataset.unit = i;
       node.style.backgroundPosition = `${(100 * (i % cell.columns)) / last}% ${rows > 1 ? (100 * Math.floor(i / cell.columns)) / (rows - 1) : 0}%`;
-      node.title = `label ${u.label[i]}, seed ${u.seed[i]}, difference ${shown(u[DATA.headline][i], 4)}`;
+      node.title = `${labelled(u.label[i])}, seed ${u.seed[i]}, difference ${shown(u[DATA.headline][i], 4)}`;
       node.setAttribute("aria-label", node.title);
       return node;
     }));
@@ -110,7 +110,7 @@
     $("image-cell").value = id;
     const kept = $("label").value;
     const labels = [...new Set(cell.units.label)];
-    $("label").replaceChildren(new Option("all", ""), ...labels.map((label) => new Option(label, label)));
+    $("label").replaceChildren(new Option("all", ""), ...labels.map((label) => new Option(named(label), label)));
     $("label").value = labels.map(String).includes(kept) ? kept : "";
     unit = cell.picks.worst;
     list();

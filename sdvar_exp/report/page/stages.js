@@ -71,7 +71,7 @@
       const own = walks.filter((one) => one.cell === id);
       if (!own.length) return;
       $("stage-cell").value = id;
-      $("stage-unit").replaceChildren(...own.map((one) => new Option(`label ${one.label}, seed ${one.seed}`, walks.indexOf(one))));
+      $("stage-unit").replaceChildren(...own.map((one) => new Option(`${labelled(one.label)}, seed ${one.seed}`, walks.indexOf(one))));
       open(own[0]);
     }
     function halt() {

@@ -19,8 +19,10 @@ from urllib.parse import quote
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import headline
+from sdvar_exp.report.classes import classes_of
 from sdvar_exp.report.figures import write_figures
 from sdvar_exp.report.page import cells, figures, pictures, provenance, stages, words
+from sdvar_exp.report.page.live import Live, fresh
 from sdvar_exp.report.page.markup import ASSETS, environment, part
 from sdvar_exp.report.soundness import front
 from sdvar_exp.report.source import Tables, read_tables
@@ -53,12 +55,14 @@ def write_page(
     tables: Tables | None = None,
     draw: bool = True,
     faults: list[str] | None = None,
+    live: Live | None = None,
 ) -> Path:
     """Write the page of a study, by default `report.html` in its folder; the path.
 
     tables: of the study, if they have been read already. draw: draw the figures if the study has none. faults: parts and
-    figures that could not be made are added to it, one line each; the rest is on the page all the same. Raises `UserError`
-    where there is no study, it has no cells, or the page cannot be made small enough.
+    figures that could not be made are added to it, one line each; the rest is on the page all the same. live: of a study that
+    is running; its page says how far it is, has two figures of its own and reads itself again. Raises `UserError` where there
+    is no study, it has no cells, or the page cannot be made small enough.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -71,10 +75,10 @@ def write_page(
     tables = tables if tables is not None else read_tables(folder)
     if tables.runs.empty:
         raise UserError(f"study {manifest['study']} has no cells yet; run it first")
-    if draw and not any((folder / "figures").glob("*.png")):
+    if draw and live is None and not any((folder / "figures").glob("*.png")):
         drawn = write_figures(tables, folder / "figures", images=folder / "images")
         lost += [f"figure {name}: {why}" for name, why in drawn.failed.items()]
-    made = parts(folder, manifest, tables, _relative(folder, path))
+    made = parts(folder, manifest, tables, _relative(folder, path), live)
     lost += made.faults
     content = render(made)
     if len(content) > LARGEST:
@@ -87,14 +91,16 @@ def write_page(
     return path
 
 
-def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str) -> Parts:
-    """Everything on the page. base: where the study's folder is, seen from the page."""
+def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str, live: Live | None = None) -> Parts:
+    """Everything on the page. base: where the study's folder is, seen from the page. live: see `write_page`."""
     summary = summarise(tables)
     summary = summary.assign(number=range(1, len(summary) + 1), front=front(summary))
     about = read_cells(folder)
     made = Making()
     none: list[figures.Shown] = []
-    drawn = made.attempt("the list of figures", lambda: figures.collect(folder / "figures", base), none)
+    drawn = made.attempt(
+        "the list of figures", lambda: fresh(folder) if live else figures.collect(folder / "figures", base), none
+    )
     galleries = made.attempt(
         "the gallery", lambda: pictures.collect(folder / "images", tables, summary), pictures.Galleries([], {}, 0, 0)
     )
@@ -102,6 +108,8 @@ def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str) -> 
     staged = summary[summary["cell"].isin(walks.cells)]
     markup = {
         "title": str(manifest["study"]),
+        "again": f"{live.every:g}" if live else "",
+        "progress": part("progress", live=live) if live else "",
         "lead": made.part("The line of facts", lambda: words.lead(tables, summary, manifest)),
         "facts": made.part("The first numbers", lambda: words.facts(summary)),
         "summary": made.part("The summary", lambda: words.paragraphs(tables, summary)),
@@ -120,6 +128,7 @@ def parts(folder: Path, manifest: dict[str, Any], tables: Tables, base: str) -> 
     facts = [[m.name, m.plain_heading, 4 if m.values == "float" else 0] for m in pictures.facts()]
     data: dict[str, Any] = {"images": f"{base}/images/", "cells": galleries.data, "stages": walks.data}
     data |= {"facts": facts, "headline": headline("difference").name}
+    data |= {"classes": list(classes_of(folder, tables.runs).names)}
     return Parts(markup, data, galleries.pictures | walks.pictures, made.faults)
 
 

@@ -16,7 +16,7 @@ from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, images_of, left_out
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell, true
-from sdvar_exp.report.style import INK, PALETTE, Drawn, data_hash, name_column, wrapped
+from sdvar_exp.report.style import INK, PALETTE, Drawn, beside, data_hash, name_column, wrapped
 
 NAME, TITLE = "time-breakdown", "Time of a decode by part"
 PARTS = (
@@ -82,7 +82,7 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
     names = [f"{row.number}  {row.name}" for row in data.itertuples(index=False)]
     fig, room = Figure((width, height)), name_column(names)
     left = room / width
-    axis = fig.add_axes((left, 0.42 / height, 0.97 - left, 1 - 0.75 / height))
+    axis = fig.add_axes((left, 0.42 / height, 1 - 0.45 / width - left, 1 - 0.75 / height))
     draw(data, axis)
     names = [wrapped(name, int((room - 0.1) / 0.05), 2) for name in names]
     axis.set_yticks(range(len(data)), names, fontsize=6.5)
@@ -105,9 +105,9 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
 
 
 def draw(data: pd.DataFrame, axis: Axes) -> None:
-    """Stacked bars with the total at their end."""
+    """Stacked bars with the total beside them."""
     right = min(float(data["high"].max()), 1.4 * float(data["total_ms"].max()))  # wider intervals leave the plot
-    axis.set_xlim(0, 1.1 * right)
+    axis.set_xlim(0, 1.04 * right)
     axis.set_ylim(len(data) - 0.4, -0.6)
     axis.grid(True, axis="x")
     axis.tick_params(axis="y", length=0)
@@ -120,6 +120,5 @@ def draw(data: pd.DataFrame, axis: Axes) -> None:
         axis.plot([row.low, end], [y, y], color=INK, lw=0.8, solid_capstyle="butt")
         if row.high > right:
             axis.plot(end, y, ">", color=INK, ms=2.5)
-        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axis.text(end + 0.012 * right, y, f"{row.total_ms:.0f}", va="center", fontsize=6.5, color=INK, bbox=behind)
+        beside(axis, y, f"{row.total_ms:.0f}")
     axis.set_xlabel("milliseconds per image")

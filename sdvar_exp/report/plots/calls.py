@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from sdvar_exp.registry import register
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, name_column, wrapped
+from sdvar_exp.report.style import INK, MUTED, Drawn, beside, data_hash, look, name_column, wrapped
 
 NAME, TITLE = "target-calls-and-token-forwards", "Target calls and token-forwards"
-PANELS = (("target_calls", "target calls per image", 1), ("target_token_forwards", "target token-forwards (alone = 1)", 2))
+PANELS = (("target_calls", "target calls per image", 1), ("target_token_forwards", "target token-forwards (reference = 1)", 2))
 MOST_CELLS = 30
 
 
@@ -67,25 +67,25 @@ def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
     names = [wrapped(name, int((left - 0.1) / 0.05), 2) for name in names]
     bottom, tall, step = 0.42 / height, 1 - 0.52 / height, (width - left) / 2
     for i, (column, label, digits) in enumerate(PANELS):
-        axis = fig.add_axes(((left + step * i) / width, bottom, (step - 0.25) / width, tall))
+        axis = fig.add_axes(((left + step * i) / width, bottom, (step - 0.55) / width, tall))
         draw(data, axis, column, digits)
         axis.set_xlabel(label, fontsize=8 if width > 6 else 7)
         axis.set_yticks(range(len(data)), names if i == 0 else [""] * len(data), fontsize=6.5)
     grouped = (data["cells"] > 1).any()
     whiskers = "range of the cells' means" if grouped else "95 % intervals"
     caption = (
-        f"Means per {'cell of a strategy' if grouped else 'image'}; whiskers: {whiskers}; dashed: the baseline. Token-"
-        "forwards: rows fed to the target × guidance halves, divided by what the target needs alone. "
+        f"Means per {'cell of a strategy' if grouped else 'image'}; whiskers: {whiskers}; dashed: the reference. Token-"
+        "forwards: rows fed to the target × guidance halves ÷ those of the reference. "
         f"{images_of(data['n'], 'images a row')}."
     )
     return Drawn(NAME, TITLE, fig, data_hash(data), caption)
 
 
 def draw(data: pd.DataFrame, axis: Axes, column: str, digits: int) -> None:
-    """One bar per row with its whiskers and value; the baseline's value as a line."""
+    """One bar per row with its whiskers, its value beside it; the reference's value as a line."""
     styles = look(data["strategy"].tolist())
     right = max(data[f"{column}_high"].max(), 1e-9)
-    axis.set_xlim(0, 1.2 * right)
+    axis.set_xlim(0, 1.04 * right)
     axis.set_ylim(len(data) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(True, axis="x")
@@ -93,7 +93,6 @@ def draw(data: pd.DataFrame, axis: Axes, column: str, digits: int) -> None:
         mean, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
         axis.barh(y, mean, 0.62, color=styles[row["strategy"]][0], alpha=0.85)
         axis.plot([low, high], [y, y], color=INK, lw=0.9, solid_capstyle="butt")
-        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the dashed line stops at a number
-        axis.text(high + 0.02 * right, y, f"{mean:.{digits}f}", va="center", fontsize=6.5, color=INK, bbox=behind)
+        beside(axis, y, f"{mean:.{digits}f}")
     for value in sorted(set(data.loc[data["is_baseline"], column])):
         axis.axvline(value, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1.5)

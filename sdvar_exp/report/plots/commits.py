@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,12 +66,16 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
 
 
 def draw(data: pd.DataFrame, axis: Axes, most: int) -> None:
-    """Bars of shares and the mean as a line."""
+    """Bars of shares, and the mean as a line with its value."""
     counts = data["rounds"].to_numpy(float)
     axis.set_xlim(-0.6, most + 0.6)
-    axis.set_ylim(0, 1.04)
+    axis.set_ylim(0, 1.24)
     axis.set_xticks(range(0, most + 1, 1 if most < 9 else 2))
     axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axis.grid(True, axis="y")
     axis.bar(data["committed"], counts / counts.sum(), width=0.8, color=PALETTE[0])
-    axis.axvline(float(np.average(data["committed"], weights=counts)), color=PALETTE[1], lw=1)
+    mean = float(np.average(data["committed"], weights=counts))
+    axis.axvline(mean, color=PALETTE[1], lw=1)
+    side = 1 if mean < most / 2 else -1  # towards the wider side
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (3 * side, 0), "textcoords": "offset points"}
+    axis.annotate(f"{mean:.2f}", (mean, 1), ha="left" if side > 0 else "right", va="top", fontsize=6.5, **place)

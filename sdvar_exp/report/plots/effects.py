@@ -17,7 +17,8 @@ from sdvar_exp.report.effects import drawn, effects
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.style import INK, MUTED, PALETTE, Drawn, data_hash, wrapped
+from sdvar_exp.report.soundness import alarm
+from sdvar_exp.report.style import INK, MUTED, PALETTE, UNSOUND, Drawn, data_hash, wrapped
 
 NAME, TITLE = "factor-effects", "Effect of each factor"
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
@@ -34,7 +35,7 @@ def figures(material: Material) -> Iterator[Drawn]:
     changes, total = data[["factor", "change"]].drop_duplicates(), data.attrs["changes"]
     shown = changes if material.every else largest(data, PER_PAGE)
     for page, start in enumerate(range(0, len(shown), PER_PAGE), 1):
-        drawn = figure(data.merge(shown.iloc[start : start + PER_PAGE]), material.size, page)
+        drawn = figure(data.merge(shown.iloc[start : start + PER_PAGE]), material.size, page, alarm(material.summary))
         note = f" Shown: {len(shown)} of {total} changes, the largest of each factor; `figures --all` draws all."
         yield replace(drawn, caption=drawn.caption + note * (len(shown) < total))
 
@@ -49,8 +50,8 @@ def largest(data: pd.DataFrame, most: int) -> pd.DataFrame:
     return changes.loc[sorted(chosen)]
 
 
-def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
-    """A panel per metric; rows are changes, grouped by factor."""
+def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1, warning: str = "") -> Drawn:
+    """A panel per metric; rows are changes, grouped by factor. warning: why times are not sound; speed-ups are grey then."""
     changes = list(data[["factor", "change"]].drop_duplicates().itertuples(index=False, name=None))
     places = _places(changes)
     shown = [m for m in drawn() if (data["metric"] == m.name).any()]
@@ -60,7 +61,7 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
     step = (0.985 - left) / len(shown)
     for i, m in enumerate(shown):
         axis = fig.add_axes((left + i * step, 0.56 / height, step - 0.025, 1 - 0.62 / height))
-        draw(data[data["metric"] == m.name], axis, places, m.ratio)
+        draw(data[data["metric"] == m.name], axis, places, m.ratio, bool(warning) and m.timed)
         axis.set_xlabel(f"{m.plain_heading},\nratio" if m.ratio else f"change of\n{m.plain_heading}", fontsize=7)
     characters = int(left * width / 0.058)
     for (factor, change), y in places.items():
@@ -77,10 +78,12 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn
         if (factor, change) == next(c for c in changes if c[0] == factor):
             fig.text(0.012, 1, factor, transform=_beside(fig, y - 1), fontsize=6.5, va="center", weight="bold", color=INK)
     caption = (
-        "Paired differences between cells that differ in one factor alone, averaged over such pairs; 95 % intervals. "
+        "Paired differences between cells that differ in one factor alone, from the value of the study's reference where it "
+        "has one, averaged over such pairs; 95 % intervals. "
         f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips), "
         "and the interval leaves it out. "
         f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}."
+        f"{f' Grey: {warning}.' if warning else ''}"
     )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 
@@ -102,8 +105,9 @@ def _beside(fig: Figure, y: float) -> object:
     return blended_transform_factory(fig.transFigure, Affine2D().translate(0, y - 1) + panel.transData)
 
 
-def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], ratio: bool) -> None:
-    """Points with intervals at their lines; filled where significant."""
+def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], ratio: bool, unsound: bool = False) -> None:
+    """Points with intervals at their lines; filled where significant; grey where the times behind them are not sound."""
+    colour = UNSOUND if unsound else PALETTE[0]
     none = 1.0 if ratio else 0.0
     axis.set_ylim(max(places.values()) + 0.7, -0.5)
     axis.set_yticks([])
@@ -114,9 +118,9 @@ def draw(data: pd.DataFrame, axis: Axes, places: dict[tuple[str, str], float], r
         y = places[row["factor"], row["change"]]
         axis.axhline(y, color="#eeeeee", lw=0.5, zorder=0)
         if not pd.isna(row["low"]):
-            axis.plot([row["low"], row["high"]], [y, y], color=PALETTE[0], lw=1, solid_capstyle="butt", zorder=2)
+            axis.plot([row["low"], row["high"]], [y, y], color=colour, lw=1, solid_capstyle="butt", zorder=2)
         sure = row["p_holm"] < SURE and (pd.isna(row["low"]) or not row["low"] <= none <= row["high"])
-        axis.plot(row["effect"], y, "o", ms=3.8, mfc=PALETTE[0] if sure else "white", mec=PALETTE[0], mew=0.9, zorder=3)
+        axis.plot(row["effect"], y, "o", ms=3.8, mfc=colour if sure and not unsound else "white", mec=colour, mew=0.9, zorder=3)
     if ratio:
         _ratio_axis(data, axis)
     else:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.registry import register
+from sdvar_exp.report.classes import Classes
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, left_out
 from sdvar_exp.report.sizes import Size
@@ -36,7 +37,7 @@ def figures(material: Material) -> Iterator[Drawn]:
     cells = [c for c in own["cell"] if any((material.images / c).glob("*_diff.png"))]
     shown = set(material.telling(cells, MOST_PAGES * CELLS_PER_PAGE))
     summary = material.summary[material.summary["is_baseline"].astype(bool) | material.summary["cell"].isin(shown)]
-    found = pages(material.tables, summary, material.images)
+    found = pages(material.tables, summary, material.images, material.classes)
     kept = list(found if material.every else islice(found, MOST_PAGES))
     if not kept:
         raise Skipped("no picture files of a cell and its baseline for one unit (images=none keeps none)")
@@ -46,7 +47,7 @@ def figures(material: Material) -> Iterator[Drawn]:
         yield replace(drawn, caption=drawn.caption + note)
 
 
-def pages(tables: Tables, summary: pd.DataFrame, images: Path) -> Iterator[pd.DataFrame]:
+def pages(tables: Tables, summary: pd.DataFrame, images: Path, classes: Classes | None = None) -> Iterator[pd.DataFrame]:
     """One table of tiles per page: a baseline and at most seven of its cells, for at most four units with all files.
 
     Units are taken label by label, lowest seed first, so that a page shows as many labels as it can.
@@ -54,8 +55,9 @@ def pages(tables: Tables, summary: pd.DataFrame, images: Path) -> Iterator[pd.Da
     for baseline in summary.loc[summary["is_baseline"], "cell"]:
         cells = summary[(summary["baseline"] == baseline) & ~summary["is_baseline"]]
         cells = cells[[any((images / c).glob("*_diff.png")) for c in cells["cell"]]]
-        for start in range(0, len(cells), CELLS_PER_PAGE):
-            page = _tiles(tables, summary[summary["cell"] == baseline], cells[start : start + CELLS_PER_PAGE], images)
+        across = -(-len(cells) // max(-(-len(cells) // CELLS_PER_PAGE), 1))  # pages of about equal width
+        for start in range(0, len(cells), max(across, 1)):
+            page = _tiles(tables, summary[summary["cell"] == baseline], cells[start : start + across], images, classes)
             if not page.empty:
                 yield page
 
@@ -73,7 +75,7 @@ def figure(data: pd.DataFrame, images: Path, page: int, size: Size | None = None
     draw(data, axis, images)
     shown = data.drop(columns="title")
     caption = (
-        f"The baseline's images (left) and those of cells from the same label, seed and noise; below each, |a−b| × 4. "
+        f"The reference's images (left) and those of cells from the same label, seed and noise; below each, |a−b| × 4. "
         f"Numbers: mean |a−b| on [0, 1]. n = {rows // 2} images a cell, lowest seed of each label first, not chosen."
     )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(shown, *(images / file for file in data["file"])), caption)
@@ -99,7 +101,7 @@ def draw(data: pd.DataFrame, axis: Axes, images: Path) -> None:
     axis.set_axis_off()
 
 
-def _tiles(tables: Tables, baseline: pd.DataFrame, cells: pd.DataFrame, images: Path) -> pd.DataFrame:
+def _tiles(tables: Tables, baseline: pd.DataFrame, cells: pd.DataFrame, images: Path, classes: Classes | None) -> pd.DataFrame:
     shown = pd.concat([baseline, cells])
     numbers = {c: of_cell(tables.samples, c).set_index(["label", "seed"])[headline("difference").name] for c in shown["cell"]}
     characters = int(14 * 8 / max(len(shown), 5))
@@ -108,7 +110,7 @@ def _tiles(tables: Tables, baseline: pd.DataFrame, cells: pd.DataFrame, images: 
         for column, cell in enumerate(shown.itertuples(index=False)):
             difference = float(numbers[cell.cell].loc[label, seed])
             place = {"column": column, "cell": cell.cell, "title": wrapped(cell.name, characters, 4)}
-            place["side"] = f"label {label}\nseed {seed}"
+            place["side"] = f"{(classes or Classes()).of(label)}\nseed {seed}"
             name = f"{cell.cell}/{label}_{seed}"
             caption = "mean |a−b|:" if column == 0 else ("equal" if difference == 0 else f"{difference:.3f}")
             rows.append({**place, "row": 2 * i, "file": f"{name}.png", "caption": caption})

@@ -15,7 +15,7 @@ from sdvar_exp.registry import register
 from sdvar_exp.report.compare import pooled
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
+from sdvar_exp.report.style import MUTED, ON_DARK, ON_LIGHT, Drawn, data_hash, wrapped
 
 NAME, TITLE = "mask-by-strategy", "Mask × strategy"
 
@@ -67,7 +67,7 @@ def figure(data: pd.DataFrame, size: Size | None = None) -> Drawn:
         colours = "cividis_r" if m.better < 0 else "cividis"
         digits = f"{{:.{m.digits}f}}" + ("×" if m.ratio else "")
         draw(data[data["quantity"] == m.name], axis, masks, strategies, digits, colours)
-        axis.set_title(m.plain_heading + (" to the baseline" if m.compares else ""), loc="left", fontsize=7.5)
+        axis.set_title(m.plain_heading + (" to the reference" if m.compares else ""), loc="left", fontsize=7.5)
         axis.set_yticks(range(len(masks)), [wrapped(m, 25, 2) for m in masks] if i == 0 else [""] * len(masks), fontsize=6.5)
     caption = (
         f"{TITLE}: means over all cells with that mask and strategy (geometric for speed-ups), whatever their other "
@@ -91,7 +91,7 @@ def draw(data: pd.DataFrame, axis: Axes, masks: list[str], strategies: list[str]
                 axis.text(x, y, "–", ha="center", va="center", fontsize=6.5, color=MUTED)
                 continue
             r, g, b, _ = dark((values[y, x] - low) / (high - low) if high > low else 0.0)
-            ink = "white" if 0.3 * r + 0.59 * g + 0.11 * b < 0.5 else INK
+            ink = ON_DARK if 0.3 * r + 0.59 * g + 0.11 * b < 0.5 else ON_LIGHT
             text = f"{digits.format(values[y, x])} ({cells[mask, strategy]})"
             axis.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink)
     axis.set_xticks(range(len(strategies)), [_folded(s) for s in strategies], fontsize=6.5)

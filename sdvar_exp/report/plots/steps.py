@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from sdvar_exp.registry import register
+from sdvar_exp.report.classes import Classes
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import Size
@@ -39,17 +40,17 @@ PICTURE = re.compile(r"(\d{1,18})_(\d{1,18})_stages\.png")
 
 @register("figure", NAME, place=110)
 def figures(material: Material) -> Iterator[Drawn]:
-    """The first unit of up to four cells, those first that replace tokens after a verdict."""
+    """The first unit of up to four cells, those first that replace tokens after a verdict, then those of several makers."""
     found = frame(material)
     if found.empty:
         raise Skipped("no images/<cell>/<label>_<seed>_stages.png: the study kept no picture of a decode's stages")
     for page, (_, data) in enumerate(found.groupby("cell", sort=False), 1):
-        yield figure(data, material.images, page, material.size)
+        yield figure(data, material.images, page, material.size, material.classes)
 
 
 def frame(material: Material) -> pd.DataFrame:
     """One row per stage of each shown decode: cell, name, label, seed, file, stage, source, passed, accepted_share."""
-    rows: list[tuple[int, pd.DataFrame]] = []
+    rows: list[tuple[int, int, pd.DataFrame]] = []
     if "source" not in material.tables.stages:
         return pd.DataFrame()
     for cell in material.summary[~material.summary["is_baseline"].astype(bool)].itertuples(index=False):
@@ -71,12 +72,13 @@ def frame(material: Material) -> pd.DataFrame:
                     "file": f"{cell.cell}/{file.name}",
                 }
                 shown = own[["stage", "source", "passed", "accepted_share"]].assign(**key)
-                rows.append((int((own["source"] == "verified").sum()), shown))
-    ranked = sorted(rows, key=lambda pair: -pair[0])[:MOST_CELLS]
-    return pd.concat([own for _, own in ranked], ignore_index=True) if ranked else pd.DataFrame()
+                rows.append((int((own["source"] == "verified").sum()), own["source"].nunique(), shown))
+    mixed = [row for row in rows if row[:2] > (0, 1)]  # what one model makes alone has nothing to tell apart
+    ranked = sorted(mixed or rows, key=lambda row: (-row[0], -row[1]))[:MOST_CELLS]
+    return pd.concat([own for *_, own in ranked], ignore_index=True) if ranked else pd.DataFrame()
 
 
-def figure(data: pd.DataFrame, images: Path, page: int = 1, size: Size | None = None) -> Drawn:
+def figure(data: pd.DataFrame, images: Path, page: int = 1, size: Size | None = None, classes: Classes | None = None) -> Drawn:
     """The sprite with its stages named above and its rows at the left."""
     width, left, head, stages = (size or Size()).full, 0.66, 0.5, len(data)
     tile = (width - left - 0.05) / stages
@@ -84,7 +86,7 @@ def figure(data: pd.DataFrame, images: Path, page: int = 1, size: Size | None = 
     fig = Figure((width, height))
     draw(data, fig.add_axes((left / width, 0.05 / height, stages * tile / width, len(ROWS) * tile / height)), images)
     first = data.iloc[0]
-    title = f"{first['number']}  {first['name']}, label {first['label']}, seed {first['seed']}"
+    title = f"{first['number']}  {first['name']}, {(classes or Classes()).of(int(first['label']))}, seed {first['seed']}"
     fig.text(0.02, 1 - 0.06 / height, wrapped(title, int((width - 2.9) / 0.055), 1), fontsize=7, va="top", color=INK)
     marks = [Patch(color=_colour(kind), label=label) for kind, label in KINDS.items()]
     fig.legend(handles=marks, loc="upper right", ncols=4, fontsize=6, bbox_to_anchor=(1, 1.02), handlelength=1, columnspacing=1)

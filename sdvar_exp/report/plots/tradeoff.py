@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -16,12 +16,13 @@ from sdvar_exp.registry import register
 from sdvar_exp.report.labels import place_labels
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.soundness import front
-from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, strategy_legend, wrapped
+from sdvar_exp.report.soundness import alarm, front, sound
+from sdvar_exp.report.style import INK, MUTED, PALETTE, UNSOUND, Drawn, data_hash, look, strategy_legend, wrapped
 
 PLOT = 3.7
 """Inches of height for the plot and its axis labels."""
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+PAPER: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 MOST_NUMBERED = 24
 """Cells with a number; of more, those on the front alone."""
 COLUMNS = [
@@ -39,6 +40,7 @@ COLUMNS = [
     "x_high",
     "guide",
     "pareto",
+    "sound",
 ]
 
 
@@ -58,12 +60,12 @@ class Quantity:
 def of_metric(m: Metric) -> Quantity:
     """Speed-up against a metric of images; the guide line is another seed of the baseline, where that was measured."""
     words = m.says.removesuffix(".")
-    floor = "; another seed: the difference between two seeds of the baseline" if m.has_floor else ""
+    floor = "; another seed: the difference between two seeds of the reference" if m.has_floor else ""
     return Quantity(
         f"speedup-vs-{m.plain_heading.replace(' ', '-')}",
         f"Speed-up against {m.plain_heading}",
         m.name,
-        f"{m.plain_heading} to the baseline",
+        f"{m.plain_heading} to the reference",
         "another seed",
         f"{words}{floor}",
     )
@@ -74,9 +76,9 @@ FRECHET = Quantity(
     "Speed-up against Fréchet distance",
     "fd_real",
     "Fréchet distance to real images",
-    "baseline",
+    "reference",
     "Fréchet distance to the real test images in the features of the shipped classifier (not comparable with Inception's); "
-    "line: the baseline's own distance",
+    "line: the reference's own distance",
     zero=False,
 )
 
@@ -88,7 +90,7 @@ def figures(material: Material) -> Iterator[Drawn]:
     for m in (head, *(m for m in metrics() if m.compares and m.drawn and m is not head)):
         data = frame(material.summary, m)
         if len(data):
-            yield figure(data, of_metric(m), material.size)
+            yield _warned(figure(data, of_metric(m), material.size), material)
         elif m is head:
             raise Skipped(f"no cell has both a speed-up and a {m.plain_heading} (timing.units=0 times nothing)")
 
@@ -103,7 +105,13 @@ def frechet_figures(material: Material) -> Iterator[Drawn]:
     if data.empty:
         notes = [note for note in quality["note"].dropna().unique() if note]
         raise Skipped("no timed cell has a Fréchet distance" + (f": {notes[0]}" if notes else ""))
-    yield figure(data, FRECHET, material.size)
+    yield _warned(figure(data, FRECHET, material.size), material)
+
+
+def _warned(drawn: Drawn, material: Material) -> Drawn:
+    """The figure with the alarm about times, if there is one, before its caption."""
+    warning = alarm(material.summary)
+    return replace(drawn, caption=f"{warning[0].upper()}{warning[1:]}. {drawn.caption}") if warning else drawn
 
 
 def frame(summary: pd.DataFrame, m: Metric | None = None) -> pd.DataFrame:
@@ -131,6 +139,8 @@ def _frame(summary: pd.DataFrame, quantity: Quantity, guide: pd.Series) -> pd.Da
     for c in ("speedup", "x"):
         for end in ("_low", "_high"):
             out[c + end] = out[c + end].fillna(out[c])
+    out["sound"] = sound(out)
+    out.loc[out["is_baseline"].astype(bool), "speedup"] = 1.0  # by definition; its interval is that of the A/A timing
     return out.assign(pareto=front(out, "x"))[COLUMNS]
 
 
@@ -164,8 +174,8 @@ def figure(data: pd.DataFrame, quantity: Quantity | None = None, size: Size | No
         )
     caption = (
         f"{quantity.title}. y: reference time ÷ cell time, paired, geometric mean; x: {quantity.caption}. Filled: no "
-        f"other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals. {images_of(data['n'])}, "
-        f"{images_of(data['timed'], 'timed').removeprefix('n = ')}."
+        "other cell is both faster and closer (Pareto front, dotted). Crosses: 95 % intervals; band: the reference timed "
+        f"against itself (A/A). {images_of(data['n'])}, {images_of(data['timed'], 'timed').removeprefix('n = ')}."
     )
     return Drawn(quantity.name, quantity.title, fig, data_hash(data), caption)
 
@@ -185,8 +195,13 @@ def draw(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
     front = data[data["pareto"]].sort_values(["x", "speedup"])
     axis.step(front["x"], front["speedup"], where="post", color=INK, lw=0.8, ls=":", zorder=1.5)
     faint = 0.6 if len(data) <= MOST_NUMBERED else 0.3
+    _bands(data, axis)
     for row in data.itertuples(index=False):
         colour, marker = styles[row.strategy]
+        colour = colour if row.sound else UNSOUND
+        if row.is_baseline:
+            axis.plot(row.x, row.speedup, marker, ms=4.8, mfc="white", mec=colour, mew=0.9)
+            continue
         x_error = [[row.x - row.x_low], [row.x_high - row.x]]
         y_error = [[row.speedup - row.speedup_low], [row.speedup_high - row.speedup]]
         axis.errorbar(row.x, row.speedup, y_error, x_error, color=colour, lw=0.7, alpha=faint, zorder=2)
@@ -195,6 +210,19 @@ def draw(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
     named = data if len(data) <= MOST_NUMBERED else data[data["pareto"] | data["is_baseline"]]
     numbers = [str(n) for n in named["number"]]
     place_labels(axis, named["x"].tolist(), named["speedup"].tolist(), numbers, _lines(data, front))
+
+
+def _bands(data: pd.DataFrame, axis: Axes) -> None:
+    """The A/A timing of each reference as a band around 1, and, where it leaves its own, that times say nothing."""
+    bases = data[data["is_baseline"].astype(bool)]
+    for row in bases.itertuples(index=False):
+        axis.axhspan(row.speedup_low, row.speedup_high, color=MUTED, alpha=0.14, lw=0, zorder=0.5)
+    if len(bases):
+        offset: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (-3, 2), "textcoords": "offset points"}
+        axis.annotate("band: A/A", (1, 1), ha="right", va="bottom", fontsize=6, color=MUTED, bbox=PAPER, **offset)
+    if not data["sound"].all():
+        text = "These times are not to be relied on (see the caption): no front, no colours."
+        axis.text(0.012, 0.985, text, transform=axis.transAxes, va="top", fontsize=7, color=PALETTE[1], bbox=PAPER)
 
 
 def _frame_axis(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
@@ -234,6 +262,7 @@ def _key(axis: Axes, data: pd.DataFrame, names: list[str], columns: list[list[in
         for i in column:
             row = data.iloc[i]
             colour, marker = styles[row["strategy"]]
+            colour = colour if row["sound"] else UNSOUND
             axis.plot(x, y - 0.05, marker, ms=4.8, mfc=colour if row["pareto"] else "white", mec=colour, mew=0.9)
             axis.text(x + 0.24, y, str(row["number"]), fontsize=6.5, ha="right", va="top", color=INK)
             axis.text(x + 0.3, y, names[i], fontsize=6.5, va="top", color=INK, linespacing=1.15)
