@@ -44,7 +44,7 @@ class Sampling:
 
 
 COLDEST = 1e-6  # a lower temperature takes logits beyond the range of float32
-EXECUTIONS = ("eager", "compile", "graphs")
+EXECUTIONS = ("eager", "auto", "compile", "graphs")
 AUTOCASTS = ("none", "bfloat16", "float16")
 ROLES = ("vae", "draft", "target")
 PRECISIONS = ("float32", "float64", "bfloat16", "float16", "int8")
@@ -54,7 +54,8 @@ PRECISIONS = ("float32", "float64", "bfloat16", "float16", "int8")
 class ModelSpec:
     """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder.
 
-    execution: eager, compile (`torch.compile`) or graphs (CUDA graphs); the latter two round differently: another cell.
+    execution: eager, auto (each product of a transformer in the way that is fastest on this CPU), compile (`torch.compile`) or
+    graphs (CUDA graphs); all but the first round differently: another cell.
     autocast: none, bfloat16 or float16: matrix products and attention in that type, norms and the residual stream in float32,
     as VAR's own demo samples; another cell too.
     vae_dtype, draft_dtype, target_dtype: precision of a role, one of `PRECISIONS`; empty: the study's dtype. int8 has the

@@ -12,6 +12,7 @@ import gc
 import io
 import json
 import os
+import platform
 import random
 import re
 import sys
@@ -201,6 +202,15 @@ def kept_random_state() -> Iterator[None]:
             yield
     finally:
         random.setstate(before)
+
+
+def processor() -> str:
+    """Name of the processor, as the system tells it."""
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return platform.processor()
 
 
 def expand(path: Path | str) -> Path:

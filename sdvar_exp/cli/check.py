@@ -71,6 +71,8 @@ def load(name: str, overrides: list[str], config_dir: Path | None) -> Pair:
     spec, settings = read_words(name, overrides, config_dir)
     if "int8" in spec.dtypes.values():
         raise UserError("check compares with float weights: leave out dtype=int8 of a role")
+    if spec.execution == "auto":
+        raise UserError("check compares with float weights: leave out model.execution=auto, which prepares them")
     device = resolve_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)

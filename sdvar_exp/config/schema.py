@@ -60,7 +60,7 @@ class TimingNode:
 class ModelNode:
     """A pair of models. classes and stages are declared so that planning loads no checkpoint.
 
-    execution: eager, compile (torch.compile) or graphs (CUDA graphs per stage).
+    execution: eager, auto (the fastest products of this CPU), compile (torch.compile) or graphs (CUDA graphs per stage).
     autocast: none, bfloat16 or float16 (products in that type, the rest in float32).
     vae_dtype, draft_dtype, target_dtype: precision of a role, also written model.target.dtype; empty: the study's dtype.
     guided: whether it is meant to be sampled with guidance; a notice names the cells that do otherwise.

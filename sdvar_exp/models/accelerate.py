@@ -1,4 +1,5 @@
-"""How a transformer's forwards are executed: as they are written, under autocast, compiled, or as CUDA graphs.
+"""How a transformer's forwards are executed: as they are written, under autocast, with the fastest products of this machine,
+compiled, or as CUDA graphs.
 
 Every forward of a decode has a static shape: its stages, the rows cached before them, the batch. `Compiled` and `Graphs` keep
 one program per shape, made when it first occurs (so warm up before timing), and are called like the `VAR` that they wrap.
@@ -14,6 +15,7 @@ import torch
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.cache import KVCache
+from sdvar_exp.models.fastest import use_fastest
 from sdvar_exp.models.layers import Spans
 from sdvar_exp.models.var import VAR, Condition
 
@@ -23,17 +25,20 @@ Capture = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 
 
 def accelerate(model: VAR, execution: str, autocast: str = "none") -> VAR:
-    """The model under `eager`, `compile` or `graphs`, its products in the type of `autocast`.
+    """The model under `eager`, `auto` (see `fastest`), `compile` or `graphs`, its products in the type of `autocast`.
 
     Raises:
         UserError: graphs without CUDA, autocast of a model that is not in float32.
     """
+    whole = model
     if autocast != "none":
         if model.dtype != torch.float32:
             kind = str(model.dtype).removeprefix("torch.")
             raise UserError(f"model.autocast={autocast} needs dtype=float32, this is {kind}; set one of the two")
         model = cast(VAR, Autocast(model, getattr(torch, autocast)))
-    if execution == "eager":
+    if execution == "auto":
+        use_fastest(whole)
+    if execution in ("eager", "auto"):
         return model
     if execution == "compile":
         return cast(VAR, Compiled(model))

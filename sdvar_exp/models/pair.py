@@ -11,6 +11,7 @@ from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.accelerate import accelerate
 from sdvar_exp.models.checkpoint import build_var, build_vqvae, sha256
+from sdvar_exp.models.fastest import ways_of
 from sdvar_exp.models.files import SHIPPED as SHIPPED
 from sdvar_exp.models.files import WEIGHTS as WEIGHTS
 from sdvar_exp.models.files import checkpoint_folder as checkpoint_folder
@@ -26,7 +27,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Pair:
-    """VQVAE, draft and target on one device; `hashes` are the SHA-256 of the files they came from."""
+    """VQVAE, draft and target on one device; `hashes` are the SHA-256 of the files they came from, by role.
+
+    Under `execution=auto` `hashes["products"]` tells the ways of their products.
+    """
 
     vae: VQVAE
     draft: VAR
@@ -131,4 +135,6 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     pair.to(resolve_device(str(device)), dtype)
     pair.round(spec.dtypes)
     how = (spec.execution, spec.autocast)
-    return replace(pair, draft=accelerate(draft, *how), target=accelerate(target, *how))
+    pair = replace(pair, draft=accelerate(draft, *how), target=accelerate(target, *how))
+    ways = ways_of(draft, target) if spec.execution == "auto" else ""
+    return replace(pair, hashes={**pair.hashes, "products": ways}) if ways else pair

@@ -23,6 +23,7 @@ from typing import Any
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell
+from sdvar_exp.guest import processor
 from sdvar_exp.store.files import StorageError, atomic_write
 from sdvar_exp.store.ledger import canonical
 
@@ -233,22 +234,13 @@ def hardware() -> dict[str, Any]:
     """Machine type, processor, cores that this process may use, memory in bytes, names of NVIDIA GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     out: dict[str, Any] = {"machine": platform.machine(), "system": platform.platform(), "cores": cores}
-    out["processor"] = _processor()
+    out["processor"] = processor()
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         out["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if shutil.which("nvidia-smi"):
         listing = _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
         out["gpus"] = listing.splitlines() if listing else []
     return out
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1) if found else platform.processor()
 
 
 def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:

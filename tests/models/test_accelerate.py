@@ -137,7 +137,7 @@ def test_autocast_is_checked_and_is_another_cell() -> None:
 
 
 def test_an_execution_is_checked_and_is_another_cell() -> None:
-    with pytest.raises(UserError, match="execution must be one of eager, compile, graphs, got 'fast'"):
+    with pytest.raises(UserError, match="execution must be one of eager, auto, compile, graphs, got 'fast'"):
         ModelSpec(execution="fast")
     with pytest.raises(UserError, match="needs device=cuda"):
         accelerate(pair().target, "graphs")

@@ -100,6 +100,7 @@ class Quantised:
 def wider(cell: Cell, stages: int) -> None:
     """Refuse a copy of what is in int8 already, and recorded programs."""
     eager_only(cell, stages)
+    require(cell.model.execution == "eager", "proposer=target_quantised needs model.execution=eager, got auto")
     whole = cell.model.target_dtype != "int8"
     require(whole, "proposer=target_quantised rounds a target in float, this one is in int8: drop model.target.dtype=int8")
 

@@ -51,7 +51,7 @@ class Baselines:
     def key(self, cell: Cell, unit: Unit) -> str:
         """Everything that the target's own image depends on; the draft is no part of it."""
         made, pair = self.prepared.fingerprint, self.prepared.pairs[cell.model]
-        checkpoints = {role: pair.hashes.get(role) for role in ("vae", "target")}
+        checkpoints = {role: pair.hashes[role] for role in ("vae", "target", "products") if role in pair.hashes}
         return baseline_key(
             model=cell.model.identity(),
             checkpoints=checkpoints,

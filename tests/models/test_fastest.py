@@ -1,0 +1,175 @@
+"""`model.execution=auto`: the same products in the way that is fastest here, chosen once and known afterwards."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sdvar_exp.cell import Cell, ModelSpec
+from sdvar_exp.cli import check
+from sdvar_exp.decoding.api import check_cell
+from sdvar_exp.errors import UserError
+from sdvar_exp.models import fastest
+from sdvar_exp.models.accelerate import accelerate
+from sdvar_exp.models.pair import Pair, load_pair
+from sdvar_exp.models.products import Prepacked, round_to_int8
+from sdvar_exp.models.var import VAR
+from sdvar_exp.registry import choose
+from tests.models.test_accelerate import CELLS, UNITS, tokens
+from tests.support import golden_pair, golden_var
+
+SLOW, FAST = [2.0] * 8, [1.0] * 8
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "sdvar-exp" / "products"
+
+
+@pytest.fixture
+def all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which every other way is twice as fast, and fused GELU most."""
+    times = {"plain": SLOW, "packed": FAST, "fused": [0.5] * 8}
+    monkeypatch.setattr(fastest, "measured", lambda layer, gelu, rows: {k: v for k, v in times.items() if gelu or k != "fused"})
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_a_prepacked_product_is_that_of_linear(rows: int) -> None:
+    weight, bias, h = random(48, 32), random(48), random(3, rows, 32)
+    apart = random(32, rows, 3).transpose(0, 2)  # not contiguous
+    for fused in (False, True):
+        packed = Prepacked(weight, 8, fused)
+        for x in (h, apart, h[:, :1]):
+            plain = F.linear(x, weight, bias)
+            for gelu, wanted in ((False, plain), (True, F.gelu(plain, approximate="tanh"))):
+                got = packed(x, bias, gelu)
+                assert got.dtype == torch.float32 and torch.allclose(got, wanted, rtol=1e-5, atol=2e-5)
+    assert deepcopy(packed) is packed
+
+
+def test_another_way_must_be_clearly_faster() -> None:
+    def way(**times: list[float]) -> str:
+        return fastest.fastest(times)
+
+    assert way(plain=SLOW, packed=FAST) == "packed" and way(plain=FAST, packed=SLOW) == "plain"
+    assert (
+        way(plain=SLOW, packed=FAST, fused=[0.9] * 8) == "fused" and way(plain=SLOW, packed=[0.9] * 8, fused=FAST) == "packed"
+    )
+    assert way(plain=[1.02] * 8, packed=FAST) == "plain"  # no gain to speak of
+    assert way(plain=[0.9, 0.9, 0.9, 3, 3, 3, 3, 3], packed=FAST) == "plain"  # three repeats of eight say otherwise
+    assert way(plain=[0.9, 3, 3, 3, 3, 3, 3, 3], packed=FAST) == "packed"  # one hiccup
+    assert way(plain=[0.0]) == "plain"
+
+
+def test_ways_are_measured_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, layer = [], nn.Linear(8, 16)
+    monkeypatch.setattr(fastest, "measured", lambda *of: asked.append(of) or {"plain": SLOW, "packed": FAST})
+    assert [fastest.known_way(layer, False, [2, 8]) for _ in range(3)] == ["packed"] * 3 and len(asked) == 1
+    (file,) = cache.iterdir()
+    content = json.loads(file.read_text())
+    assert content["way"] == "packed" and content["product"] == [16, 8, "", "torch.float32"] and content["rows"] == [2, 8]
+    assert content["threads"] == torch.get_num_threads() and content["ms"]["plain"] == [2000.0] * 8
+    for other in ((layer, True, [2, 8]), (layer, False, [2]), (layer.bfloat16(), False, [2, 8])):
+        fastest.known_way(*other)
+    assert len(asked) == 4 and len(list(cache.iterdir())) == 4
+    for damaged in ("", "{}", '{"way": "quick"}', "[]", '{"way": ["plain"]}'):
+        file.write_text(damaged)
+        assert fastest.known_way(layer.float(), False, [2, 8]) == "packed" and json.loads(file.read_text())["way"] == "packed"
+
+
+def test_the_first_process_decides(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object) -> dict[str, list[float]]:
+        """Another process writes while this one still measures."""
+        monkeypatch.setattr(fastest, "measured", lambda *_: {"plain": FAST, "packed": SLOW})
+        fastest.known_way(layer, False, [2])
+        return {"plain": SLOW, "packed": FAST}
+
+    layer = nn.Linear(8, 16)
+    monkeypatch.setattr(fastest, "measured", late)
+    assert fastest.known_way(layer, False, [2]) == "plain"
+    assert [file.suffix for file in cache.iterdir()] == [".json"]
+
+
+def test_without_a_cache_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sdvar-exp").write_text("a file where a folder should be")
+    monkeypatch.setattr(fastest, "measured", lambda *_: {"plain": SLOW, "packed": FAST})
+    assert fastest.known_way(nn.Linear(8, 16), False, [2]) == "packed"
+    assert "the fastest products are measured anew in every process" in caplog.text
+
+
+def test_every_layer_is_measured(all_of_them: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(fastest, "ENOUGH_S", 0.0)
+    took = fastest.measured(nn.Linear(32, 48), True, [2, 8])
+    assert list(took) == ["plain", "packed", "fused"] and {len(v) for v in took.values()} == {fastest.LEAST}
+    assert all(s > 0 for v in took.values() for s in v) and list(fastest.measured(nn.Linear(32, 48), False, [2])) == [
+        "plain",
+        "packed",
+    ]
+    assert fastest.measured(nn.Linear(4, 4).half(), False, [2]) == {"plain": [0.0]}  # no such products
+
+
+def ways(model: VAR) -> set[str]:
+    return {fastest.way_of(layer) for layer in model.products}
+
+
+def fast(pair: Pair) -> Pair:
+    return replace(pair, **{role: accelerate(getattr(pair, role), "auto") for role in ("draft", "target")})
+
+
+def test_float64_and_int8_stay_as_they_are(all_of_them: None) -> None:
+    assert ways(accelerate(golden_var("tiny", "target").double(), "auto")) == {"plain"}
+    model = golden_var("tiny", "target")
+    round_to_int8(model)
+    assert ways(accelerate(model, "auto")) == {"int8"}
+
+
+@pytest.mark.parametrize("name", ["continue", "test3"])
+def test_the_same_tokens(name: str, all_of_them: None) -> None:
+    """In float32 but for near-ties, of which these images have none."""
+    prepared = fast(golden_pair("tiny"))
+    assert ways(prepared.target) == {"packed", "fused"} and all(x.weight.numel() == 0 for x in prepared.target.products)
+    assert torch.equal(tokens(prepared, CELLS[name], UNITS), tokens(golden_pair("tiny"), CELLS[name], UNITS))
+
+
+def test_groups_of_rows_and_autocast(all_of_them: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, packed = golden_var("tiny", "target"), accelerate(golden_var("tiny", "target"), "auto")
+    x = random(4, 5, plain.width)
+    with torch.inference_mode():
+        labels = torch.tensor([0, 1, 2, plain.num_classes])
+        wanted = plain(x, plain.condition(labels), plain.new_cache(4))
+        monkeypatch.setattr("sdvar_exp.models.var.ROWS_AT_ONCE", 5)
+        assert torch.allclose(packed(x, packed.condition(labels), packed.new_cache(4)), wanted, atol=1e-5)
+
+
+def test_the_ways_belong_to_the_hashes_of_a_pair(all_of_them: None) -> None:
+    plain, prepared = golden_pair("tiny"), fast(golden_pair("tiny"))
+    told = fastest.ways_of(prepared.draft, prepared.target)
+    assert "packed" in told and "fused" in told and "plain" not in told
+    assert fastest.ways_of(plain.draft, prepared.target) != told != fastest.ways_of(plain.draft, plain.target)
+    assert "products" not in load_pair("embedded_plain").hashes
+    pair = load_pair(ModelSpec("embedded_plain", execution="auto"))
+    assert pair.hashes["products"] == fastest.ways_of(pair.draft, pair.target)
+    base = Cell(choose("strategy", "sequential"))
+    assert replace(base, model=ModelSpec(execution="auto")).id != base.id
+
+
+def test_what_needs_the_weights_themselves_refuses() -> None:
+    cell = replace(CELLS["exact"], model=ModelSpec(execution="auto"), proposer=choose("proposer", "target_quantised"))
+    with pytest.raises(UserError, match=r"target_quantised needs model\.execution=eager, got auto"):
+        check_cell(cell, 5)
+    check_cell(replace(cell, proposer=choose("proposer", "none")), 5)
+    with pytest.raises(UserError, match=r"check compares with float weights: leave out model\.execution=auto"):
+        check.load("embedded", ["model.execution=auto"], None)
