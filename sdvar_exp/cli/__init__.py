@@ -29,6 +29,8 @@ VERBS = {
     "power": "how many labels × seeds show a given effect, from the spread of a study",
     "report": "one self-contained HTML page of a study",
     "collect": "make tables and figures again from the ledger",
+    "validate": "is a study whole: ledger, cells, images, tables; exit code 1 if not",
+    "merge": "make one study of folders of it from several machines; conflicts are listed",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
     "export": "a cell's images as one npz or a folder of PNG files, or a study as a dataset, for other programs",

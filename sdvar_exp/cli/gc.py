@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import time
@@ -14,11 +13,11 @@ from pathlib import Path
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.store.images import IMAGE_NAME
 from sdvar_exp.words import count, size
 
 FAILED = 1
 FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young
-IMAGE = re.compile(r"(\d+)_(\d+)(_\w+)?\.png")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _images(place: Path, units: Collection[tuple[str, int, int]], known: bool) -
             yield Waste(place, "images of a cell without a row", sum(_bytes(p) for p in place.rglob("*")))
         return
     for path in sorted(place.glob("*.png")):
-        found = IMAGE.fullmatch(path.name)
+        found = IMAGE_NAME.fullmatch(path.name)
         if found and (place.name, int(found[1]), int(found[2])) not in units and _old(path):
             yield Waste(path, "an image without a row", _bytes(path))
 

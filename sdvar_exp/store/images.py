@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from sdvar_exp.store.files import atomic_write
 # How stage pictures colour the tokens of a stage (Okabe and Ito): the committed token is the draft's, or another one; the
 # stage was sampled by the target, or committed as the draft made it, without a verdict.
 STAGE_COLOURS = {"kept": (0, 114, 178), "replaced": (213, 94, 0), "target": (153, 153, 153), "draft": (86, 180, 233)}
+
+
+IMAGE_NAME = re.compile(r"(\d+)_(\d+)(_\w+)?\.png")
+"""Names of a unit's images: label, seed, suffix."""
 
 
 def image_name(label: int, seed: int, suffix: str = "") -> str:

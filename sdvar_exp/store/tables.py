@@ -237,7 +237,7 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
     notes = []
     for later in twice:
         cell, label, seed = unit_key(later)
-        found = _differences(first[cell, label, seed], later)
+        found = row_differences(first[cell, label, seed], later)
         if found:
             shown = "; ".join(found[:4]) + ("; …" if len(found) > 4 else "")
             notes.append(f"unit {cell} label {label} seed {seed} was committed twice, the first row stays: {shown}")
@@ -245,7 +245,8 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
     return notes
 
 
-def _differences(first: Body, later: Body) -> list[str]:
+def row_differences(first: Body, later: Body) -> list[str]:
+    """How two records of one unit differ, circumstances aside, e.g. `target_calls 5 and 6`."""
     changed = sorted(changes(first.get("sample", {}), later.get("sample", {})))
     found = [f"{name} {a!r} and {b!r}" for name, a, b in changed if name not in VOLATILE and name not in CIRCUMSTANCES]
     return found + (["stages differ"] if first.get("stages") != later.get("stages") else [])

@@ -1,0 +1,115 @@
+"""`merge` makes one study of several folders; `validate` says whether one is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdvar_exp.store import Study, load_tables, stable_csv, write_tables
+from sdvar_exp.store.ledger import LedgerReader
+from sdvar_exp.store.manifest import planned_units, read_cells, read_manifest
+from tests.store.making import make_plan, opened, timing_body, unit_body
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def part(root: str, seeds: tuple[int, ...], images: bool = True, shift: float = 0.0, **changes: Any) -> Path:
+    """A part of the study `made_up` as one machine leaves it: some of its seeds."""
+    plan = make_plan(Path(root), seeds=seeds)
+    with opened(plan, **changes) as study:
+        for planned in plan.cells:
+            for unit in plan.units:
+                body = unit_body(planned.id, unit.label, unit.seed)
+                body["sample"]["pixel_mae"] += shift if unit.seed == 1 else 0.0
+                if images:
+                    study.write_image(planned.id, unit.label, unit.seed, np.full((3, 4, 4), unit.seed / 4))
+                study.append(body)
+        study.append(timing_body(plan.cells[1].id, 3, seeds[0], 0, 20, 10))
+    return plan.folder
+
+
+def test_two_machines_make_the_study_of_one(call: Call) -> None:
+    whole, a, b = part("one", (0, 1, 2)), part("a", (0, 1)), part("b", (1, 2))
+    code, out, err = call("merge", str(a), str(b), "--into", "all")
+    assert (code, err) == (0, "") and "18 rows of 3 cells, 18 images, 6 units in several folders with equal rows" in out
+    merged = Path("all")
+    assert stable_csv(merged).replace(",all,", ",made_up,") == stable_csv(whole)
+    units = [b for b in LedgerReader(merged / "ledger").read() if b["type"] == "unit"]
+    assert len(units) == 18, "equal rows once"
+    assert {c: planned_units(x) for c, x in read_cells(merged).items()} == {
+        c: planned_units(x) for c, x in read_cells(whole).items()
+    }
+    images = {p.relative_to(whole): p.read_bytes() for p in whole.glob("images/*/*.png")}
+    assert {p.relative_to(merged): p.read_bytes() for p in merged.glob("images/*/*.png")} == images
+    assert len(load_tables(merged).timings) == 2 and call("validate", "all")[:2] == (0, "all: whole\n")
+    assert len(load_tables(a).samples) == 12 and not list(Path().glob(".all*")), "the folders stay, nothing is left beside"
+    with Study(merged).open(make_plan(Path("."), study="all", seeds=(0, 1, 2)), read_manifest(whole)["fingerprint"]) as study:  # type: ignore[index]
+        assert len(study.done()) == 18, "a run goes on with it"
+
+
+def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
+    a, b = part("a", (0, 1)), part("b", (1, 2), shift=0.5)
+    code, out, err = call("merge", str(a), str(b), "--into", "all")
+    assert code == 1 and out == "" and not Path("all").exists() and not list(Path().glob(".all*"))
+    assert err.count("a/made_up and b/made_up differ: pixel_mae ") == 6 and err.endswith(
+        "--keep-first keeps the rows of the first folder\n"
+    )
+    found = json.loads(call("merge", str(a), str(b), "--into", "all", "--json")[1])
+    assert found["into"] is None and len(found["conflicts"]) == 6 and found["equal"] == 0
+    assert call("merge", str(a), str(b), "--into", "all", "--keep-first")[0] == 0
+    first = load_tables(a).samples.set_index(["cell", "label", "seed"])["pixel_mae"]
+    kept = load_tables(Path("all")).samples.set_index(["cell", "label", "seed"])["pixel_mae"]
+    assert kept.loc[first.index].equals(first) and len(kept) == 18
+
+
+def test_what_is_no_one_study_is_refused(call: Call) -> None:
+    a, b = part("a", (0,)), part("b", (1,), code="other", images=False)
+    code, _, err = call("merge", str(a), str(b), "--into", "all")
+    assert code == 2 and "b/made_up: " in err and "code c0de → other" in err and "--allow-mixed merges all the same" in err
+    assert call("merge", str(a), str(b), "--into", "all", "--allow-mixed")[0] == 0
+    assert load_tables(Path("all")).samples["mixed"].sum() == 6
+    assert "is there already" in call("merge", str(a), str(b), "--into", "all")[2]
+    assert "needs two folders" in call("merge", str(a), str(a), "--into", "c")[2]
+    with opened(make_plan(Path("c"), study="else")):
+        assert "is at work" in call("merge", str(a), "c/else", "--into", "d")[2]
+    assert "is of the study 'else', a/made_up of 'made_up'" in call("merge", str(a), "c/else", "--into", "d")[2]
+
+
+def test_validate_names_each_fault(call: Call) -> None:
+    folder = part("a", (0, 1))
+    write_tables(folder)
+    assert call("validate", str(folder)) == (0, f"{folder}: whole\n", "")
+    first, second, third = sorted(read_cells(folder))
+    (folder / f"images/{first}/3_0.png").write_bytes(b"no image")
+    (folder / f"images/{second}/3_0.png").unlink()
+    shutil.copy(folder / f"images/{third}/3_0.png", folder / f"images/{third}/3_9.png")
+    with Study(folder).attach() as study:
+        study.append(unit_body(first, 3, 0, target_calls=99))
+        study.append(unit_body(first, 8, 7))
+    ledger = sorted((folder / "ledger").glob("*.jsonl"))[0]
+    ledger.write_bytes(ledger.read_bytes().replace(b'"label":8', b'"label":9', 1))
+    (folder / f"cells/{second}.json").unlink()
+    code, out, _ = call("validate", str(folder), "--json")
+    found = json.loads(out)
+    said = {(f["what"], Path(f["path"]).name): f["text"] for f in found["faults"]}
+    assert code == 1 and not found["whole"] and all(f["fix"] for f in found["faults"])
+    assert "bad checksum" in said["record", "ledger"] and "target_calls" in said["unit", "ledger"]
+    assert "rows of it" in said["cell", f"{second}.json"] and "UnidentifiedImageError" in said["image", "3_0.png"]
+    assert said["image", "3_9.png"] == "it has no row" and said["images", second].startswith("has 3 samples")
+    assert said["table", "samples.parquet"].startswith(("has 12 rows", "its values")) and ("table", "noise.parquet") not in said
+    assert len(call("validate", str(folder))[1].splitlines()) == 2 * len(found["faults"]) + 1
+
+
+@pytest.mark.parametrize("name", ["samples", "runs"])
+def test_a_table_that_is_none_is_a_fault(name: str, call: Call) -> None:
+    folder = part("a", (0,), images=False)
+    write_tables(folder)
+    (folder / f"tables/{name}.parquet").write_bytes(b"PAR1")
+    code, out, _ = call("validate", str(folder))
+    assert code == 1 and f"{name}.parquet: cannot be read" in out and "sdvar-exp collect" in out
