@@ -22,19 +22,20 @@ FRESH_S = 3600.0  # a detached worker may be about to write the row of an image 
 
 @dataclass(frozen=True)
 class Waste:
-    """A file or folder, why nothing needs it, and its size in bytes."""
+    """A file or folder, why nothing needs it, and its size in bytes. cell: whose records go with the file."""
 
     path: Path
     why: str
     bytes: int
+    cell: str = ""
 
 
 def parser() -> Parser:
     known = study_parser(
         "gc",
         "Find what nothing needs: temporary files, images without a row, cells that were planned, "
-        "never decoded and that the last command no longer has. "
-        "Rows are never touched; nothing younger than an hour is. Of a study with damaged records "
+        "never decoded and that the last command no longer has, and cells of entries whose code was changed since. "
+        "No other row is touched; nothing younger than an hour is. Of a study with damaged records "
         "images and cells stay: they may belong to those.",
     )
     known.add_argument("--delete", action="store_true", help="remove what is listed")
@@ -49,13 +50,16 @@ def main(argv: list[str]) -> int:
         raise UserError("--delete and --dry-run exclude each other")
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.delete:
+        from sdvar_exp.store import Study
         from sdvar_exp.store.lock import StudyLock
 
         lock = StudyLock(folder / "lock")
         lock.acquire()  # no run may begin, or be at work, meanwhile
         try:
             found = list(waste(folder))
-            stays = {one.path: why for one in found if (why := remove(one.path))}
+            stays = {one.path: why for one in found if (why := remove(one.path, one.cell))}
+            if any(one.cell for one in found):
+                Study(folder).write_tables()
         finally:
             lock.release()
     else:
@@ -76,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 def waste(folder: Path) -> Iterator[Waste]:
     """Everything in a study that nothing needs; of one whose records are damaged, no more than temporary files."""
-    from sdvar_exp.store.manifest import read_cells
+    from sdvar_exp.store.manifest import read_cells, superseded
     from sdvar_exp.store.records import left_out
     from sdvar_exp.store.state import read_rows
 
@@ -90,15 +94,22 @@ def waste(folder: Path) -> Iterator[Waste]:
     if damaged:
         print(f"error: images and cells of {folder} stay: they may belong to what is left out", file=sys.stderr)
         return
+    old = superseded(folder)
+    for cell, new in old.items():
+        places = [folder / "images" / cell, folder / "cells" / f"{cell}.json"]
+        why = f"{cells[cell]['name']}: its entry was changed since, now it is {new}"
+        rows = sum(unit[0] == cell for unit in ledger.units)
+        yield from (Waste(path, why, sum(map(_bytes, path.rglob("*")))) for path in places[:1] if path.is_dir())
+        yield Waste(places[1], f"{why}; with {count(rows, 'row')}", _bytes(places[1]), cell)
     wanted = {cell for body in ledger.sessions[-1:] for cell in body.get("cells", ())}
     used = {cell for cell, _, _ in ledger.units}
     baselines = {str(about["baseline"]) for cell, about in cells.items() if cell in used | wanted}
-    stale = {cell for cell in cells if wanted and cell not in used | wanted | baselines}
+    stale = {cell for cell in cells if wanted and cell not in used | wanted | baselines | old.keys()}
     for cell in sorted(stale):
         path = folder / "cells" / f"{cell}.json"
         yield Waste(path, f"{cells[cell]['name']}: planned, never decoded, not in the last command", _bytes(path))
     for place in sorted((folder / "images").glob("*")):
-        if place.is_dir():
+        if place.is_dir() and place.name not in old:
             yield from _images(place, ledger.units, known=place.name in used)
 
 
@@ -128,9 +139,16 @@ def _bytes(path: Path) -> int:
         return 0
 
 
-def remove(path: Path) -> str:
-    """Remove a file or a folder, the link where it is one; why it stays, empty where it is gone (also before)."""
+def remove(path: Path, cell: str = "") -> str:
+    """Remove a file or a folder, the link where it is one; why it stays, empty where it is gone (also before).
+
+    cell: of a study, whose records are removed before its file in `cells/`.
+    """
+    from sdvar_exp.store.ledger import forget
+
     try:
+        if cell:
+            forget(path.parent.parent / "ledger", cell)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -15,6 +15,9 @@ from sdvar_exp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+FEW = """\
+*: under {} degrees of freedom (images less labels) the spread is hardly known, nor are the seeds that it asks for:
+decode more seeds first"""
 EXAMPLES = """\
 A pilot study of a few seeds says how many a claim needs. Effects: a ratio for speed-ups, else a difference.
 
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> int:
     if asked.effect is None:
         raise UserError("--effect is needed: what difference is to be shown? e.g. --metric speedup --effect 1.05")
     folder = find_study(asked.study, Path(asked.results_dir))
+    from sdvar_exp.metrics.statistics import LEAST_FREEDOM
     from sdvar_exp.report.power import power_table
     from sdvar_exp.report.source import read_tables
 
@@ -81,6 +85,8 @@ def main(argv: list[str]) -> int:
             f"\nseeds per label that show a {what} with power {asked.power:g} at the {100 * asked.level:g} % level, with the "
             "spread within\na label as measured, and cautiously with its upper 80 % bound; images: labels × seeds"
         )
+        if (table["freedom"] < LEAST_FREEDOM).any():
+            print(FEW.format(LEAST_FREEDOM))
     return 0
 
 
@@ -98,10 +104,13 @@ def _identical(share: float, level: float, as_json: bool) -> int:
 
 
 def _text(table: pd.DataFrame) -> str:
+    from sdvar_exp.metrics.statistics import LEAST_FREEDOM
+
     head = ["cell", "n", "labels", "spread", "power now", "seeds", "cautious", "images"]
     lines = []
     for row in table.to_dict("records"):
-        line = [str(row["name"]), str(row["n"]), str(row["at_labels"]), f"{row['spread']:.3g}", f"{row['power_now']:.2f}"]
+        few = " *" if row["freedom"] < LEAST_FREEDOM else ""
+        line = [f"{row['name']}{few}", str(row["n"]), str(row["at_labels"]), f"{row['spread']:.3g}", f"{row['power_now']:.2f}"]
         lines.append([*line, *(_count(row[key]) for key in ("needed", "needed_cautious", "images"))])
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     cells = [

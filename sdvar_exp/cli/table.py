@@ -46,6 +46,7 @@ def parser() -> Parser:
     known.add_argument(
         "--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell", source=columns
     )
+    known.add_argument("--superseded", action="store_true", help="with cells whose own entries were changed since")
     known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort=-COLUMN from the largest on")
     known.add_argument("--json", action="store_true", help="the summary for machines")
     known.add_argument("--csv", action="store_true", help="the summary as csv")
@@ -86,12 +87,13 @@ def main(argv: list[str]) -> int:
             raise UserError("--macros gives the whole table, as `verify --tex` checks it; leave out --where")
         from sdvar_exp.report.macros import macros
 
-        sys.stdout.write(macros(_chosen(folder, None, False).tables))
+        sys.stdout.write(macros(_chosen(folder, None).tables))
         return 0
+    chosen = _chosen(folder, asked.where, asked.by_outcome, asked.superseded)
     if asked.latex or asked.markdown:
-        sys.stdout.write(_typeset(_chosen(folder, asked.where, asked.by_outcome), asked.latex, asked.plus_minus, asked.sort))
+        _say(chosen)
+        sys.stdout.write(_typeset(chosen, asked.latex, asked.plus_minus, asked.sort))
         return 0
-    chosen = _chosen(folder, asked.where, asked.by_outcome)
     summary = _sorted(_summary(chosen, asked.group), asked.sort)
     for remark in chosen.remarks:
         print(f"note: {remark}", file=sys.stderr)
@@ -99,8 +101,7 @@ def main(argv: list[str]) -> int:
         summary = summary if asked.group else _with_rounds(summary, chosen.tables.samples)
         print(summary.to_json(orient="records", indent=1, force_ascii=False))
         return 0
-    for note in getattr(chosen.tables, "notes", ()):
-        print(f"note: {note}", file=sys.stderr)
+    _say(chosen)
     if asked.csv or asked.group:
         print(_csv(summary) if asked.csv else _plain(summary))
         return 0
@@ -111,11 +112,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _chosen(folder: Path, where: str | None, by_outcome: bool) -> Chosen:
+def _say(chosen: Chosen) -> None:
+    for note in getattr(chosen.tables, "notes", ()):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _chosen(folder: Path, where: str | None, by_outcome: bool = False, superseded: bool = False) -> Chosen:
     from sdvar_exp.report.selection import choose
     from sdvar_exp.report.source import read_tables
 
-    chosen = choose(read_tables(folder, stages=False), where, by_outcome)  # type: ignore[arg-type]
+    chosen = choose(read_tables(folder, stages=False, superseded=superseded), where, by_outcome)  # type: ignore[arg-type]
     if where and chosen.tables.samples.empty:
         raise UserError(f"--where {where!r} chooses no row of {folder}")
     return chosen

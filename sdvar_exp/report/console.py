@@ -19,13 +19,15 @@ from sdvar_exp.metrics.statistics import LEAST_FREEDOM
 from sdvar_exp.report.soundness import alarm, sound
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
-from sdvar_exp.words import span
+from sdvar_exp.words import count, span
 
 NARROW = 60
 """A narrower terminal has no room for a table."""
 NAMES = 24
 """Columns that names of cells may be folded to."""
 GAP = 2
+MOST_BROKEN = 5
+"""Cells with other tokens than promised that are named; of more a number."""
 DASH = "–"
 AA_MARK = "A/A"
 
@@ -72,7 +74,7 @@ def legend(summary: pd.DataFrame) -> list[str]:
     lines = [_count_line(summary), _timing_line(summary)]
     lines.append("target token-forwards: rows fed to the target, both guidance halves, ÷ rows of the reference")
     lines.append("pixel difference: mean |a-b| to the reference's image of the same label and seed, on [0, 1]")
-    lines += [*_reference_lines(summary), *_cut_line(summary)]
+    lines += [*_identical_lines(summary), *_reference_lines(summary), *_cut_line(summary)]
     lines += [f"{m.plain_heading}: {m.says}" for m in metrics() if m.tabled and not m.own]
     pairs = summary.drop_duplicates("baseline")["noise_pairs"].fillna(0).sum()
     if pairs:
@@ -98,6 +100,28 @@ def _few(summary: pd.DataFrame) -> bool:
     """Whether some cell has too few images for an interval."""
     freedom = pd.concat([summary["n"] - summary["labels"], (summary["timed"] - summary["labels"])[summary["timed"] > 1]])
     return bool((freedom < LEAST_FREEDOM).any())
+
+
+def _identical_lines(summary: pd.DataFrame) -> list[str]:
+    """What the bound beside k/N is; and how far off the worst image of the cells is that are to give the baseline's tokens."""
+    known = summary[summary["compared"] > 0]
+    text = "identical: images whose tokens all equal the own baseline's; behind ≥ the exact one-sided 95 % bound on their share"
+    lines = [text] if (known.loc[~known["is_baseline"], "identical"] > 0).any() else []
+    claims = known[(known["lossless"] == "tokens") & ~known["is_baseline"]]
+    kept, broken = (claims[claims["identical"].eq(claims["compared"]) == equal] for equal in (True, False))
+    if len(kept):
+        lines.append(f"lossless: {count(len(kept), 'cell')} with every token as promised{_worst(kept)}")
+    for row in broken.head(MOST_BROKEN).to_dict("records"):
+        stage = f", first divergent stage {row['earliest_divergence']:.0f}" if row["earliest_divergence"] >= 0 else ""
+        shares = f"{row['identical']} of {row['compared']} identical"
+        lines.append(f"lossless: {row['name']}: {shares}{stage}{_worst(broken[broken['cell'] == row['cell']])}")
+    more = len(broken) - MOST_BROKEN
+    return [*lines, f"lossless: {count(more, 'more cell')} with other tokens than promised"] if more > 0 else lines
+
+
+def _worst(cells: pd.DataFrame) -> str:
+    largest = cells["largest_difference"].max()
+    return "" if _missing(largest) else f", largest difference of a pixel {number(largest, 3)}"
 
 
 def _cut_line(summary: pd.DataFrame) -> list[str]:
@@ -137,7 +161,7 @@ def _reference_lines(summary: pd.DataFrame) -> list[str]:
 
 def _texts(row: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, str]:
     mark = f" ({AA_MARK})" if row["is_baseline"] and row["timed"] else ""
-    identical = f"{row['identical']}/{row['compared']}" if row["compared"] else DASH
+    identical = identical_text(row)
     shown = {
         m.plain_heading: with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits) for m in metrics
     }
@@ -231,6 +255,18 @@ def with_interval(row: dict[str, Any], name: str, digits: int) -> str:
     if _missing(mean) or _missing(low) or low == high:
         return number(mean, digits)
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def identical_text(row: dict[str, Any]) -> str:
+    """`10/10 [≥ 0.74]`: how many of how many images are identical, and the bound on their share; a baseline is itself."""
+    if not row["compared"]:
+        return DASH
+    bound = (
+        f" [≥ {math.floor(100 * (1 - row['different_bound'])) / 100:.2f}]"
+        if row["identical"] and not row["is_baseline"]
+        else ""
+    )
+    return f"{row['identical']}/{row['compared']}{bound}"
 
 
 def number(value: float | None, digits: int) -> str:

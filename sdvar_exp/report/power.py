@@ -14,7 +14,10 @@ from sdvar_exp.report.source import Tables, by_unit, cells, of_cell
 
 __all__ = ["COLUMNS", "images_needed", "power_table"]
 
-COLUMNS = ("cell", "name", "n", "labels", "seeds", "spread", "power_now", "at_labels", "needed", "needed_cautious", "images")
+COLUMNS = (
+    *("cell", "name", "n", "labels", "seeds", "freedom", "spread", "power_now"),
+    *("at_labels", "needed", "needed_cautious", "images"),
+)
 CAUTION = 0.8
 LEAST_RATIO = 0.5
 """Least effect that is taken for a ratio."""
@@ -34,9 +37,10 @@ def power_table(
 
     effect: for `speedup` a ratio (1.05: five per cent), else a difference in the metric's unit. against: id of a cell;
     differences are then paired with its units, else taken from a fixed value (for `speedup`: the baseline). spread: within a
-    label, of logarithms for `speedup`. power_now: chance that as many units as the study has show the effect. needed:
-    seeds per label at `at_labels` labels (those of the study, or `labels`) for power `wanted`; needed_cautious: the same
-    with the upper 80 % bound of the spread, which few units know badly; images: needed × at_labels. None: over a million.
+    label, of logarithms for `speedup`, known from `freedom` degrees of freedom. power_now: chance that as many units as the
+    study has show the effect. needed: seeds per label at `at_labels` labels (those of the study, or `labels`) for power
+    `wanted`; needed_cautious: the same with the upper 80 % bound of the spread, which few units know badly; images: needed ×
+    at_labels. None: over a million.
     Raises `UserError` for an effect that is none, or a study in which no label has two values.
     """
     what = _known(metric)
@@ -65,6 +69,7 @@ def power_table(
                 len(units),
                 own,
                 round(len(units) / own, 1),
+                freedom,
                 sd,
                 power(shift, sd, own, max(1, len(units) // own), level),
                 at,

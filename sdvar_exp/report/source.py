@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,10 @@ import pandas as pd
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import OWN, REFERENCE_ROWS, Metric, metrics
 from sdvar_exp.store.columns import FORMERLY, NOISE, SAMPLES
+from sdvar_exp.words import count
+
+if TYPE_CHECKING:
+    from sdvar_exp.store.tables import Tables as StoredTables
 
 RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline", "own_baseline"]
 NOISE_COLUMNS = list(NOISE)[1:]
@@ -35,14 +40,33 @@ class Tables(Protocol):
     def failures(self) -> pd.DataFrame: ...
 
 
-def read_tables(folder: Path, stages: bool = True) -> Tables:
+def read_tables(folder: Path, stages: bool = True, superseded: bool = False) -> Tables:
     """Tables of a study from its ledger, or, where it was kept without one, from its parquet files.
 
-    stages: False leaves the rows of `stages` out where they would take long. Raises `UserError` where there is no study.
+    stages: False leaves the rows of `stages` out where they would take long. superseded: with earlier versions of cells, see
+    `current`. Raises `UserError` where there is no study.
     """
     from sdvar_exp.store import load_tables
 
-    return load_tables(folder, stages=stages)
+    tables = load_tables(folder, stages=stages)
+    return tables if superseded else current(tables, folder)
+
+
+def current(tables: StoredTables, folder: Path) -> StoredTables:
+    """The tables without the cells of earlier versions of an entry of one's own, and a note that says so."""
+    from sdvar_exp.store.manifest import superseded
+
+    old = superseded(folder)
+    if not old:
+        return tables
+    frames = {f.name: frame for f in fields(tables) if isinstance(frame := getattr(tables, f.name), pd.DataFrame)}
+    names = dict.fromkeys(frames["runs"].set_index("cell")["name"].get(list(old), pd.Series(dtype=str)))
+    note = (
+        f"left out, as the code of their entries was changed since: {count(len(old), 'cell')} ({', '.join(map(str, names))}); "
+        "table --superseded shows them, gc --delete removes them"
+    )
+    kept = {name: frame[~frame["cell"].isin(old)].reset_index(drop=True) for name, frame in frames.items() if "cell" in frame}
+    return replace(tables, **kept, notes=(*tables.notes, note))
 
 
 def cells(tables: Tables) -> pd.DataFrame:
@@ -53,6 +77,8 @@ def cells(tables: Tables) -> pd.DataFrame:
         runs = runs.assign(own_baseline=runs["baseline"])
     if runs.empty:
         return pd.DataFrame(columns=RUN_COLUMNS)
+    twice = runs["name"].duplicated(keep=False)
+    runs = runs.assign(name=runs["name"].where(~twice, runs["name"].astype(str) + " #" + runs["cell"].str[:4]))
     ordered = runs.sort_values("order", kind="stable") if "order" in runs else runs
     return ordered[RUN_COLUMNS].reset_index(drop=True)
 

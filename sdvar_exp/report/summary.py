@@ -19,6 +19,8 @@ from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell,
 LEVEL = 0.95
 ENDS = ("", "_low", "_high")
 CUT = ".cut"
+WORST = ("pixel_max_abs", "first_divergent_stage")
+"""Columns of rows of which the summary keeps the worst image, against the own baseline."""
 
 
 def columns(own: bool = False) -> list[str]:
@@ -32,7 +34,7 @@ def columns(own: bool = False) -> list[str]:
         *("n", "labels", "compared", "failed"),
         *(f"{m.name}{end}" for m in shown if m.average != "pooled" for end in ENDS),
         *(m.name for m in shown if m.average == "pooled"),
-        *("identical", "different_bound", "near_ties"),
+        *("identical", "different_bound", "near_ties", "largest_difference", "earliest_divergence"),
         *(
             "speedup",
             "speedup_low",
@@ -68,18 +70,19 @@ def table_metrics(summary: pd.DataFrame) -> list[Metric]:
 def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = LEVEL) -> pd.DataFrame:
     """One row per cell in plan order, see `columns`; NaN or None where a number does not exist.
 
-    n: units (label, seed) with a row; labels: how many labels they have; compared: units that have a baseline image;
-    failed: units without a row that failed. Means are over units, intervals at `level` as in `metrics.statistics`.
-    Numbers that compare are against `baseline`, the study's reference; where some cell's own baseline is another one, the
-    same numbers against that stand in `…_own`. target_token_forwards: target_rows / rows of the reference; likewise draft.
-    committed_per_call: stages committed by verify rounds per target call, totals over units; NaN without target calls.
-    identical: k of `compared` units whose tokens all equal the baseline's; different_bound: 95 % upper bound on the
-    share of images that differ. speedup: geometric mean of baseline time / cell time, paired, without VAE decode, over
-    `timed` units, each with the median of its repeats; repeats timed beside another worker are left out, and units that
-    have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
-    baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the
-    median of a unit's repeats. sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`.
-    cut: metrics whose interval reaches beyond their range and is cut to it, by name.
+    n: units (label, seed) with a row; labels: how many labels they have; compared: units that have a baseline image; failed:
+    units without a row that failed. Means are over units, intervals at `level` as in `metrics.statistics`. Numbers that compare
+    are against `baseline`, the study's reference; where some cell's own baseline is another one, the same numbers against that
+    stand in `…_own`. target_token_forwards: target_rows / rows of the reference; likewise draft. committed_per_call: stages
+    committed by verify rounds per target call, totals over units; NaN without target calls. identical: k of `compared` units
+    whose tokens all equal the own baseline's; different_bound: 95 % upper bound on the share of images that differ.
+    largest_difference: of any pixel of any of these images; earliest_divergence: first stage in which any of them has another
+    token than its own baseline, NaN where none has. speedup: geometric mean of baseline time / cell time, paired, without VAE
+    decode, over `timed` units, each with the median of its repeats; repeats timed beside another worker are left out, and units
+    that have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
+    baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the median of
+    a unit's repeats. sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`. cut: metrics
+    whose interval reaches beyond their range and is cut to it, by name.
     noise_*: mean over `noise_pairs` pairs of images of the cell's baseline, of one label and two seeds; from `noise` or
     else `tables.noise`, see `source.NOISE_COLUMNS`.
     """
@@ -113,6 +116,7 @@ def _values(samples: pd.DataFrame) -> pd.DataFrame:
     needed = dict.fromkeys([m.name for m in shown] + [name for m in shown if m.average == "pooled" for name in m.needs])
     found = with_rates(samples)
     needed |= dict.fromkeys(m.name + OWN for m in shown if m.relative and m.name + OWN in found)
+    needed |= dict.fromkeys(name for m in WORST for name in (m, m + OWN))
     found = found.reindex(columns=["cell", "label", "seed", "identical", "near_tie", *needed])
     return found.assign(**{name: numbers(found[name]) for name in needed})
 
@@ -130,6 +134,10 @@ def _units(values: pd.DataFrame, failures: pd.DataFrame, level: float) -> dict[s
                 row |= _averaged(m.against_baseline(), values, level)
     identical, near_ties = (int(true(values[name]).sum()) for name in ("identical", "near_tie"))
     row |= {"identical": identical, "near_ties": near_ties}
+    difference = headline("difference").name + OWN
+    ending = OWN if difference in values and values[difference].notna().any() else ""
+    largest, earliest = (numbers(values[m + ending]) for m in WORST)
+    row |= {"largest_difference": largest.max(), "earliest_divergence": earliest.min()}
     return row | {"different_bound": identical_bound(identical, compared, level)}
 
 

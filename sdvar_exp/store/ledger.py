@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.store.files import StorageError, storage_errors, sync_folder
+from sdvar_exp.store.files import StorageError, atomic_write, storage_errors, sync_folder
 from sdvar_exp.store.records import Body, admitted, leave_out, parsed, usual_sample
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,15 @@ def files_of(folder: Path) -> list[Path]:
 def _order(path: Path) -> tuple[int, str]:
     number = path.stem.rpartition("-")[2]
     return (int(number) if number.isdecimal() else 0, path.name)
+
+
+def forget(folder: Path, cell: str) -> None:
+    """Remove the records of a cell from a ledger that nobody writes to; what cannot be read stays."""
+    for path in files_of(folder):
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if cell.encode() not in line or (decode(line) or {}).get("cell") != cell]
+        if len(kept) < len(lines):
+            atomic_write(path, b"".join(kept), durable=True)
 
 
 class LedgerWriter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,32 @@ def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
         except (ValueError, OSError) as error:
             leave_out(f"{path} is damaged and its cell left out; a run that has the cell writes it again ({error})")
     return {cell_id: cell for _, cell_id, cell in sorted(cells, key=lambda c: c[:2])}
+
+
+def superseded(folder: Path) -> dict[str, str]:
+    """Cells that differ from a later one in the source of an entry of one's own alone: id of each, and of the one instead.
+
+    Later is the one of the last command, else the one that was planned last. A cell that others are compared with stays.
+    """
+    cells = read_cells(folder)
+    versions: dict[str, list[str]] = {}
+    for cell, about in cells.items():
+        versions.setdefault(canonical(_without_source(about["config"])), []).append(cell)
+    several = [group for group in versions.values() if len(group) > 1]
+    if not several:
+        return {}
+    bodies = LedgerReader(folder / "ledger").read(containing=b'"session"')
+    last = {cell for cells in deque((b.get("cells", ()) for b in bodies if b["type"] == "session"), maxlen=1) for cell in cells}
+    latest = {cell: max(group, key=lambda c: (c in last, cells[c]["order"])) for group in several for cell in group}
+    old = {cell: new for cell, new in latest.items() if cell != new}
+    needed = {about.get(key) for cell, about in cells.items() if cell not in old for key in ("baseline", "own_baseline")}
+    return {cell: new for cell, new in old.items() if cell not in needed}
+
+
+def _without_source(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_source(inner) for key, inner in value.items() if key != "source"}
+    return value
 
 
 def write_cells(folder: Path, plan: Plan) -> None:

@@ -23,7 +23,7 @@ from sdvar_exp.report.figures import Written
 from sdvar_exp.store import Study, load_results
 from sdvar_exp.store.lock import StudyLock
 from tests.cli.conftest import make_study
-from tests.store.making import timing_body, unit_body
+from tests.store.making import make_cells, timing_body, unit_body
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -219,6 +219,16 @@ class TestTable:
         make_study()
         code, out, err = call("table", *argv)
         assert (code, out) == (2, "") and err.startswith(f"error: {start}") and err.count("\n") == 1
+
+
+def test_power_says_where_the_spread_is_hardly_known(call: Call) -> None:
+    """Two labels × two seeds leave two degrees of freedom, × three seeds four."""
+    asked = ("--metric", "pixel_mae", "--effect", "0.1")
+    make_study("few", seeds=(0, 1))
+    code, out, _ = call("power", "few", *asked)
+    assert code == 0 and "parallel_v1 γ=3 *" in out and "\n*: under 3 degrees of freedom (images less labels)" in out
+    make_study("more")
+    assert "*" not in call("power", "more", *asked)[1]
 
 
 class TestDiff:
@@ -423,8 +433,6 @@ class TestGc:
         """Planned once, without a row, and not in the last command."""
         folder = make_study(skip=6)
         assert call("gc", "--delete", "--dry-run")[0] == 2
-        from sdvar_exp.store import Study
-        from tests.store.making import make_cells
 
         cells = [p.cell.id for p in make_cells()]
         Study(folder).attach().append({"type": "session", "cells": cells[:2]})
@@ -444,6 +452,42 @@ class TestGc:
         code, out, err = call("gc", "--delete")
         assert code == 1 and err == f"error: {listed[0]} stays: Permission denied\n" and str(listed[0]) not in out
         assert [path.exists() for path in listed] == [True] + [False] * (len(listed) - 1) and len(listed) > 2
+
+
+def test_earlier_versions_of_a_cell_are_hidden_until_asked_for_and_gc_removes_them(call: Call) -> None:
+    """The entry of the last cell was changed: the cell of its file of today stands last in the plan, with the same name."""
+    folder = make_study()
+    *_, old = (p.cell.id for p in make_cells())
+    path, now = folder / "cells" / f"{old}.json", "abcdef012345"
+    about = json.loads(path.read_text())
+    for cell, source, order in ((old, "0" * 16, 2), (now, "1" * 16, 3)):
+        config = {**about["config"], "acceptance": {**about["config"]["acceptance"], "source": source}}
+        path.with_name(f"{cell}.json").write_text(json.dumps({**about, "id": cell, "config": config, "order": order}))
+    with Study(folder).attach() as study:
+        study.append(*(unit_body(now, label, seed) for label in (3, 8) for seed in range(3)))
+        study.append({"type": "session", "cells": [now]})
+
+    def rows(*more: str) -> list[str]:
+        return [row["cell"] for row in json.loads(call("table", "--json", *more)[1])]
+
+    assert now in rows() and old not in rows() and {old, now} <= set(rows("--superseded"))
+    code, out, err = call("table")
+    assert code == 0 and out.count("parallel_v1 γ=3") == 1
+    assert err == (
+        "note: left out, as the code of their entries was changed since: 1 cell (parallel_v1 γ=3); "
+        "table --superseded shows them, gc --delete removes them\n"
+    )
+    assert f"parallel_v1 γ=3 #{old[:4]}" in (out := call("table", "--superseded")[1]) and f"γ=3 #{now[:4]}" in out
+    found = json.loads(call("gc", "--json")[1])["found"]
+    assert [Path(one["path"]).name for one in found] == [f"{old}.json"] and "with 6 rows" in found[0]["why"]
+    stable = [line for line in call("table", "--stable")[1].splitlines() if old not in line]
+    assert call("gc", "--delete")[0] == 0 and call("gc")[1] == "0 things, 0 kB to remove\n"
+    assert old not in rows("--superseded") and call("table", "--stable")[1].splitlines() == stable
+    assert call("table")[2] == "", "nothing is damaged"
+    with Study(folder).attach() as study:  # the entry's file of before is back, and run again
+        study.append(*(unit_body(old, label, 0) for label in (3, 8)), {"type": "session", "cells": [old]})
+    path.write_text(json.dumps({**about, "config": {**config, "acceptance": {**config["acceptance"], "source": "0" * 16}}}))
+    assert old in rows() and now not in rows()
 
 
 def test_ls_writes_a_yaml_over_the_empty_file_that_the_shell_made(call: Call, tmp_path: Path) -> None:

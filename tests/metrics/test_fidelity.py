@@ -115,6 +115,7 @@ def test_identical_images():
     assert row == {
         "pixel_mae": 0,
         "pixel_l2": 0,
+        "pixel_max_abs": 0,
         "psnr_db": None,
         "ssim": pytest.approx(1),
         "correlation": 1,
@@ -144,6 +145,7 @@ def test_first_divergent_stage_and_plain_types():
     changed[4] += 1
     row = fidelity(changed, other, other_f, tokens, image, f_hat, PYRAMID)
     assert row["first_divergent_stage"] == 1
+    assert row["pixel_max_abs"] == max(abs(float(a) - float(b)) for a, b in zip(other.flat, image.flat, strict=True))
     assert not row["identical"]
     assert all(v is None or type(v) in (float, int, bool) for v in row.values())
 

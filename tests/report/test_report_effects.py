@@ -188,7 +188,7 @@ def test_frechet_needs_the_quality_table(material):
 def test_power_of_a_study(study):
     table = power_table(study, "pixel_mae", 0.01, against=study.ids["draft_only"]).set_index("name")
     assert "draft_only" not in table.index and set(table["at_labels"]) == {3}
-    assert (table["needed_cautious"] >= table["needed"]).all()
+    assert (table["needed_cautious"] >= table["needed"]).all() and set(table["freedom"]) == {21}
     smaller = power_table(study, "pixel_mae", 0.001, against=study.ids["draft_only"]).set_index("name")
     assert (smaller["needed"] > table["needed"]).all()
     speed = power_table(study, "speedup", 1.05).set_index("name")

@@ -128,6 +128,22 @@ def pixel_l2(image_a: np.ndarray, image_b: np.ndarray) -> float:
 
 @register(
     "metric",
+    "pixel_max_abs",
+    heading="largest difference",
+    range=(0, 1),
+    average="none",
+    shown="rows",
+    formula="max \\|a − b\\| over all pixels and channels",
+    unit="[0, 1]",
+)
+def pixel_max_abs(image_a: np.ndarray, image_b: np.ndarray) -> float:
+    """Largest |a-b| over all pixels and channels."""
+    a, b = _pair(image_a, image_b, "image")
+    return float(np.abs(a - b).max())
+
+
+@register(
+    "metric",
     "psnr_db",
     heading="PSNR",
     digits=1,
@@ -179,7 +195,6 @@ def ssim(image_a: np.ndarray, image_b: np.ndarray) -> float | None:
     heading="corre\u00adlation",
     range=(-1, 1),
     better=1,
-    interval=False,
     figures=False,
     formula="Pearson over all pixel values, Σ(a−ā)(b−b̄) / √(Σ(a−ā)²·Σ(b−b̄)²)",
     unit="[−1, 1]; null if an image is constant, 1 if a = b",
@@ -200,7 +215,6 @@ def correlation(image_a: np.ndarray, image_b: np.ndarray) -> float | None:
     heading="tokens equal",
     range=(0, 1),
     better=1,
-    interval=False,
     figures=False,
     formula="equal tokens ÷ L",
     unit="[0, 1]",

@@ -14,6 +14,7 @@ from rich.console import Console
 from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, typeset, write_figures
 from sdvar_exp.report.page import write_page
+from sdvar_exp.report.source import current
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.store import Study, Tables
 
@@ -28,7 +29,7 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
 
     False if figures or page could not be drawn, or if a cell broke its promise to give the baseline's tokens.
     """
-    tables = study.write_tables()
+    tables = current(study.write_tables(), study.folder)
     summary = summarise(own_rows(tables, plan))
     console.print()
     render_table(summary, console)
