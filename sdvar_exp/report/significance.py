@@ -8,7 +8,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.permutation import holm, sign_flip
 from sdvar_exp.metrics.quantities import tabled
-from sdvar_exp.report.source import Tables, by_unit, numbers, with_rates
+from sdvar_exp.report.source import Tables, numbers, rates_by_unit, with_rates
 
 ALPHA = 0.05
 COLUMNS = ("metric", "baseline", "best", "cell", "p", "p_holm", "n")
@@ -22,13 +22,15 @@ def comparisons(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
     """
     if summary.empty or "cell" not in tables.samples:
         return pd.DataFrame(columns=list(COLUMNS))
-    own = with_rates(tables.samples)
+    own = {str(cell): rows_of for cell, rows_of in with_rates(tables.samples).groupby("cell")}
     rows = []
     for m in tabled():
-        values = {str(cell): by_unit(rows_of, m) for cell, rows_of in own.groupby("cell")}
+        if not m.better:
+            continue
+        values = {cell: rates_by_unit(rows_of, m) for cell, rows_of in own.items()}
         for baseline, cells in summary[~summary["is_baseline"].astype(bool)].groupby("baseline", sort=False):
             means = numbers(cells.set_index("cell")[m.name]).dropna()
-            if len(means) < 2 or not m.better:
+            if len(means) < 2:
                 continue
             best = str((m.better * means).idxmax())
             found = [(cell, *_compare(values, best, str(cell))) for cell in means.index if cell != best]

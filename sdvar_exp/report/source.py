@@ -135,10 +135,14 @@ def numbers(values: pd.Series) -> pd.Series:
 
 def by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
     """Values of a metric by (label, seed), logarithms for a ratio; empty where there are none."""
-    own = with_rates(samples)
-    if own.empty or metric.name not in own:
+    return rates_by_unit(with_rates(samples), metric)
+
+
+def rates_by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
+    """The same from a table that has its rates already."""
+    if samples.empty or metric.name not in samples:
         return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
-    values = numbers(own.set_index(["label", "seed"])[metric.name])
+    values = numbers(samples.set_index(["label", "seed"])[metric.name])
     return np.log(values) if metric.ratio else values
 
 

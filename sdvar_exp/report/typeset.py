@@ -103,12 +103,18 @@ HTML = Dialect(
 MD = Dialect(markdown_escaped, lambda t: f"**{t}**", lambda t: f"({t})", lambda a, b: f" [{a}, {b}]", " ± ")
 
 
-def latex_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
+Best = set[tuple[str, str]]
+"""Metric and cell of each number that is the best."""
+
+
+def latex_table(
+    tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = (), best: Best | None = None
+) -> str:
     """A `table` environment that needs the packages booktabs and graphicx, and is never wider than the text.
 
-    Best numbers are bold only where significant, see `note`.
+    Best numbers are bold only where significant, see `note`. best: of `best_numbers`, if that has been called already.
     """
-    head, rows = _cells(tables, summary, TEX, plus_minus)
+    head, rows = _cells(tables, summary, TEX, plus_minus, best)
     lines = [
         r"% \usepackage{booktabs,graphicx,xcolor}" if alarm(summary) else r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -132,9 +138,11 @@ def _stacked(head: list[Heading]) -> str:
     return "\n".join(" & ".join(latex_escaped(lines[i]).replace("{-}", "-") for _, lines in head) + r" \\" for i in (0, 1))
 
 
-def markdown_table(tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
-    """A table of pipes and a line below that says what the numbers are."""
-    head, rows = _cells(tables, summary, MD, plus_minus)
+def markdown_table(
+    tables: Tables, summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = (), best: Best | None = None
+) -> str:
+    """A table of pipes and a line below that says what the numbers are. best: as in `latex_table`."""
+    head, rows = _cells(tables, summary, MD, plus_minus, best)
     lines = [f"| {' | '.join(text for text, _ in head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", markdown_escaped(note(summary, plus_minus, remarks))]) + "\n"
@@ -170,15 +178,24 @@ def write_typeset(tables: Tables, summary: pd.DataFrame, folder: Path) -> list[P
     """`results.tex` and `results.md` in `folder`; nothing where there is no cell."""
     if summary.empty:
         return []
-    paths = [folder / "results.tex", folder / "results.md"]
-    for path, text in zip(paths, (latex_table(tables, summary), markdown_table(tables, summary)), strict=True):
-        atomic_write(path, text.encode())
-    return paths
+    best = best_numbers(tables, summary)
+    texts = {"results.tex": latex_table(tables, summary, best=best), "results.md": markdown_table(tables, summary, best=best)}
+    for name, text in texts.items():
+        atomic_write(folder / name, text.encode())
+    return [folder / name for name in texts]
 
 
-def _cells(tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool) -> tuple[list[Heading], list[list[str]]]:
+def best_numbers(tables: Tables, summary: pd.DataFrame) -> Best:
+    """The numbers that are better than those of every other cell by more than chance; no times where these are in doubt."""
+    found = winners(comparisons(tables, summary))
+    return {(name, cell) for name, cell in found if not (metric(name).timed and alarm(summary))}
+
+
+def _cells(
+    tables: Tables, summary: pd.DataFrame, way: Dialect, plus_minus: bool, best: Best | None = None
+) -> tuple[list[Heading], list[list[str]]]:
     """Headings and rows as escaped text; columns without any number are left out."""
-    best = {(name, cell) for name, cell in winners(comparisons(tables, summary)) if not (metric(name).timed and alarm(summary))}
+    best = best_numbers(tables, summary) if best is None else best
     columns = [m for m in table_metrics(summary) if pd.to_numeric(summary[m.name]).notna().any()]
     several = summary["n"].nunique() > 1  # else the note says it
     plain = ["identical", *(["n"] if several else [])]

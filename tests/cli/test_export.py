@@ -26,6 +26,7 @@ def test_the_protocol_is_vars() -> None:
     assert config["model"]["target"] == "var_d30.pth" and plan.settings.images == "all"
 
 
+@pytest.mark.long
 @pytest.mark.needs("weights")
 def test_a_small_run_is_exported_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

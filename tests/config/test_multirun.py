@@ -100,6 +100,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 WORDS = ["labels=[3]", "seeds=1", "objective=pixel_mae"]
 
 
+@pytest.mark.long
 def test_an_optimising_sweeper_finds_the_best(bisecting: dict[str, Any], runner: list[Plan]) -> None:
     assert main(["run", "-m", "hydra/sweeper=bisecting", "acceptance.tau=interval(0.0,0.9)", *WORDS]) == 0
     taus = [plan.cells[0].cell.acceptance.params.tau for plan in runner]  # type: ignore[union-attr]

@@ -86,6 +86,7 @@ class TestNames:
         assert self.strengths(own, "cfg_schedule=1e3") == [3.0]
         assert self.strengths(own, "cfg_schedule=null") == [2.0]
 
+    @pytest.mark.long
     def test_in_yaml(self, own: Path) -> None:
         text = "# @package _global_\n# t\ndefaults:\n  - override /cfg_schedule: {0}\n  - _self_\n"
         for name in ("1e3", "off", "null"):

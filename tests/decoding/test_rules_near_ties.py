@@ -196,6 +196,7 @@ def check_any_cell(r: random.Random) -> bool:
     return sum(out.near_tie_stages) == 0
 
 
+@pytest.mark.long
 def test_tokens_are_free_of_gamma_and_batch_at_every_threshold() -> None:
     r = random.Random(0)
     assert sum(check_any_cell(r) for _ in range(80)) > 74  # and hardly any is excused as a near-tie

@@ -136,6 +136,7 @@ def test_what_led_to_a_crash_is_there(pair: Pair, monkeypatch: pytest.MonkeyPatc
     assert lines.table(records)[-1] == "  stopped here: RuntimeError: out of cheese"
 
 
+@pytest.mark.long
 def test_debug_trace_of_a_study(plan: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Ledger and tables are those of a run without it; the folder trace/ has a file per decode, the terminal a table."""
     some = {"cells": {name: STUDIED[name] for name in ("sequential", "parallel_v1 exact γ=2")}, "seeds": (0,)}

@@ -104,7 +104,7 @@ def run_real(tmp_path: Path) -> Any:
     return go
 
 
-@pytest.mark.parametrize("engine", ["inprocess", "pool"])
+@pytest.mark.parametrize("engine", ["inprocess", pytest.param("pool", marks=pytest.mark.long)])
 def test_two_starts_at_once_one_runs_and_the_other_says_who(engine: str, plan: MakePlan, run: Run) -> None:
     mine = plan(engine, seeds=range(60))
     process = start(mine, Fake(delay_s=0.01))
@@ -117,7 +117,7 @@ def test_two_starts_at_once_one_runs_and_the_other_says_who(engine: str, plan: M
     assert run(mine)[0] == 0 and len(set(keys(records(mine, "unit")))) == 360 == len(records(mine, "unit"))
 
 
-@pytest.mark.parametrize("engine", ["inprocess", "pool"])
+@pytest.mark.parametrize("engine", ["inprocess", pytest.param("pool", marks=pytest.mark.long)])
 def test_a_torn_line_and_a_wrong_checksum_cost_their_units_alone(engine: str, plan: MakePlan, run: Run) -> None:
     whole, mine = plan(folder="whole"), plan(engine)
     run(whole)
@@ -131,7 +131,8 @@ def test_a_torn_line_and_a_wrong_checksum_cost_their_units_alone(engine: str, pl
     assert run(mine)[0] == 0 and len(records(mine, "unit")) == 24 and stable(mine) == stable(whole)
 
 
-@pytest.mark.parametrize("engine", ["inprocess", pytest.param("pool", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["inprocess", "pool"])
 def test_a_clock_that_jumps_changes_nothing(engine: str, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour back, a year on: files are ordered by their number, durations taken from a clock that cannot be set."""
     whole, mine = plan(folder="whole", timing=1), plan(engine, timing=1, unit_timeout_s=5)
@@ -159,7 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("engine", ["inprocess", "pool"])
+@pytest.mark.parametrize("engine", ["inprocess", pytest.param("pool", marks=pytest.mark.long)])
 def test_a_disk_that_is_full_in_mid_run(engine: str, plan: MakePlan, run: Run, small_disk: Path) -> None:
     whole = plan(folder="whole", seeds=range(60))
     mine = replace(plan(engine, seeds=range(60)), results_dir=small_disk)

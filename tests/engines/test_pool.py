@@ -24,7 +24,11 @@ from tests.engines.fake import Fake, Trouble, Unfindable
     [
         ("segfault", "killed by SIGSEGV, a segmentation fault"),
         ("kill", "killed by SIGKILL, as the kernel does"),
-        ("deaf", "UnitTimeout: took longer than engine.unit_timeout_s allows (0.3 s); its worker was killed"),
+        pytest.param(
+            "deaf",
+            "UnitTimeout: took longer than engine.unit_timeout_s allows (0.3 s); its worker was killed",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_lost_worker_costs_its_unit_alone(kind: str, said: str, plan: MakePlan, run: Run) -> None:

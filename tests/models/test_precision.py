@@ -128,6 +128,7 @@ def test_the_study_s_dtype_said_again_is_no_other_cell() -> None:
     assert compose([*SWEEP, "dtype=float64", "model.target.dtype=float32"]).cells[0].name == "sequential target=float32"
 
 
+@pytest.mark.long
 def test_a_file_and_its_precision_are_said_in_every_way(tmp_path: Path) -> None:
     def spec(*words: str) -> ModelSpec:
         return compose([*SWEEP, "--config-dir", str(tmp_path), *words]).cells[0].cell.model

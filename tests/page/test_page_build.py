@@ -160,6 +160,7 @@ def test_figures_are_those_of_the_list_in_its_order_svg_before_png(made: Made) -
     assert links == ["./figures/b-waves.pdf", "./figures/b-waves.svg", "./figures/b-waves.png", "./figures/a-ramp.png"]
 
 
+@pytest.mark.long
 def test_figures_are_drawn_if_there_are_none(tmp_path: Path) -> None:
     folder = make_study(tmp_path, cells=3, labels=(3,), seeds=2, images=False, figures=False)
     page = read(write_page(folder))

@@ -74,6 +74,7 @@ def test_the_index_says_what_each_figure_shows(written, folder):
         assert entry["command"].startswith(f"{COMMAND} --only ")
 
 
+@pytest.mark.long
 def test_equal_data_give_equal_bytes(study, folder, written, tmp_path):
     again = write_figures(study, tmp_path, images=folder / "images", command=COMMAND, only=[n for n in NAMES if n in REPEATED])
     assert len(again) == 3 * len(REPEATED)

@@ -110,6 +110,7 @@ run_study(pickle.load(sys.stdin.buffer), Console(), load=load_tiny)
 """
 
 
+@pytest.mark.long
 def test_after_sigkill_the_next_run_takes_over(plan: MakePlan, run: Run, repository: Path) -> None:
     whole, killed = plan(folder="whole"), plan(folder="killed")
     run(whole)

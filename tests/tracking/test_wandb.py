@@ -68,6 +68,7 @@ def check_run(logged: Logged, study: str, cell: str, name: str, rows: list[dict]
     assert table["_step"] == len(rows) and table["images/nrows"] == len(rows) and table["images/_type"] == "table-file"
 
 
+@pytest.mark.long
 def test_a_sweep_is_followed_offline_and_pushed_again_when_it_grows(home: Path, tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "results", seeds=(0, 1))
     ids = [p.cell.id for p in plan.cells]
@@ -168,7 +169,8 @@ class Server:
             connection.close()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("hangs", marks=pytest.mark.long), "refuses"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["hangs", "refuses"])
 def test_a_bad_server_costs_bounded_time(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     plan = make_plan(tmp_path / "results", seeds=(0,))
     with opened(plan) as study:

@@ -88,6 +88,7 @@ def test_every_part_runs_by_its_command(words: list[str], tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.long
 def test_a_given_vqvae_is_used_as_it_is(words: list[str], tmp_path: Path) -> None:
     for part in ("vqvae", "target", "draft", "distilled", "export"):
         run(compose_training([*words, f"part={part}"]))
