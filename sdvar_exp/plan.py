@@ -84,6 +84,7 @@ class Settings:
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     plugins: tuple[str, ...] = ()
     allow_mixed: bool = False
+    enforce_clean: bool = False
     debug: str = "none"
     objective: str | tuple[str, ...] | None = None
 

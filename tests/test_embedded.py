@@ -166,7 +166,7 @@ def test_hand_off_equals_always_until_for_every_entry() -> None:
 
 
 @pytest.mark.long
-def test_guide_two_to_five_target_calls_commit_the_targets_tokens() -> None:
+def test_guide_two_to_five_target_calls_verify_every_stage() -> None:
     p, unit = pair("float32"), Unit(8, 0)
     for gamma in (2, 3, 4, 5):
         cell = loop("exact", choose("gamma", "fixed", value=gamma), params={"on_reject": CONTINUE})

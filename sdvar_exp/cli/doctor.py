@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from sdvar_exp.words import size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 LOW_DISK = 2e9
+IMPORT_S = 60.0
 FONT = "DejaVu Sans"
 NEEDED_GLYPHS = "γτεδα≤"
 
@@ -52,7 +54,19 @@ def main(argv: list[str]) -> int:
 
 def checks(results: Path) -> list[Callable[[], Iterator[Finding]]]:
     """What is looked at, in order."""
-    return [python, packages, torch_and_gpu, threads, lambda: disk(results), embedded, checkpoints, wandb_login, fonts]
+    return [
+        python,
+        packages,
+        torch_and_gpu,
+        threads,
+        lambda: disk(results),
+        embedded,
+        checkpoints,
+        git,
+        wandb_import,
+        wandb_login,
+        fonts,
+    ]
 
 
 def _safely(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -191,6 +205,38 @@ def checkpoints() -> Iterator[Finding]:
         what = wanted or f"no folder {place}; only the embedded pair can be run"
         yield Finding(
             "checkpoints", NOTE, what, "put the files there, or set SDVAR_CHECKPOINTS; the sources stand in conf/model/"
+        )
+
+
+def git() -> Iterator[Finding]:
+    """Whether a run can note the commit of its code."""
+    from sdvar_exp.store.provenance import git_state
+
+    if not shutil.which("git"):
+        yield Finding("git", NOTE, "missing; runs note no commit of their code", "install git (Debian package git)")
+    elif (state := git_state()) is None:
+        yield Finding("git", NOTE, "the code lies in no checkout; runs note its hash alone")
+    else:
+        changes = ", with changes that runs keep as a difference" if state["dirty"] else ""
+        yield Finding("git", OK, f"commit {str(state['commit'])[:12]}{changes}")
+
+
+def wandb_import() -> Iterator[Finding]:
+    """Whether wandb can be imported, in a process of its own, as a run does it."""
+    command = [sys.executable, "-c", "import wandb; print(wandb.__version__)"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_S)
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "wandb", PROBLEM, f"its import took more than {IMPORT_S:.0f} s", "tracking=none, or look at the file system"
+        )
+        return
+    if done.returncode == 0:
+        yield Finding("wandb", OK, f"{done.stdout.strip()} can be imported")
+    else:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Finding(
+            "wandb", PROBLEM, f"cannot be imported: {why}", "pip install -c constraints.txt wandb, or use tracking=none"
         )
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sdvar_exp.cli.options import Parser, help_wanted, run_help
-from sdvar_exp.cli.studies import kept_notice
+from sdvar_exp.cli.studies import folder_notices
 from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
@@ -63,8 +63,7 @@ def main(argv: list[str]) -> int:
     as_json = parser().parse_known_args(argv)[0].json
     plan = compose([word for word in argv if word != "--json"])
     plan = settle_reference(with_remarks(plan))
-    notice = kept_notice(plan.folder)
-    plan = replace(plan, notices=(*plan.notices, notice)) if notice else plan
+    plan = replace(plan, notices=(*plan.notices, *folder_notices(plan)))
     plan = replace(plan, notices=(*plan.notices, *(f"`run` will refuse: {why}" for why in refusals(plan))))
     until = plan.until
     plan, look = present(plan) if until else (plan, "")
@@ -128,7 +127,7 @@ def whats_left(plan: Plan) -> Left:
     kept = min(per_cell, int(kept))
     images = sum((1 if cell in baselines else 2) * round(left * kept / per_cell) for cell, left in by_cell.items())
     images += sum(min(plan.settings.stage_images, kept) for left in by_cell.values() if left)
-    seconds, measured, rate_of = _estimate(plan, ledger, len(pending), timings)
+    seconds, measured, rate_of = _estimate(plan, ledger, by_cell, timings)
     average = _image_bytes(plan)
     return Left(
         units=len(wanted),
@@ -145,7 +144,7 @@ def whats_left(plan: Plan) -> Left:
     )
 
 
-def _estimate(plan: Plan, own: LedgerState, pending: int, timings: int) -> tuple[float | None, int, str]:
+def _estimate(plan: Plan, own: LedgerState, pending: dict[str, int], timings: int) -> tuple[float | None, int, str]:
     """Seconds for what is pending, from how many measured units, of which study."""
     for folder in _studies(plan):
         ledger = own if folder == plan.folder else LedgerState(folder).update()
@@ -153,7 +152,7 @@ def _estimate(plan: Plan, own: LedgerState, pending: int, timings: int) -> tuple
         if rate is None:
             continue
         timing = ledger.timing_seconds() or 2 * rate[0]
-        return pending * rate[0] + timings * timing, rate[1], folder.name
+        return (ledger.seconds_for(pending) or 0.0) + timings * timing, rate[1], folder.name
     return None, 0, ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sdvar_exp.cli.options import Parser, help_wanted, run_help
 from sdvar_exp.cli.plan import with_remarks
-from sdvar_exp.cli.studies import cells, find_study, kept_notice, match_cells, split_cell
+from sdvar_exp.cli.studies import cells, find_study, folder_notices, match_cells, split_cell
 from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
 from sdvar_exp.errors import UserError
@@ -67,8 +67,7 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
     from sdvar_exp.config import compose
 
     plan = with_remarks(compose(asked.words))
-    kept = kept_notice(plan.folder)
-    for notice in () if asked.quiet else (*plan.notices, *([kept] if kept else [])):
+    for notice in () if asked.quiet else (*plan.notices, *folder_notices(plan)):
         print(f"note: {notice}", file=sys.stderr)
     chosen = choose(plan, asked)
     if chosen is None:
@@ -201,10 +200,23 @@ def numbered(word: str, cells: Sequence[str]) -> list[str]:
 def check_machine(plan: Plan) -> None:
     """Raise `UserError` where the device is not there or results cannot be written; leaves nothing behind."""
     check_writable(plan.folder)
+    if plan.settings.enforce_clean:
+        check_clean()
     if plan.settings.device.startswith("cuda"):
         from sdvar_exp.models.pair import resolve_device  # imports torch
 
         resolve_device(plan.settings.device)
+
+
+def check_clean() -> None:
+    """Raise `UserError` where the code that would run is not that of a commit (`enforce_clean=true`)."""
+    from sdvar_exp.store.provenance import git_state
+
+    state = git_state()
+    if state is None:
+        raise UserError("enforce_clean=true: the code lies in no git checkout, or git is missing; run from a checkout")
+    if state["dirty"]:
+        raise UserError("enforce_clean=true: the code or conf/ differs from the commit; commit it, or drop enforce_clean")
 
 
 def check_writable(folder: Path) -> None:

@@ -57,7 +57,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     from sdvar_exp.store.state import read_rows
 
     manifest = read_manifest(folder) or {}
-    ledger = read_rows(folder)
+    ledger = read_rows(folder, tracebacks=True)
     done = Counter(cell for cell, _, _ in ledger.units)
     failed = Counter(cell for cell, _, _ in ledger.failed)
     timings, cells = ledger.timings_by_cell(), []
@@ -78,7 +78,7 @@ def state_of(folder: Path) -> dict[str, Any]:
         )
     found = holder_of(folder / "lock")
     lock: dict[str, Any] = {"state": "free"} if found is None else {"state": "live" if found[1] else "stale", **found[0]}
-    rate = ledger.unit_seconds()
+    seconds = ledger.seconds_for({c["id"]: c["pending"] for c in cells})
     pending = sum(c["pending"] for c in cells)
     untimed = sum(max(0, c["timings_planned"] - c["timings"]) for c in cells)
     return {
@@ -92,14 +92,29 @@ def state_of(folder: Path) -> dict[str, Any]:
         "sessions": len(ledger.sessions),
         "ledger": not is_kept(folder),
         "last_record_s_ago": None if ledger.last is None else max(0, time.time() - ledger.last),
-        "seconds_left": None if rate is None else rate[0] * pending,
+        "seconds_left": seconds,
         "untimed": untimed,
         "timing_seconds_left": None if (each := ledger.timing_seconds()) is None else each * untimed,
+        "failures": [
+            {key: body.get(key) for key in ("cell", "label", "seed", "attempt", "error", "traceback")}
+            for body in ledger.failed.values()
+        ],
         "damage": ledger.damage,
         "jobs": jobs_of(folder),
         "refused": refusal_today(folder),
         "cells": cells,
     }
+
+
+def _last_failures(state: Mapping[str, Any]) -> list[str]:
+    """The last failure of each cell that has any, with its traceback; the first of them in full, of others the error."""
+    last = {body["cell"]: body for body in state["failures"]}
+    lines = []
+    for body in last.values():
+        lines.append(f"  failed: {body['cell']}, label {body['label']}, seed {body['seed']}: {body['error']}")
+        trace = str(body.get("traceback") or "").rstrip().splitlines()
+        lines += [f"    {line}" for line in trace] if len(lines) == 1 else []
+    return lines
 
 
 def _timings(about: Mapping[str, Any], planned: int) -> int:
@@ -138,6 +153,7 @@ def text(state: dict[str, Any], cells: bool) -> list[str]:
         for c in state["cells"]:
             failed = f", {c['failed']} failed" if c["failed"] else ""
             lines.append(f"  {c['id']}  {c['done']}/{c['planned']}{failed}  {c['name']}")
+        lines += _last_failures(state)
         if state["failed"]:
             lines.append("  why: sdvar-exp logs CELL; again: sdvar-exp run --failed with the same words")
     lines += [f"  `run` will refuse to go on: {state['refused']}"] if state["refused"] else []

@@ -6,12 +6,18 @@ import argparse
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
-from sdvar_exp.words import did_you_mean
+from sdvar_exp.words import count, did_you_mean
+
+if TYPE_CHECKING:
+    from sdvar_exp.plan import Plan
+
+DEFAULT = "default"
+"""The study of a command that names none."""
 
 
 def study_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
@@ -124,10 +130,17 @@ def _some(texts: list[str], most: int = 6) -> str:
     return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
-def kept_notice(folder: Path) -> str | None:
-    """What a run is to say before it adds to a study that was kept without its ledger."""
-    from sdvar_exp.store.manifest import is_kept
+def folder_notices(plan: Plan) -> list[str]:
+    """What is to be said before a command adds to the folder of its study: kept without ledger, or of other commands."""
+    from sdvar_exp.store.manifest import is_kept, read_cells
 
-    if not is_kept(folder):
-        return None
-    return f"{folder} was kept without its ledger: a run decodes its units anew, and its tables become those of the run"
+    folder = plan.folder
+    if is_kept(folder):
+        return [f"{folder} was kept without its ledger: a run decodes its units anew, and its tables become those of the run"]
+    if plan.study != DEFAULT or not folder.is_dir():
+        return []
+    compared = {cell.id for planned in plan.cells for cell in plan.compared_with(planned.cell)}
+    there, own = set(read_cells(folder)) - compared, {planned.id for planned in plan.cells} - compared
+    if not there or there & own:
+        return []
+    return [f"{folder} holds {count(len(there), 'cell')} of other commands; study=NAME gives this one a folder of its own"]

@@ -55,13 +55,13 @@ def main(argv: list[str]) -> int:
 
 
 def _faults(folder: Path) -> Iterator[Fault]:
-    from sdvar_exp.store.ledger import LedgerReader
     from sdvar_exp.store.manifest import is_kept
+    from sdvar_exp.store.state import read_rows
     from sdvar_exp.store.tables import load_tables
 
-    reader = LedgerReader(folder / "ledger")
-    used = {str(body["cell"]) for body in reader.read(keys_only=True) if "cell" in body}
-    for line in reader.damage:
+    state = read_rows(folder)
+    used = {cell for cell, _, _ in state.units}
+    for line in state.damage:
         yield Fault("record", str(folder / "ledger"), line, "run the same command: its unit is decoded again")
     known = {path.stem for path in (folder / "cells").glob("*.json")}
     tables = load_tables(folder)

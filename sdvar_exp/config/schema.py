@@ -172,6 +172,7 @@ class Root:
     timing: TimingNode = MISSING
     plugins: list[str] = MISSING
     allow_mixed: bool = MISSING
+    enforce_clean: bool = MISSING
     design: Any = MISSING
     cells: Any = MISSING
     exclude: Any = MISSING

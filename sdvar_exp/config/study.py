@@ -137,6 +137,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         engine_options=engine_options(cfg, errors),
         plugins=tuple(plain(cfg, "plugins")),
         allow_mixed=plain(cfg, "allow_mixed"),
+        enforce_clean=plain(cfg, "enforce_clean"),
         objective=objective,
         debug=tree.choices.get("debug") or "none",
     )

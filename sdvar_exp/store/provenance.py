@@ -209,7 +209,8 @@ def redact(words: Iterable[str], environ: Mapping[str, str] | None = None) -> li
     """Command-line words with secrets replaced by `***`.
 
     A secret is the value of a key whose name says so (`api_key=…`, `--token …`), the value of an environment variable
-    with such a name (WANDB_API_KEY, …) wherever it appears, a login in a URL, and what has the form of a known key.
+    with such a name (WANDB_API_KEY, …) wherever it appears, a login in a URL, and what has the form of a known key. The home
+    folder, whose name is often the user's, is `~`.
     """
     environ = os.environ if environ is None else environ
     hidden = sorted((v for k, v in environ.items() if _SECRET_NAME.search(k) and len(v) >= 6), key=len, reverse=True)
@@ -225,9 +226,15 @@ def redact(words: Iterable[str], environ: Mapping[str, str] | None = None) -> li
         else:
             for value in hidden:
                 word = word.replace(value, HIDDEN)
-            out.append(_URL_LOGIN.sub(f"{HIDDEN}@", _SECRET_VALUE.sub(HIDDEN, word)))
+            out.append(without_home(_URL_LOGIN.sub(f"{HIDDEN}@", _SECRET_VALUE.sub(HIDDEN, word)), environ))
         after_flag = word.startswith("-") and secret_key and not equals
     return out
+
+
+def without_home(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """A text in which paths below the home folder begin with `~`."""
+    home = (os.environ if environ is None else environ).get("HOME", "").rstrip("/")
+    return re.sub(rf"(?<![\w.~-]){re.escape(home)}(?=/|$|[\s\"',:;)\]])", "~", text) if len(home) > 1 else text
 
 
 def hardware() -> dict[str, Any]:

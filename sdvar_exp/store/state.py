@@ -15,6 +15,9 @@ UnitKey = tuple[str, int, int]
 """(cell, label, seed)."""
 TIMED_PARTS = ("baseline_ms", "cell_ms", "baseline_decode_ms", "cell_decode_ms")
 
+FEWEST_STEPS = 3
+"""Units of a cell from which on its own rate is used."""
+
 
 def unit_key(body: Mapping[str, Any]) -> UnitKey:
     """The unit that a record is about."""
@@ -49,7 +52,8 @@ class LedgerState:
         self.last: float | None = None
         self._reader, self._cell, self._tracebacks = LedgerReader(folder / "ledger"), cell, tracebacks
         self._finished: dict[tuple[str, int], float] = {}  # when a process last finished a unit
-        self._seconds, self._steps = 0.0, 0  # between units that one process finished one after another, and how many
+        # by cell, seconds between units that one process finished one after another, and how many
+        self._spent: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
     def update(self) -> LedgerState:
         """Take in what all processes wrote since the last time; the state itself."""
@@ -84,7 +88,8 @@ class LedgerState:
         if at is None or sample.get("host") is None:
             return
         if who in self._finished:
-            self._seconds, self._steps = self._seconds + max(0.0, at - self._finished[who]), self._steps + 1
+            seconds, steps = self._spent[body["cell"]]
+            self._spent[body["cell"]] = seconds + max(0.0, at - self._finished[who]), steps + 1
         self._finished[who] = at
 
     def _saw(self, text: str | None) -> float | None:
@@ -119,7 +124,16 @@ class LedgerState:
 
     def unit_seconds(self) -> tuple[float, int] | None:
         """Measured seconds per unit and over how many units; None where nothing was measured."""
-        return (self._seconds / self._steps, self._steps) if self._steps else None
+        seconds, steps = (sum(part) for part in zip(*self._spent.values(), strict=True)) if self._spent else (0.0, 0)
+        return (seconds / steps, int(steps)) if steps else None
+
+    def seconds_for(self, pending: Mapping[str, int]) -> float | None:
+        """Seconds that units take, given how many by cell: each cell at its own rate, or at that of all where it has none."""
+        rate = self.unit_seconds()
+        if rate is None:
+            return None
+        own = {cell: seconds / steps for cell, (seconds, steps) in self._spent.items() if steps >= FEWEST_STEPS}
+        return sum(units * own.get(cell, rate[0]) for cell, units in pending.items())
 
     def timing_seconds(self) -> float | None:
         """Mean seconds that a timing took; None where nothing was timed."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,19 @@ def one(findings: list[doctor.Finding]) -> doctor.Finding:
 def test_everything_is_looked_at(call: Call) -> None:
     code, out, _ = call("doctor", "--json")
     findings = {f["what"]: f for f in json.loads(out)}
-    assert {"python", "packages", "torch", "threads", "disk", "embedded pair", "checkpoints", "W&B", "fonts"} <= set(findings)
+    assert {
+        "python",
+        "packages",
+        "torch",
+        "threads",
+        "disk",
+        "embedded pair",
+        "checkpoints",
+        "W&B",
+        "fonts",
+        "git",
+        "wandb",
+    } <= set(findings)
     assert findings["embedded pair"]["text"] == "loads; 10 stages, 10 classes" and findings["fonts"]["state"] == "ok"
     assert code == int(any(f["state"] == "problem" for f in findings.values()))
     assert list(Path().iterdir()) == [], "nothing is left behind"
@@ -57,6 +71,27 @@ def test_checkpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     there, partly = doctor.checkpoints()
     assert (there.state, there.text) == ("ok", f"var_d16_d30 in {tmp_path}")
     assert partly.state == "note" and "lacks" in partly.text and "SDVAR_CHECKPOINTS" in partly.fix
+
+
+def test_git_and_an_importable_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [None, {"commit": "c" * 40, "dirty": True}]
+    monkeypatch.setattr("sdvar_exp.store.provenance.git_state", lambda: states.pop())
+    assert one(list(doctor.git())).text == "commit cccccccccccc, with changes that runs keep as a difference"
+    assert one(list(doctor.git())).state == "note"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert "missing" in one(list(doctor.git())).text
+    answers: list[Any] = [subprocess.TimeoutExpired("x", 1), (1, "", "a\nImportError: no protobuf\n"), (0, "0.31\n", "")]
+
+    def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        if isinstance(answer := answers.pop(), Exception):
+            raise answer
+        return subprocess.CompletedProcess(command, *answer)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    assert one(list(doctor.wandb_import())).text == "0.31 can be imported"
+    found = one(list(doctor.wandb_import()))
+    assert (found.state, found.text) == ("problem", "cannot be imported: ImportError: no protobuf") and found.fix
+    assert "took more than" in one(list(doctor.wandb_import())).text
 
 
 def test_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

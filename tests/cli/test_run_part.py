@@ -141,6 +141,28 @@ def test_a_cell_is_named_with_its_study(study: dict[str, str], runner: list[Plan
     assert "results/s keeps no images" in call("export", "--cell", "s:draft_only", "--to", "x")[2]
 
 
+def test_an_unrelated_command_in_the_folder_of_those_without_a_name_is_told(runner: list[Plan], call: Call) -> None:
+    words = ["strategy=test3", "labels=[0,3]", "seeds=2"]
+    plan = compose(words)
+    with Study(plan.folder).open(plan, FINGERPRINT):
+        pass
+    note = "note: results/default holds 1 cell of other commands; study=NAME gives this one a folder of its own\n"
+    assert call("run", *words, "seeds=3")[2] == "" and call("run", "strategy=draft_only", "study=x")[2] == ""
+    assert call("run", "strategy=draft_only", "labels=[0]")[2] == note
+    assert call("plan", "strategy=draft_only", "labels=[0]")[2].startswith(note)
+
+
+def test_code_that_is_no_commits_is_refused(runner: list[Plan], call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [{"commit": "c", "dirty": False}, {"commit": "c", "dirty": True}, None]
+    monkeypatch.setattr("sdvar_exp.store.provenance.git_state", lambda: states.pop())
+    assert call("run", *WORDS, "enforce_clean=true")[::2] == (
+        2,
+        "error: enforce_clean=true: the code lies in no git checkout, or git is missing; run from a checkout\n",
+    )
+    assert "differs from the commit; commit it" in call("run", *WORDS, "enforce_clean=true")[2]
+    assert call("run", *WORDS, "enforce_clean=true")[0] == 0 and len(runner) == 1
+
+
 def test_only_what_failed(study: dict[str, str], runner: list[Plan], call: Call) -> None:
     """A unit that failed and has a row now is fine."""
     code, _, err = call("run", *WORDS, "--failed")

@@ -49,7 +49,11 @@ class TestStatus:
         lines = out.splitlines()
         assert code == 0 and lines[0].startswith("demo: not running; last record ")
         assert lines[1].startswith("  3 cells: 16 units done, 2 pending, 1 failed")
-        assert lines[4].endswith("  4/6, 1 failed  parallel_v1 γ=3") and "sdvar-exp run --failed" in lines[5]
+        assert lines[4].endswith("  4/6, 1 failed  parallel_v1 γ=3") and "sdvar-exp run --failed" in lines[9]
+        assert lines[5].startswith("  failed: ") and lines[5].endswith("label 8, seed 1: ValueError: too bad")
+        assert lines[6:9] == ["    Traceback:", "      line 1", "    ValueError: too bad"]
+        (failure,) = json.loads(call("status", "--json")[1])[0]["failures"]
+        assert failure["traceback"].startswith("Traceback") and failure["label"] == 8
 
     def test_live_and_stale_locks(self, call: Call) -> None:
         folder = make_study()

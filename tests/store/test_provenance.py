@@ -14,6 +14,7 @@ import pytest
 from sdvar_exp import registry
 from sdvar_exp.store import code_version, fingerprint, provenance, redact, session_record
 from sdvar_exp.store.ledger import decode, encode
+from sdvar_exp.store.provenance import without_home
 
 ENVIRONMENT = {"WANDB_API_KEY": "5ecret5ecret", "DB_PASSWORD": "hunter22", "HOME": "/nowhere/somebody", "MY_TOKEN": "abc"}
 
@@ -190,3 +191,18 @@ def test_store_imports_neither_torch_nor_wandb() -> None:
     )
     root = str(provenance.PACKAGE.parent)
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=False).returncode == 0
+
+
+def test_the_home_folder_is_not_told() -> None:
+    environ = {"HOME": "/home/ada"}
+    words = ["results_dir=/home/ada/runs", "--config-dir", "/home/ada", "x=/home/adam/y", "/data/home/ada/z", "a='/home/ada':b"]
+    assert redact(words, environ) == [
+        "results_dir=~/runs",
+        "--config-dir",
+        "~",
+        "x=/home/adam/y",
+        "/data/home/ada/z",
+        "a='~':b",
+    ]
+    assert redact(["/a"], {"HOME": "/"}) == redact(["/a"], {}) == ["/a"]
+    assert without_home('  File "/home/ada/sdvar/x.py", line 3', environ) == '  File "~/sdvar/x.py", line 3'

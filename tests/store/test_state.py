@@ -51,7 +51,12 @@ def test_the_rate_is_between_units_of_one_process_and_not_across_its_starts(tmp_
     start = {"type": "session", "host": "h", "pid": 1, "started_at": "2026-01-01T00:00:20Z", "cells": ["a"]}
     rows = [unit("01"), unit("03", seed=1), unit("04", pid=2, seed=2), start, unit("30", seed=3), unit("34", seed=4)]
     writer.append(*rows)
-    assert LedgerState(tmp_path).update().unit_seconds() == (3.0, 2)
+    state = LedgerState(tmp_path).update()
+    assert state.unit_seconds() == (3.0, 2) and state.seconds_for({"a": 2, "b": 1}) == 9.0
+    writer.append(*(unit(f"{10 * k:02}", pid=7, cell="b", seed=k) for k in range(4)))
+    state.update()
+    assert state.unit_seconds() == (36 / 5, 5), "each cell at its own rate, where three of its units say it"
+    assert state.seconds_for({"a": 2, "b": 1, "c": 0}) == 2 * 36 / 5 + 10.0
 
 
 def test_of_one_cell_with_tracebacks(tmp_path: Path, writer: LedgerWriter) -> None:
@@ -63,15 +68,15 @@ def test_of_one_cell_with_tracebacks(tmp_path: Path, writer: LedgerWriter) -> No
 
 
 def test_nobody_else_folds_a_ledger() -> None:
-    """Modules that read records: the state and the tables; others look for one kind of record alone, or ask these."""
+    """Modules that read records: the state, the tables and a merge; others look for one kind of record alone, or ask these."""
     folder = Path(sdvar_exp.__file__).parent
     readers = set()
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("LedgerReader"):
                 readers.add(file.relative_to(folder).as_posix())
-    one_kind = {"cli/announce.py", "store/manifest.py", "store/features.py", "report/page/provenance.py"}
-    assert readers == {"store/state.py", "store/tables.py"} | one_kind
+    one_kind = {"cli/announce.py", "store/manifest.py", "store/features.py", "report/page/provenance.py", "report/figures.py"}
+    assert readers == {"store/state.py", "store/tables.py", "store/merge.py"} | one_kind
 
 
 @pytest.mark.parametrize(

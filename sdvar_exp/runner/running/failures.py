@@ -25,6 +25,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.runner.running.work import Group, Task, UnitKey
 from sdvar_exp.store import Study
 from sdvar_exp.store.lock import flock
+from sdvar_exp.store.provenance import without_home
 
 Body = dict[str, Any]
 
@@ -80,7 +81,7 @@ def failure_body(cell_id: str, unit: Unit, error: str, traceback_text: str, atte
         "label": unit.label,
         "seed": unit.seed,
         "error": error,
-        "traceback": traceback_text,
+        "traceback": without_home(traceback_text),
         "attempt": attempt,
     }
 
