@@ -1,10 +1,23 @@
-"""Put result tables of the kept studies, and the drawing of strategies, into README.md and docs/guide.md.
+"""Put result tables of the kept studies, and the drawing of strategies, into README.md and docs/guide.md; draw its picture.
 
-`python scripts/readme.py`; a test keeps them in step.
+`python scripts/readme.py`; a test keeps them in step. `python scripts/readme.py gallery STUDY …` makes docs/figures/gallery
+from the figures of studies, small.
 """
 
+from __future__ import annotations
+
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import matplotlib.image as mpl_image
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+
+from sdvar_exp.report.figures import known, material_of, read_index
+from sdvar_exp.report.plots import tradeoff
+from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, rendered, styled
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/guide.md")
@@ -58,7 +71,101 @@ def drawing() -> str:
     return "\n".join(["<!-- shown: a drawing -->", "```text", *(row.rstrip() for row in rows), "", key, "```"])
 
 
+PICTURE = ROOT / "docs" / "figures" / "front.png"
+NAMED = {
+    "sequential": "target alone",
+    "parallel_v1 exact γ=2": "lossless speculation\nparallel_v1 exact γ=2",
+    "collaborative N=5": "CoDe's order\ncollaborative N=5",
+    "hybrid until=3 exact γ=3": "verified, then drafted\nhybrid until=3 exact γ=3",
+    "draft_only": "draft alone",
+}
+"""Cells of the study `front` that its picture names, from the nearest to the reference on."""
+UNIT = "0_0"
+"""Label and seed of the images beside the front."""
+
+
+def picture() -> Drawn:
+    """The front of the kept study with four cells and the target named, and one image of each, of one seed."""
+    material = material_of(ROOT / "results" / "front")
+    data = tradeoff.frame(material.summary)
+    cells = material.summary.set_index("name")["cell"]
+    files = {name: material.images / cells[name] / f"{UNIT}_stages.png" for name in NAMED}
+    styles = look(data["strategy"].tolist())
+    with styled():
+        fig = Figure((8.4, 3.9))
+        axis = fig.add_axes((0.07, 0.125, 0.53, 0.86), yscale="log", xlim=(-0.006, 0.098), ylim=(0.4, 6))
+        axis.axhline(1, color=MUTED, lw=0.8)
+        axis.grid(True)
+        axis.set_yticks([0.5, 1, 2, 3, 4, 5], ["0.5×", "1×", "2×", "3×", "4×", "5×"])
+        axis.set_yticks([], minor=True)
+        axis.set_xlabel("pixel difference to the target's own image")
+        axis.set_ylabel("speed-up over the target alone")
+        front = data[data["pareto"]].sort_values("x")
+        axis.step(front["x"], front["speedup"], where="post", color=MUTED, lw=0.8, ls=":")
+        for row in data.itertuples(index=False):
+            colour, marker = styles[row.strategy]
+            size, fill = (7, colour) if row.name in NAMED else (4, "white")
+            axis.plot(row.x, row.speedup, marker, ms=size, color=colour, mfc=fill, alpha=1 if row.name in NAMED else 0.6)
+            if row.name in NAMED:
+                short, at = NAMED[row.name].partition("\n")[0], (row.x, row.speedup)
+                axis.annotate(short, at, va="top", xytext=(9, -2), textcoords="offset points", fontsize=8)
+        for i, (name, text) in enumerate(NAMED.items()):
+            row = data[data["name"] == name].iloc[0]
+            top = 0.985 - i * 0.172
+            tiles = mpl_image.imread(files[name])
+            side = tiles.shape[0] // 3  # the last stage's committed image is in the last row and column
+            spot = fig.add_axes((0.625, top - 0.16, 0.16 * 3.9 / 8.4, 0.16))
+            spot.imshow(tiles[-side:, -side:], interpolation="none", vmin=0, vmax=1)
+            spot.set_axis_off()
+            fig.text(0.712, top - 0.03, text, va="top", fontsize=8, color=INK, linespacing=1.25)
+            difference = "the same image" if row.x == 0 else f"difference {row.x:.3f}"
+            numbers = "the reference" if row.is_baseline else f"{row.speedup:.1f}×, {difference}"
+            fig.text(0.712, top - 0.03 - 0.044 * (1 + text.count("\n")), numbers, va="top", fontsize=7.5, color=MUTED)
+        label = material.classes.of(int(UNIT.partition("_")[0]))
+        fig.text(0.625, 0.10, f"{label}, one seed, the same noise for all", fontsize=7.5, color=MUTED)
+    shown = data[data["name"].isin(NAMED)]
+    return Drawn("front", "Speed-up against pixel difference, with images of one seed", fig, data_hash(shown, *files.values()))
+
+
+def small(png: bytes, width: int, colours: int = 128) -> bytes:
+    """The picture with few colours and at most so many pixels across, its title and hash kept."""
+    with Image.open(BytesIO(png)) as image:
+        info = PngImagePlugin.PngInfo()
+        for key in ("Title", "Description", "Comment"):
+            if key in image.info:
+                info.add_text(key, image.info[key])
+        flat = image.convert("RGB")
+    flat.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+    out = BytesIO()
+    flat.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "png", optimize=True, pnginfo=info)
+    return out.getvalue()
+
+
+GALLERY = ROOT / "docs" / "figures" / "gallery"
+
+
+def gallery(studies: list[Path]) -> str:
+    """Write each figure small to `GALLERY`, of the first study that has it; what docs/figures.md says of them."""
+    made: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for study in studies:
+        for one in read_index(study / "figures").figures:
+            made.setdefault(str(one.get("figure", one["name"])), (study, one))
+    GALLERY.mkdir(exist_ok=True)
+    lines = []
+    for name in (entry.name for entry in known() if entry.name in made):
+        study, found = made[name]
+        png = (study / "figures" / f"{found['name']}.png").read_bytes()
+        (GALLERY / f"{name}.png").write_bytes(small(png, 760, 48))
+        lines += [f"![{found['title']}](figures/gallery/{name}.png)", "", f"    {found['command']}", ""]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["gallery"]:
+        sys.stdout.write(gallery([Path(word) for word in sys.argv[2:]]))
+        sys.exit()
+    with styled():
+        PICTURE.write_bytes(small(rendered(picture(), "png", "python scripts/readme.py"), 1400))
     for name in PAGES:
         page = ROOT / name
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -184,3 +184,15 @@ def test_the_readmes_tables_are_those_of_the_kept_studies() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert script["render"](text) == text, f"run python scripts/readme.py ({page})"
     assert all(len(makers) == script["STAGES"] for makers in script["MAKERS"].values())
+
+
+@pytest.mark.long
+def test_the_readmes_picture_is_that_of_the_kept_study() -> None:
+    import runpy
+
+    from PIL import Image
+
+    script = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    with Image.open(script["PICTURE"]) as image:
+        assert image.info["Description"] == f"data sha256 {script['picture']().data_hash}", "run python scripts/readme.py"
+    assert f"({script['PICTURE'].relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
