@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,10 +49,8 @@ class GuideSession(ModelSession):
             parts.append(self.model.stage_rows(k, self.embedding(self.codes[k]), k + 1).repeat(copies, 1, 1) if known else own)
         return torch.cat(parts, dim=1)
 
-    def logits(
-        self, f_hats: Sequence[torch.Tensor], stop: int, want: int, mask: object = None, mask_from: int = 0
-    ) -> list[torch.Tensor]:
-        parts = super().logits(f_hats, stop, want, mask, mask_from)  # type: ignore[arg-type]
+    def logits(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        parts = super().logits(*args, **kwargs)
         if not self.offset:
             return parts
         flat, first_l = torch.cat(parts, dim=1), self.pyramid.lengths[0]

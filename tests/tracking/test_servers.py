@@ -144,8 +144,8 @@ def check_push(plan: Plan) -> None:
     outcome = push_in_child(plan.folder, "offline", WAIT_S)
     assert outcome.ok, outcome.message
     runs = {run.run["name"]: run for run in map(read_run, (plan.folder / "wandb").glob("offline-run-*"))}
-    assert set(runs) == {p.name for p in plan.cells}
-    assert all(len([h for h in run.history if "label" in h]) == 4 for run in runs.values())
+    assert set(runs) == {plan.study, *(p.name for p in plan.cells)}, "one of the study as a whole"
+    assert all(len([h for h in runs[p.name].history if "label" in h]) == 4 for p in plan.cells)
     before = (plan.folder / "tracking" / "pushed.json").read_bytes()
     files = sorted((plan.folder / "wandb").rglob("*.wandb"))
     assert push_in_child(plan.folder, "offline", WAIT_S).ok
