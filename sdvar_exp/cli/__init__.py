@@ -29,6 +29,7 @@ VERBS = {
     "power": "how many labels × seeds show a given effect, from the spread of a study",
     "report": "one self-contained HTML page of a study",
     "collect": "make tables and figures again from the ledger",
+    "worst": "the images that come out worst by a metric, and where their pictures lie",
     "validate": "is a study whole: ledger, cells, images, tables; exit code 1 if not",
     "merge": "make one study of folders of it from several machines; conflicts are listed",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",

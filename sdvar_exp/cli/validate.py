@@ -71,9 +71,28 @@ def _faults(folder: Path) -> Iterator[Fault]:
     for note in tables.notes:
         if "was committed twice" in note:
             yield Fault("unit", str(folder / "ledger"), note, "the first row counts; find out which process made the other")
+    yield from _ranges(folder, tables)
     yield from _images(folder, tables)
     if not is_kept(folder):
         yield from _tables(folder, tables)
+
+
+def _ranges(folder: Path, tables: Tables) -> Iterator[Fault]:
+    """Columns with values outside of what their metric can give."""
+    from sdvar_exp.metrics.quantities import metrics
+
+    for metric in metrics():
+        if metric.name not in tables.samples or metric.values == "bool":
+            continue
+        values = tables.samples[metric.name].astype(float)
+        least, most = metric.range
+        slack = 1e-6 * max(1.0, *(abs(end) for end in (least, most) if abs(end) < float("inf")), 1.0)
+        wrong = tables.samples[(values < least - slack) | (values > most + slack)]
+        if len(wrong):
+            first = wrong.iloc[0]
+            where = f"cell {first['cell']}, label {first['label']}, seed {first['seed']}: {first[metric.name]:g}"
+            text = f"{metric.name} of {count(len(wrong), 'row')} lies outside of {least:g} … {most:g}, first {where}"
+            yield Fault("range", str(folder / "ledger"), text, "the rows are damaged, or the metric's declared range is wrong")
 
 
 def _images(folder: Path, tables: Tables) -> Iterator[Fault]:

@@ -183,6 +183,8 @@ NOISE = {
     **{m.name: m.values for m in own() if m.has_floor},
 }
 
+SCHEMA = 1
+"""Version of the columns, in the metadata of each parquet file; a higher one is of a later version of this package."""
 TABLES = {"samples": SAMPLES, "stages": STAGES, "runs": RUNS, "timings": TIMINGS, "failures": FAILURES, "noise": NOISE}
 
 # Left out of the stable table: what another run of the same study on the same machine need not repeat (times, memory,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,21 @@ def write_png(path: Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(to_bytes(image)).save(buffer, "png")
     atomic_write(path, buffer.getvalue())
+
+
+def link(path: Path, of: Path) -> bool:
+    """Make `path` the same file as `of`, whole or not at all; False where `of` is missing or the file system has no links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(of, temporary)
+        os.replace(temporary, path)
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):  # it stays where both were one file already
+            temporary.unlink(missing_ok=True)
+    return True
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import FORMERLY, ROUNDS, TABLES
+from sdvar_exp.store.columns import FORMERLY, ROUNDS, SCHEMA, TABLES
 from sdvar_exp.store.frames import DTYPES, FrameBuilder, series
 from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept
 from sdvar_exp.store.records import KINDS, ROWS, leave_out, parsed
@@ -86,6 +86,12 @@ def _read(path: Path, name: str) -> pd.DataFrame:
         raise UserError(
             f"{path} cannot be read ({reason}), and the study has no ledger to make it again from; restore the file"
         ) from error
+    schema = frame.attrs.get("sdvar_exp", {}).get("schema", 1)
+    if schema > SCHEMA:
+        raise UserError(
+            f"{path} is of schema {schema}, this version of sdvar_exp reads up to {SCHEMA}; use the one that wrote it"
+        )
+    frame.attrs = {}
     for column in ROWS[name].must:
         if column not in frame:
             raise UserError(

@@ -39,6 +39,7 @@ class Study:
         self._writer: LedgerWriter | None = None
         self._state = LedgerState(self.folder)
         self._tag = ""
+        self._siblings: list[Path] | None = None
 
     @property
     def ledger(self) -> Path:
@@ -181,9 +182,24 @@ class Study:
         images.write_png(path, array)
         return path
 
-    def baseline_get(self, key: str) -> dict[str, Any] | None:
-        """Cached tokens, image and summaries of a baseline, or None."""
-        return baseline.get(self.folder / "cache" / "baseline", key)
+    def link_image(self, cell: str, label: int, seed: int, of: str) -> bool:
+        """Let a unit's image be that of another cell, stored once; False where that is not there or cannot be linked."""
+        return images.link(self.image_path(cell, label, seed), self.image_path(of, label, seed))
+
+    def baseline_get(self, key: str, shared: bool = False) -> dict[str, Any] | None:
+        """Cached tokens, image and summaries of a baseline, or None. shared: also what other studies of the folder have cached.
+
+        A key says all that a baseline depends on, code and machine included, so that what others made is the same.
+        """
+        found = baseline.get(self.folder / "cache" / "baseline", key)
+        if found is None and shared:
+            if self._siblings is None:
+                caches = self.folder.parent.glob("*/cache/baseline")
+                self._siblings = [cache for cache in caches if cache.parents[1] != self.folder]
+            found = next((values for cache in self._siblings if (values := baseline.get(cache, key)) is not None), None)
+            if found is not None:
+                self.baseline_put(key, found)
+        return found
 
     def baseline_put(self, key: str, values: Mapping[str, Any]) -> None:
         """Cache tokens, image and summaries of a baseline (arrays and plain values, never times)."""

@@ -27,6 +27,7 @@ from sdvar_exp.store.columns import (
     ROUNDS,
     RUNS,
     SAMPLES,
+    SCHEMA,
     STAGES,
     TABLES,
     TIMED,
@@ -151,7 +152,8 @@ def write_tables(folder: Path | str) -> Tables:
     if is_kept(folder):
         return tables
     for name in TABLES:
-        frame: pd.DataFrame = getattr(tables, name)
+        frame: pd.DataFrame = getattr(tables, name).copy(deep=False)
+        frame.attrs = {"sdvar_exp": {"table": name, "schema": SCHEMA}}  # kept in the file's metadata
         path = folder / "tables" / name
         with storage_errors(path):
             atomic_write(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())

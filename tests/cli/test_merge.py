@@ -1,4 +1,4 @@
-"""`merge` makes one study of several folders; `validate` says whether one is whole."""
+"""`merge` makes one study of several folders; `validate` says whether one is whole; `worst` lists images."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_validate_names_each_fault(call: Call) -> None:
     shutil.copy(folder / f"images/{third}/3_0.png", folder / f"images/{third}/3_9.png")
     with Study(folder).attach() as study:
         study.append(unit_body(first, 3, 0, target_calls=99))
-        study.append(unit_body(first, 8, 7))
+        study.append(unit_body(first, 8, 7, correlation=1.5))
     ledger = sorted((folder / "ledger").glob("*.jsonl"))[0]
     ledger.write_bytes(ledger.read_bytes().replace(b'"label":8', b'"label":9', 1))
     (folder / f"cells/{second}.json").unlink()
@@ -101,6 +101,7 @@ def test_validate_names_each_fault(call: Call) -> None:
     assert code == 1 and not found["whole"] and all(f["fix"] for f in found["faults"])
     assert "bad checksum" in said["record", "ledger"] and "target_calls" in said["unit", "ledger"]
     assert "rows of it" in said["cell", f"{second}.json"] and "UnidentifiedImageError" in said["image", "3_0.png"]
+    assert "correlation of 1 row lies outside of -1 … 1, first cell" in said["range", "ledger"]
     assert said["image", "3_9.png"] == "it has no row" and said["images", second].startswith("has 3 samples")
     assert said["table", "samples.parquet"].startswith(("has 12 rows", "its values")) and ("table", "noise.parquet") not in said
     assert len(call("validate", str(folder))[1].splitlines()) == 2 * len(found["faults"]) + 1
@@ -113,3 +114,31 @@ def test_a_table_that_is_none_is_a_fault(name: str, call: Call) -> None:
     (folder / f"tables/{name}.parquet").write_bytes(b"PAR1")
     code, out, _ = call("validate", str(folder))
     assert code == 1 and f"{name}.parquet: cannot be read" in out and "sdvar-exp collect" in out
+
+
+def test_the_worst_images(call: Call) -> None:
+    folder = part("a", (0, 1))
+    samples = load_tables(folder).samples
+    code, out, _ = call("worst", str(folder), "-n", "3", "--json")
+    found = json.loads(out)
+    wanted = samples.sort_values("pixel_mae", ascending=False).head(3)
+    assert code == 0 and [row["pixel_mae"] for row in found] == wanted["pixel_mae"].tolist()
+    assert all(Path(row["picture"]).is_file() for row in found)
+    cell = sorted(read_cells(folder))[0]
+    (worst,) = json.loads(call("worst", str(folder), "--metric", "correlation", "--cell", cell, "-n", "1", "--json")[1])
+    assert worst["cell"] == cell and worst["correlation"] == samples[samples["cell"] == cell]["correlation"].min()
+    assert "  a/made_up/images/" in call("worst", str(folder))[1]
+    assert "is neither better nor worse" in call("worst", str(folder), "--metric", "value_max")[2]
+    assert (
+        call("worst", str(folder), "-n", "0")[0] == 2
+        and "has no image with a psnr_db" in call("worst", str(folder), "--metric", "psnr_db")[2]
+    )
+
+
+def test_tables_of_a_later_version_are_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = part("a", (0,), images=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("sdvar_exp.store.tables.SCHEMA", 2)
+        write_tables(folder)
+    shutil.rmtree(folder / "ledger")
+    assert "samples.parquet is of schema 2, this version of sdvar_exp reads up to 1" in call("table", str(folder))[2]

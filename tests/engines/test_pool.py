@@ -6,10 +6,14 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from sdvar_exp.engines import pool
 from sdvar_exp.engines.pool import default_workers
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Plan
@@ -115,3 +119,24 @@ def test_presence_sees_other_processes_and_forgets_those_that_are_gone() -> None
         assert not one.others()
         (one.folder / "1-left").write_text("")
         assert not one.others()
+
+
+def test_no_two_workers_have_one_gpu_and_a_lost_one_gives_its_own_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The lease of a GPU is a worker's number: free again when the worker is gone, also when it ends out of turn."""
+
+    def worker(number: int, log: Path, packed: bytes, environment: dict[str, str]) -> SimpleNamespace:
+        return SimpleNamespace(number=number, gpu=environment["CUDA_VISIBLE_DEVICES"], group="at work")
+
+    monkeypatch.setattr(pool, "WorkerProcess", worker)
+    monkeypatch.setattr(pool, "pack", lambda assignment: b"")
+    sweep: Any = SimpleNamespace(interrupt=SimpleNamespace(asked=False), stopped="")
+    work: Any = deque(range(9))
+    run = pool.Run(sweep, None, lambda *_: None, ["3", "5", "GPU-7"], 3, work)  # type: ignore[arg-type]
+    run.start_until(3, tmp_path)
+    assert [w.gpu for w in run.workers] == ["3", "5", "GPU-7"]
+    for lost in ("5", "3", "GPU-7", "3"):
+        run.workers = [w for w in run.workers if w.gpu != lost]
+        run.start_until(3, tmp_path)
+        assert sorted(w.gpu for w in run.workers) == ["3", "5", "GPU-7"] and run.workers[-1].gpu == lost
+    run.start_until(3, tmp_path)
+    assert len(run.workers) == 3, "no more workers than GPUs"

@@ -384,6 +384,28 @@ def test_the_baseline_cache_keeps_no_times_and_survives_damage(tmp_path: Path, c
     assert caplog.text.count("will be made again") == 4
 
 
+def test_baselines_of_other_studies_are_shared_where_asked(tmp_path: Path) -> None:
+    key, values = baseline_key(label=3), {"tokens": np.arange(3), "calls": 10}
+    Study(tmp_path / "a").baseline_put(key, values)
+    other = Study(tmp_path / "b")
+    assert other.baseline_get(key) is None and not (tmp_path / "b").exists()
+    found = other.baseline_get(key, shared=True)
+    assert found is not None and found["calls"] == 10 and np.array_equal(found["tokens"], values["tokens"])
+    assert other.baseline_get(key) is not None, "it is the study's own from then on"
+    assert other.baseline_get(baseline_key(label=4), shared=True) is None
+
+
+def test_equal_images_are_stored_once(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    assert not study.link_image("b", 3, 1, of="a"), "there is none yet"
+    source = study.write_image("a", 3, 1, np.full((3, 2, 2), 0.5))
+    for _ in range(2):
+        assert study.link_image("b", 3, 1, of="a") and study.image_path("b", 3, 1).samefile(source)
+    study.write_image("b", 3, 1, np.zeros((3, 2, 2)))
+    assert np.asarray(Image.open(source)).max() == 128, "whoever writes one leaves the other"
+    assert tree(tmp_path / "images") == ["a", "a/3_1.png", "b", "b/3_1.png"]
+
+
 def test_a_new_cell_comes_behind_those_that_are_left(tmp_path: Path) -> None:
     """After gc removed the second of three cells, a fourth gets a place of its own, not that of the third."""
     plan = make_plan(tmp_path)

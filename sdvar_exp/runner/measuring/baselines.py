@@ -1,4 +1,7 @@
-"""Gives what the sequential target makes of each unit, from memory, the study's cache or a decode, and its noise floor."""
+"""Gives what the sequential target makes of each unit, from memory, a cache or a decode, and its noise floor.
+
+Caches are the study's own and those of the studies beside it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Baselines:
         key = self.key(cell, unit)
         if key in self._kept:
             return self._kept[key], True
-        found = self._read(key)
+        found = self._read(key, shared=bool(self.prepared.pairs[cell.model].hashes))
         hit = found is not None
         if found is None:
             found = self._decode(cell, unit, noise)
@@ -63,8 +66,9 @@ class Baselines:
             entries=definitions([cell], metrics=False),
         )
 
-    def _read(self, key: str) -> Result | None:
-        values = self.study.baseline_get(key)
+    def _read(self, key: str, shared: bool) -> Result | None:
+        """From the caches. shared: models are known by what is in their files, so that those of other studies will do."""
+        values = self.study.baseline_get(key, shared)
         try:
             return Result.from_cache(values) if values is not None else None
         except KeyError as error:

@@ -149,11 +149,16 @@ def image_of(job: Job, task: Task, decoded: Decoded, i: int, baseline: Result) -
 
 
 def write_images(job: Job, task: Task, unit: Unit, result: Result, reference: Result) -> None:
-    """Sample and amplified difference as PNG, where they are asked for; the reference's picture is its own cell's."""
+    """Sample and amplified difference as PNG, where they are asked for; the reference's picture is its own cell's.
+
+    An image that equals the reference's is the same file.
+    """
     if unit not in job.pictured:
         return
     key = (task.planned.id, unit.label, unit.seed)
-    job.study.write_image(*key, result.image)
+    equal = result is not reference and np.array_equal(result.image, reference.image)
+    if not (equal and job.study.link_image(*key, of=job.prepared.plan.compared_with(task.cell)[0].id)):
+        job.study.write_image(*key, result.image)
     if result is not reference:
         job.study.write_image(*key, amplified_difference(result.image, reference.image), "_diff")
 

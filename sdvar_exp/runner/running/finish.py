@@ -17,6 +17,7 @@ from sdvar_exp.report.page import write_page
 from sdvar_exp.report.source import current
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.store import Study, Tables
+from sdvar_exp.words import count
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def finish(study: Study, plan: Plan, console: Console) -> bool:
     for line in faults:
         say(console, f"failed: {line}", "bold red")
     console.print()
+    if line := cached(own_rows(tables, plan).samples):
+        say(console, line)
     for line in places(study.folder, figures, page):
         say(console, line)
     return not faults and not broken
@@ -104,12 +107,18 @@ def broken_promises(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
+def cached(samples: pd.DataFrame) -> str:
+    """How many images found what they are compared with in a cache, in a line; empty where that is not known."""
+    known = samples["cache_hit"].dropna().astype(bool) if "cache_hit" in samples else pd.Series(dtype=bool)
+    return f"cache    {int(known.sum())} of {count(len(known), 'image')} found their baselines in it" if len(known) else ""
+
+
 def places(folder: Path, figures: list[Path], page: Path | None) -> list[str]:
     """Where tables, figures, images and page lie, or what makes the page."""
     lines = [f"tables   {shown(folder / 'tables')}"]
     if figures:
-        count = sum(p.suffix == ".pdf" for p in figures)
-        lines.append(f"figures  {shown(folder / 'figures')}  ({count} as PDF, PNG and SVG)")
+        pdfs = sum(p.suffix == ".pdf" for p in figures)
+        lines.append(f"figures  {shown(folder / 'figures')}  ({pdfs} as PDF, PNG and SVG)")
     if (folder / "images").is_dir():
         lines.append(f"images   {shown(folder / 'images')}")
     command = shlex.join(["sdvar-exp", "report", shown(folder)])
