@@ -127,8 +127,8 @@ def picture() -> Drawn:
     return Drawn("front", "Speed-up against pixel difference, with images of one seed", fig, data_hash(shown, *files.values()))
 
 
-def small(png: bytes, width: int, colours: int = 128) -> bytes:
-    """The picture with few colours and at most so many pixels across, its title and hash kept."""
+def small(png: bytes, width: int, colours: int = 128, grey: bool = False) -> bytes:
+    """The picture with few colours, shades of grey if it has no others, and at most so many pixels across; its texts kept."""
     with Image.open(BytesIO(png)) as image:
         info = PngImagePlugin.PngInfo()
         for key in ("Title", "Description", "Comment"):
@@ -137,7 +137,10 @@ def small(png: bytes, width: int, colours: int = 128) -> bytes:
         flat = image.convert("RGB")
     flat.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
     out = BytesIO()
-    flat.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "png", optimize=True, pnginfo=info)
+    few = (
+        flat.convert("L").quantize(24) if grey else flat.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
+    few.save(out, "png", optimize=True, pnginfo=info)
     return out.getvalue()
 
 
@@ -155,7 +158,7 @@ def gallery(studies: list[Path]) -> str:
     for name in (entry.name for entry in known() if entry.name in made):
         study, found = made[name]
         png = (study / "figures" / f"{found['name']}.png").read_bytes()
-        (GALLERY / f"{name}.png").write_bytes(small(png, 760, 48))
+        (GALLERY / f"{name}.png").write_bytes(small(png, 560, grey=True) if name == "images" else small(png, 760, 64))
         lines += [f"![{found['title']}](figures/gallery/{name}.png)", "", f"    {found['command']}", ""]
     return "\n".join(lines)
 
