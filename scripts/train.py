@@ -3,9 +3,8 @@
 import logging
 import sys
 
-from sdvar_exp.config.training import compose_training
 from sdvar_exp.errors import UserError
-from sdvar_exp.training.jobs import run
+from sdvar_exp.training.jobs import compose_training, run
 
 
 def main() -> int:

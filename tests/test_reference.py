@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.reference import render, with_metrics
 from sdvar_exp import registry
-from sdvar_exp.cli.reference import render, with_metrics
 from sdvar_exp.metrics.quantities import own
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     figures.chosen(asked.only)
     size_of(asked.venue)
     if asked.profile is not None:
-        from sdvar_exp.store.profile import read_profile
+        from sdvar_exp.store.timing import read_profile
 
         read_profile(asked.profile)
     folder = find_study(asked.study, Path(asked.results_dir))

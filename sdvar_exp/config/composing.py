@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -32,12 +34,13 @@ from sdvar_exp.config.errors import explain, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, STUDY_GROUPS, conf_folder, find, names
 from sdvar_exp.config.overrides import Item, Known, choice_text, owners_text, quoted, unquoted
 from sdvar_exp.config.reading import reading
-from sdvar_exp.config.schema import stored, type_text
+from sdvar_exp.config.schema import stored, type_text, writable
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import check_working_folder
 from sdvar_exp.words import did_you_mean
 
 CONFIG_NAME = "config"
+T = TypeVar("T")
 _one_at_a_time = threading.RLock()
 _process: dict[tuple[Any, ...], Tree | str] = {}  # compositions of conf/ alone
 MOST_KEPT = 500  # of them
@@ -76,6 +79,21 @@ def _started(extra: Path | None) -> Iterator[None]:
         GlobalHydra.instance().clear()
         if before is not None:
             GlobalHydra.instance().initialize(before)
+
+
+def compose_file(name: str, settings: type[T], overrides: Sequence[str]) -> T:
+    """An object of a dataclass from conf/<name>.yaml, whose schema is `schema_<name>`, and overrides.
+
+    Raises `UserError` in one line for anything wrong.
+    """
+    schema = OmegaConf.structured(settings)
+    writable(schema)
+    ConfigStore.instance().store(name=f"schema_{name}", node=schema)
+    try:
+        with started():
+            return typing.cast(T, OmegaConf.to_object(hydra.compose(name, list(overrides))))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(str(error).splitlines()[0]) from None
 
 
 @dataclass

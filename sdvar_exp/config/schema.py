@@ -230,12 +230,12 @@ def twin(params: type, name: str | None) -> type:
     return make_dataclass(params.__name__, fields)
 
 
-def _writable(node: Any) -> None:
+def writable(node: Any) -> None:
     """Clear the read-only flag that frozen dataclasses leave, recursively."""
     OmegaConf.set_readonly(node, None)
     for key in node if isinstance(node, DictConfig) else ():
         if not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node[key]):
-            _writable(node[key])
+            writable(node[key])
 
 
 def _node(params: type, name: str | None, what: str) -> DictConfig:
@@ -245,7 +245,7 @@ def _node(params: type, name: str | None, what: str) -> DictConfig:
         raise UserError(
             f"{what}: parameters cannot be configured, use numbers, text, enums, lists or Any: {one_line(error)}"
         ) from error
-    _writable(node)
+    writable(node)
     return node
 
 

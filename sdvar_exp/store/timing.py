@@ -101,3 +101,10 @@ def _ratio(record: Record, parts: tuple[str, ...], above_of: str = "baseline") -
 def _median(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return float(median(known)) if known else None
+
+
+def read_profile(profile: str) -> dict[str, Any]:
+    """A checked cost profile (docs/cost-model.md): a shipped name or the path of a JSON file. `UserError` for a bad one."""
+    from sdvar_exp.decoding.gamma.cost_model import digest_of, locate, read
+
+    return read(profile, digest_of(locate(profile).read_bytes()))

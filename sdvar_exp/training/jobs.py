@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from sdvar_exp.config.composing import compose_file
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS
 from sdvar_exp.training import classifier, distill, evaluate, export, var, vqvae
@@ -50,6 +52,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "all"):
             raise UserError(f"part must be one of {', '.join(PARTS)}, all; got {self.part!r}")
+
+
+def compose_training(overrides: Sequence[str]) -> TrainSettings:
+    """Settings from conf/train.yaml and overrides as on the command line; raises `UserError` in one line."""
+    return compose_file("train", TrainSettings, overrides)
 
 
 def run(settings: TrainSettings) -> None:

@@ -157,10 +157,10 @@ USUAL = {"scale": "1.0", "weight": "1.0", "bias": "0.0", "comment": "", "helper"
     ("what", "value"),
     [
         ("scale", "100.0"),
-        ("weight", "3.0"),
-        ("bias", "2.0"),
+        pytest.param("weight", "3.0", marks=pytest.mark.long),
+        pytest.param("bias", "2.0", marks=pytest.mark.long),
         ("comment", "which no number shows"),
-        ("helper", "size = 1"),
+        pytest.param("helper", "size = 1", marks=pytest.mark.long),
         ("file", "7.0"),
     ],
 )

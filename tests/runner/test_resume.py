@@ -33,7 +33,7 @@ def test_the_second_run_does_nothing(plan: MakePlan, run: Run, decodes: Decodes)
     assert "16 done already" in text
 
 
-@pytest.mark.parametrize("number", [1, 2, 7, 12])
+@pytest.mark.parametrize("number", [2, 7, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 12))])
 def test_a_killed_run_continues_to_the_same_table(
     number: int, plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

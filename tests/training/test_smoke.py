@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sdvar_exp.config.training import compose_training
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.checkpoint import sha256
-from sdvar_exp.training.jobs import PARTS, run
+from sdvar_exp.training.jobs import PARTS, compose_training, run
 
 TINY = [
     "vqvae.patch_nums=[1,2,10]",

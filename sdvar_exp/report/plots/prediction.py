@@ -32,7 +32,7 @@ def figures(material: Material) -> Iterator[Drawn]:
 
 def frame(material: Material) -> pd.DataFrame:
     """Columns `COLUMNS`, one row per timed cell that can be predicted."""
-    from sdvar_exp.store.profile import read_profile
+    from sdvar_exp.store.timing import read_profile
 
     cells = measured(material.tables, material.summary)
     profile = None if material.profile is None else read_profile(material.profile)
