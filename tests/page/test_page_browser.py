@@ -181,6 +181,16 @@ def test_a_figure_opens_zooms_and_closes(opened: Browser) -> None:
     assert "zoom" in opened.run("return document.activeElement.className"), "the focus returns to the figure"
 
 
+def test_number_and_name_stay_where_a_phone_scrolls_sideways(browser: Browser, made: Made) -> None:
+    browser.open(made(cells=7), width=390)
+    places = "return [...document.querySelectorAll('#cells-table tbody tr:nth-child(2) > *')].slice(0, 3).map(c => c.getBoundingClientRect())"
+    before = browser.run(places)
+    browser.run("document.querySelector('.scroll').scrollLeft = 120")
+    after = browser.run(places)
+    assert [c["left"] for c in after[:2]] == [c["left"] for c in before[:2]] and after[2]["left"] < before[2]["left"]
+    assert after[0]["right"] <= after[1]["left"] + 1 and after[1]["right"] < 200, "room is left for numbers"
+
+
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_no_width_makes_the_page_scroll_sideways(width: int, browser: Browser, made: Made) -> None:
     browser.open(made(cells=6, names=("sequential", *HOSTILE), study="a'b"), width=width)

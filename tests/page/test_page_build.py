@@ -15,9 +15,11 @@ import pytest
 
 from sdvar_exp.cli import main
 from sdvar_exp.errors import UserError
-from sdvar_exp.report.page import pictures, stages, write, write_page
+from sdvar_exp.report import summarise
+from sdvar_exp.report.page import cells, pictures, stages, write, write_page
 from sdvar_exp.report.page.markup import environment
-from sdvar_exp.report.page.words import another_seed
+from sdvar_exp.report.page.words import another_seed, facts
+from sdvar_exp.report.source import read_tables
 from sdvar_exp.store.manifest import read_cells
 from tests.page.making import HOSTILE, make_study
 
@@ -146,6 +148,20 @@ def test_cells_are_found_by_factors_that_their_names_leave_out(made: Made) -> No
     assert all(a["data-front"] == "0" for a in rows if a["data-strategy"] == "sequential"), "the baseline is on no front"
     lists = {a["data-factor"] for tag, a in page.elements if tag == "select" and "data-factor" in a}
     assert {"acceptance", "gamma.value"} <= lists and not lists & {"strategy", "mask", "batch"}
+
+
+def test_times_that_are_not_sound_are_grey_and_no_cell_is_called_best(made: Made) -> None:
+    """The cards then say what needs no time; never the draft alone nor the reference."""
+    summary = summarise(read_tables(made().parent)).assign(front=False, number=range(1, 5))
+    for sound in (True, False):
+        judged = summary.assign(sound=pd.array([sound] * 4, dtype="boolean"), band_low=0.95, band_high=1.05)
+        rows = cells.table(judged)
+        assert rows.count('class="n unsound"') == (0 if sound else 4), "the speed-up of every cell"
+        cards = facts(judged)
+        assert ("fastest cell whose stages the target verifies" in cards) == sound
+        assert ("fewest target calls" in cards) != sound and "least pixel difference of a lossy cell that verifies" in cards
+    alone = summary.assign(committed_per_call=0.0, speedup=9.0)
+    assert "fastest" not in facts(alone) and "least pixel difference" not in facts(alone), "nothing is verified"
 
 
 def zooms(page: Reader) -> list[dict[str, str]]:

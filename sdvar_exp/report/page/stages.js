@@ -102,10 +102,11 @@
   }
 })();
 
-// To begin with: a cell whose decode shows failed stages and that differs from the baseline, else one that differs, else any.
+// To begin with: a cell whose decode shows failed stages and that differs from the baseline, else one of several makers that differs, else one that differs, else any.
 {
   const verifies = new Set(DATA.stages.filter((walk) => walk.stages.some((step) => step.passed === false)).map((walk) => walk.cell));
   const differs = DATA.cells.filter((cell) => cell.units[DATA.headline]?.some((value) => value > 0));
-  const first = differs.find((cell) => verifies.has(cell.id)) ?? differs[0] ?? DATA.cells.find((cell) => cell.id !== cell.baseline) ?? DATA.cells[0];
+  const mixed = new Set(DATA.stages.filter((walk) => new Set(walk.stages.map((step) => step.source)).size > 1).map((walk) => walk.cell));
+  const first = differs.find((cell) => verifies.has(cell.id)) ?? differs.find((cell) => mixed.has(cell.id)) ?? differs[0] ?? DATA.cells.find((cell) => cell.id !== cell.baseline) ?? DATA.cells[0];
   if (first) choose(first.id);
 }

@@ -39,9 +39,15 @@ def facts(summary: pd.DataFrame) -> str:
         how = f"{row['name']}, {m.plain_heading} {number(row[m.name], m.digits)}"
         found.append((f"{number(row['speedup'], 2)}×", "fastest cell whose stages the target verifies", how))
     near = others[(others["target_calls"].astype(float) > 0) & others[headline("difference").name].notna()]
-    if len(near):
+    if len(near) and not len(timed):
         row = near.loc[near["target_calls"].astype(float).idxmin()].to_dict()
         found.append((number(row["target_calls"], 1), "fewest target calls, of cells that make any", str(row["name"])))
+    lossy = checked[(checked["lossless"] == "no") & checked[headline("difference").name].notna()]
+    if len(lossy):
+        m = headline("difference")
+        row = lossy.loc[lossy[m.name].astype(float).idxmin()].to_dict()
+        how = f"{row['name']}, {number(row['target_token_forwards'], 2)} of the reference's rows"
+        found.append((number(row[m.name], m.digits), f"least {m.plain_heading} of a lossy cell that verifies", how))
     exact = others[others["lossless"] == "tokens"]
     if len(exact):
         same, of = int(exact["identical"].sum()), int(exact["compared"].sum())
