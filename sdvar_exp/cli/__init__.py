@@ -33,6 +33,7 @@ VERBS = {
     "validate": "is a study whole: ledger, cells, images, tables; exit code 1 if not",
     "merge": "make one study of folders of it from several machines; conflicts are listed",
     "ls": "what can be chosen: strategies, masks, rules, controllers, schedules, models, experiments",
+    "new": "write the file of a strategy, rule, metric, … or experiment of your own, and its yaml",
     "quality": "class accuracy, Fréchet and kernel distance, precision and recall of each cell's images",
     "export": "a cell's images as one npz or a folder of PNG files, or a study as a dataset, for other programs",
     "push": "send a study to W&B",

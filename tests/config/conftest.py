@@ -19,7 +19,7 @@ def clean_registry() -> Iterator[None]:
     yield
     for kind, name in set(registry._entries) - set(entries):
         del registry._entries[kind, name]
-        for group in (store.repo["schema"].get(kind, {}), store.repo.get(kind, {})):
+        for group in (store.repo.get("schema", {}).get(kind, {}), store.repo.get(kind, {})):
             group.pop(f"{name}.yaml", None)
         for key in (f"schema/{kind}", kind):
             schema._stored.pop((key, name), None)

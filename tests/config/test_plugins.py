@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 
 from sdvar_exp import registry
+from sdvar_exp.cli import main
+from sdvar_exp.cli.new import EXAMPLES
 from sdvar_exp.config import compose, schema
 from sdvar_exp.config.template import entry_yaml
 from sdvar_exp.errors import UserError, require
+from sdvar_exp.store import load_results
 
 PLUGIN = '''"""A rule and a strategy."""
 from dataclasses import dataclass
@@ -154,3 +158,63 @@ def test_composing_leaves_no_trace_of_hydra() -> None:
 
     compose([])
     assert not GlobalHydra.instance().is_initialized()
+
+
+def _new(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """`new KIND NAME` in this folder; the commands that it prints, as words."""
+    capsys.readouterr()
+    assert main(["new", kind, name]) == 0
+    said = capsys.readouterr().out
+    files, commands = said.split("\n\n")
+    assert all(Path(line).is_file() for line in files.splitlines())
+    return [shlex.split(line) for line in commands.splitlines()]
+
+
+def test_new_writes_the_example_under_another_name(
+    clean_registry: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each kind registers itself; its function, class, heading and yaml have the new name, and nothing is overwritten."""
+    for kind in EXAMPLES:
+        (command, *_) = _new(kind, f"own_{kind}", capsys)
+        assert f"--plugin own_{kind}" in " ".join(command) or kind == "experiment"
+        if kind == "experiment":
+            assert Path("my_conf/experiment/own_experiment.yaml").read_text().startswith("# @package _global_")
+            continue
+        registry.discover([f"own_{kind}"])
+        entry = registry.get(kind, f"own_{kind}")
+        monkeypatch.delitem(sys.modules, f"own_{kind}")
+        assert entry.function.__name__ == f"own_{kind}" and entry.doc
+        if kind == "metric":
+            assert entry.meta["heading"] == "own metric"
+        else:
+            assert entry.params.__name__.startswith("Own")
+            assert f"/schema/{kind}/own_{kind}@_here_" in Path(f"my_conf/{kind}/own_{kind}.yaml").read_text()
+    mistakes = {
+        "stratgy x": "unknown kind 'stratgy'; did you mean 'strategy'?",
+        "gamma own_gamma": "gamma=own_gamma is there already; choose another name",
+        "gamma own_strategy": "own_strategy.py is there already; choose another name, or remove it first",
+        "strategy test3": "strategy=test3 is there already; choose another name",
+        "strategy my-x": "the name of an entry is one of Python: letters, digits and _, no digit first; got 'my-x'",
+        "strategy class": "the name of an entry is one of Python: letters, digits and _, no digit first; got 'class'",
+        "strategy random": "Python has a module called 'random', which would be imported instead; choose another name",
+        "metric np": "'np' has a meaning in the file of a metric already; choose another name",
+        "experiment a/b": "an experiment's name has letters, digits and _ . - and no others, got 'a/b'",
+        "experiment demo": "experiment=demo is there already; choose another name",
+    }
+    before = sorted(Path.cwd().rglob("*"))
+    for words, said in mistakes.items():
+        assert main(["new", *words.split()]) == 2
+        assert capsys.readouterr().err == f"error: {said}\n"
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+@pytest.mark.long
+@pytest.mark.needs("weights")
+def test_what_new_writes_runs_by_the_line_that_it_prints(clean_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("strategy", "acceptance", "gamma", "metric", "experiment"):
+        command, *then = _new(kind, f"mine_{kind}", capsys)
+        assert main([*command[1:], "labels=[3]", "seeds=1", "timing.units=0", "images=none", "threads=1"]) == 0
+        frame = load_results(f"results/mine_{kind}")
+        assert len(frame) >= 2 and (kind not in frame or f"mine_{kind}" in set(frame[kind]) or kind == "metric")
+        for words in then:
+            assert main(words[1:]) == 0 and "mine metric" in " ".join(capsys.readouterr().out.split())
