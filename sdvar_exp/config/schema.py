@@ -210,8 +210,12 @@ def _twin_default(hint: Any, value: Any) -> Any:
     return _twin_enum(hint)(value.value) if _is_enum(hint) and isinstance(value, Enum) else value
 
 
+@cache
 def twin(params: type, name: str | None) -> type:
-    """A plain dataclass with the fields of `params`, and first `name` if given."""
+    """A plain dataclass with the fields of `params`, and first `name` if given.
+
+    One for each class: a program may know an entry first without its yaml and then with it, and OmegaConf merges no others.
+    """
     fields: list[Any] = [] if name is None else [("name", str, field(default=name))]
     hints = typing.get_type_hints(params)
     for f in dataclasses.fields(params):

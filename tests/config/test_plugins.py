@@ -211,10 +211,18 @@ def test_new_writes_the_example_under_another_name(
 @pytest.mark.long
 @pytest.mark.needs("weights")
 def test_what_new_writes_runs_by_the_line_that_it_prints(clean_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ("strategy", "acceptance", "gamma", "metric", "experiment"):
+    """Each line composes, and one command decodes with all of them."""
+    together = ["strategy=mine_strategy,dynamic_gamma", "acceptance=mine_acceptance", "gamma=mine_gamma", "study=mine"]
+    for kind in EXAMPLES:
         command, *then = _new(kind, f"mine_{kind}", capsys)
-        assert main([*command[1:], "labels=[3]", "seeds=1", "timing.units=0", "images=none", "threads=1"]) == 0
-        frame = load_results(f"results/mine_{kind}")
-        assert len(frame) >= 2 and (kind not in frame or f"mine_{kind}" in set(frame[kind]) or kind == "metric")
-        for words in then:
-            assert main(words[1:]) == 0 and "mine metric" in " ".join(capsys.readouterr().out.split())
+        plan = compose(command[2:])
+        assert len(plan.cells) >= 1 and plan.study == f"mine_{kind}" and plan.labels == (0, 3) and plan.seeds == (0, 1)
+        together += ["--plugin", f"mine_{kind}"] if kind != "experiment" else []
+        assert bool(then) == (kind == "metric")
+    small = ("labels=[3]", "seeds=1", "timing.units=0", "images=none", "threads=1", "tracking=none", "--config-dir", "my_conf")
+    assert main(["run", *together, *small]) == 0
+    frame = load_results("results/mine")
+    assert {"mine_strategy", "dynamic_gamma"} <= set(frame["strategy"]) and frame["mine_metric"].notna().all()
+    assert set(frame["acceptance"].dropna()) == {"mine_acceptance"} and set(frame["gamma"].dropna()) == {"mine_gamma"}
+    assert main(["table", "mine", "--plugin", "mine_metric", "--csv"]) == 0
+    assert "mine_metric_low" in capsys.readouterr().out
