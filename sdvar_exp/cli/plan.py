@@ -76,10 +76,7 @@ def main(argv: list[str]) -> int:
         print(f"note: {notice}", file=sys.stderr)
     print(text(plan, left))
     if until:
-        print(
-            f"seeds until {until}\n{look}"
-            + ("" if len(plan.seeds) < until.most else "; the counts are those of the most seeds")
-        )
+        print(f"seeds until {until}\n{look}" + ("; the counts are those of the most seeds" if left.pending else ""))
     return 0
 
 
