@@ -26,8 +26,10 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No figures, and nobody else on this machine."""
+    """No figures, page or tables for a paper, and nobody else on this machine."""
     monkeypatch.setattr(finish, "write_figures", lambda *_, **__: [])
+    monkeypatch.setattr(finish, "write_page", lambda folder, **_: folder / "report.html")
+    monkeypatch.setattr(finish.typeset, "write_typeset", lambda *_: [])
     monkeypatch.setenv(presence.VARIABLE, str(tmp_path / "presence"))
 
 

@@ -94,10 +94,11 @@ def plan(tmp_path: Path) -> Callable[..., Plan]:
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Figures take seconds: only tests marked with the fixture `figures` draw them."""
+    """Figures, page and tables for a paper take seconds: only tests with the fixture `figures` make them."""
     if "figures" not in request.fixturenames:
         monkeypatch.setattr(finish, "write_figures", lambda *_, **__: [])
         monkeypatch.setattr(finish, "write_page", lambda folder, **_: folder / "report.html")
+        monkeypatch.setattr(finish.typeset, "write_typeset", lambda *_: [])
 
 
 @pytest.fixture
