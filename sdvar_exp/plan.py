@@ -85,6 +85,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
     allow_mixed: bool = False
     enforce_clean: bool = False
+    quota_gb: float = 0.0
     debug: str = "none"
     objective: str | tuple[str, ...] | None = None
 

@@ -173,6 +173,7 @@ class Root:
     plugins: list[str] = MISSING
     allow_mixed: bool = MISSING
     enforce_clean: bool = MISSING
+    quota_gb: float = MISSING
     design: Any = MISSING
     cells: Any = MISSING
     exclude: Any = MISSING

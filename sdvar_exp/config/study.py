@@ -23,6 +23,7 @@ SEED_LIMIT = 2**32
 MOST_SEEDS = 1_000_000  # of `seeds=n`: units are listed in memory, and a number this large is a slip
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 LIMITS: dict[str, tuple[float, float]] = {
+    "quota_gb": (0, 10**6),
     "threads": (0, 1024),
     "stage_images": (0, 10**9),
     "timing.units": (0, 10**9),
@@ -106,7 +107,8 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
     device, timing, threads = plain(cfg, "device"), plain(cfg, "timing"), plain(cfg, "threads")
     if not DEVICE.fullmatch(device):
         errors.append(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    numbers = {"threads": threads, "stage_images": plain(cfg, "stage_images")}
+    quota = plain(cfg, "quota_gb")
+    numbers = {"quota_gb": quota, "threads": threads, "stage_images": plain(cfg, "stage_images")}
     numbers |= {f"timing.{key}": timing[key] for key in ("units", "repeats")}
     if not (len(timing["band"]) == 2 and 0 < timing["band"][0] < 1 < timing["band"][1] < math.inf):
         errors.append(f"timing.band must be two numbers, one below and one above 1, e.g. [0.95,1.05]; got {timing['band']}")
@@ -138,6 +140,7 @@ def settings_of(tree: Tree, errors: list[str]) -> Settings:
         plugins=tuple(plain(cfg, "plugins")),
         allow_mixed=plain(cfg, "allow_mixed"),
         enforce_clean=plain(cfg, "enforce_clean"),
+        quota_gb=quota,
         objective=objective,
         debug=tree.choices.get("debug") or "none",
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.runner.running import sweep
 from sdvar_exp.store import StorageError, Study, load_tables
 from tests.engines.conftest import MakePlan, Run, keys, records, stable
 from tests.engines.fake import Fake, Trouble
@@ -118,6 +120,21 @@ def test_a_run_gives_up_where_it_is_told_to(engine: str, options: dict, most: in
         most, 10
     )
     assert len(records(mine, "failure")) == most and len(records(mine, "unit")) < 60 and not records(mine, "timing")
+
+
+def test_a_run_stops_at_its_quota(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = plan(images="all")
+    bounded = replace(mine, settings=replace(mine.settings, quota_gb=1e-6))
+    code, text = run(bounded)
+    assert code == 1 and "more than quota_gb=1e-06 allows; this goes on: sdvar-exp run study=study" in text
+    assert len(records(mine, "unit")) == 1 and not records(mine, "failure")
+    monkeypatch.setattr(sweep, "QUOTA_S", 0.0)
+    file = mine.folder / "images" / "one.png"
+    file.write_bytes(bytes(1000))
+    before = sweep.held_bytes(mine.folder)
+    os.link(file, file.with_name("same.png"))
+    assert sweep.held_bytes(mine.folder) == before > 1000, "a file with two names counts once"
+    assert run(replace(mine, settings=replace(mine.settings, quota_gb=1.0)))[0] == 0 and len(records(mine, "unit")) == 24
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])

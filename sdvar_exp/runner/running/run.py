@@ -135,7 +135,7 @@ def _run(sweep: Sweep, engine: Engine, whole: Plan, launch: Launch | None = None
         say(console, f"{sweep.stopped}; this goes on: {command(plan)}", "bold red")
     elif sweep.failed:
         say(console, f"{sweep.failed} failed; try them again: {command(plan)}", "bold red")
-    return FINE if sound and not sweep.failed else FAILED
+    return FINE if sound and not sweep.failed and not sweep.stopped else FAILED
 
 
 def begin(sweep: Sweep) -> None:

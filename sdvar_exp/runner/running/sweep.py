@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,12 +26,27 @@ from sdvar_exp.runner.running.progress import say
 from sdvar_exp.runner.running.protocol import Backend, Body, Factory
 from sdvar_exp.runner.running.work import Group, Task, UnitKey
 from sdvar_exp.store import StorageError, Study
+from sdvar_exp.words import size
 
 log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 60.0
 """Before a unit is tried again, four times as long each time: a network folder or a device may need a while."""
+
+QUOTA_S = 10.0
+"""Between looks at the size of a study's folder."""
+
+
+def held_bytes(folder: Path) -> int:
+    """Size of a folder's files; one with several names counts once, one that is gone meanwhile not at all."""
+    sizes: dict[tuple[int, int], int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.stat(os.path.join(place, name), follow_symlinks=False)
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def attempts_of(study: Study) -> Counter[UnitKey]:
@@ -41,7 +59,8 @@ class Sweep:
     """What an engine gets: an open study and what decodes for it.
 
     failed: units that failed for good in this run. stopped: why no more units are begun, or empty. joined: another process
-    has the study open, and follows it for W&B. begun: the ledger knows of this process.
+    has the study open, and follows it for W&B. begun: the ledger knows of this process. looked: when the
+    size of the study's folder was last looked at.
     """
 
     study: Study
@@ -55,6 +74,7 @@ class Sweep:
     stopped: str = ""
     joined: bool = False
     begun: bool = False
+    looked: float = -math.inf
 
     def note_failures(self, lines: list[str], units: int) -> None:
         """Show failures, count the final ones, and stop the run where the options say so."""
@@ -65,6 +85,16 @@ class Sweep:
             self.stopped = "stopped at the first failure (engine.fail_fast=true)"
         elif units and self.options.max_failures > 0 and self.failed >= self.most_failures:
             self.stopped = f"stopped after {self.failed} failures (engine.max_failures={self.options.max_failures:g})"
+        self.check_quota()
+
+    def check_quota(self) -> None:
+        """Stop the run where its study holds more than `quota_gb`; looked at every few seconds, after a task."""
+        quota, now = self.backend.plan.settings.quota_gb, time.monotonic()
+        if not quota or self.stopped or now - self.looked < QUOTA_S:
+            return
+        self.looked = now
+        if (held := held_bytes(self.study.folder)) > quota * 1e9:
+            self.stopped = f"stopped: {self.study.folder} holds {size(held)}, more than quota_gb={quota:g} allows"
 
     @property
     def most_failures(self) -> float:
