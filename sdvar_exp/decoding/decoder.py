@@ -98,6 +98,11 @@ class Decoder:
         return None if found is None or found.declares("usual") else found
 
     @property
+    def drafts(self) -> bool:
+        """Whether the draft proposes, be it fed with more than its own rows."""
+        return self.proposer is None or bool(self.proposer.declares("draft"))
+
+    @property
     def done(self) -> bool:
         return self.committed == self.stages
 

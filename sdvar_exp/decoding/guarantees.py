@@ -46,12 +46,18 @@ def _may_be_zero(gamma: Choice | None) -> bool:
     return gamma is not None and bool(gamma.declares("zero"))
 
 
+def by_round(cell: Cell) -> bool:
+    """Whether what is proposed for a stage depends on the rounds before, not on the committed tokens alone."""
+    return cell.proposer is not None and "proposer" in cell.reads and bool(cell.proposer.declares("by_round"))
+
+
 def batch_free(cell: Cell) -> bool:
     """Whether the tokens of an image are independent of controller and batch-mates.
 
     They are where nothing is judged, and in the loop where failed stages are corrected and nothing else is changed. Under a
     lossy rule they are not where the target samples some stages unjudged (bonus, γ = 0): which ones depends on how the
-    rounds of the batch fall. Of a strategy that judges without declaring `loop=True` nothing is known.
+    rounds of the batch fall; nor where a proposer says that its proposals depend on that (`by_round=True`). Of a strategy
+    that judges without declaring `loop=True` nothing is known.
     """
     if "acceptance" not in cell.reads or cell.acceptance is None:
         return True
@@ -63,4 +69,4 @@ def batch_free(cell: Cell) -> bool:
     ):
         return False
     unjudged = _option(cell, "bonus", False) or _option(cell, "skip_last", False) or _may_be_zero(cell.gamma)
-    return not unjudged or cell.acceptance.declares("lossless") == "tokens"
+    return not (unjudged or by_round(cell)) or cell.acceptance.declares("lossless") == "tokens"

@@ -6,7 +6,7 @@ import torch
 
 from sdvar_exp.decoding import gamma as controllers
 from sdvar_exp.decoding.decoder import Decoder
-from sdvar_exp.decoding.guarantees import batch_free
+from sdvar_exp.decoding.guarantees import batch_free, by_round
 from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.records import Counts, Pass, Round, StageOutcome
 from sdvar_exp.decoding.sampling import margin, near_tie
@@ -58,7 +58,7 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
 
     None for an image with a near-tie, which alone may fall the other way. None for all where the verdicts of an image depend
     on its batch-mates, where stages are committed without one, where γ was decided by margins (rounding may lengthen a
-    round), and for rounds that are not those of `speculate`.
+    round), where proposals depend on the rounds, and for rounds that are not those of `speculate`.
     """
     batch = len(d.labels_B)
     if batch == 1 or not d.rounds:
@@ -72,7 +72,7 @@ def calls_alone(d: Decoder, calls: int) -> tuple[int | None, ...] | None:
         or any(k not in d.judged for k in range(until))
     ):
         return None
-    if not batch_free(d.cell) or d.reads_margins or calls != len(d.rounds):
+    if not batch_free(d.cell) or by_round(d.cell) or d.reads_margins or calls != len(d.rounds):
         return None
     close = near_ties(d)[:, :until].any(dim=1).tolist()
     return tuple(None if close[image] else _replay(d, image, until) for image in range(batch))

@@ -113,7 +113,7 @@ def follow(
         mask: attention of the target's first pass, if that also feeds stages that the draft made.
     """
     by_draft = guided_by is GuidedBy.draft
-    drafts = "DV" if d.proposer is None else "D"  # whose rows the draft is fed anyway
+    drafts = "DV" if d.drafts else "D"  # whose rows the draft is fed anyway
     for role, guided in (("target", "TV"), ("draft", drafts if by_draft else drafts + "t"), ("proposer", "V")):
         d.guidance[role] = tuple(t if letter in guided else 0.0 for t, letter in zip(d.weights, letters, strict=True))
         needed = [k + 1 for k, letter in enumerate(letters) if letter in guided and any(d.weights[k:])]

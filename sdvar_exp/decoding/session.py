@@ -72,6 +72,7 @@ class ModelSession:
         self.stage = self.null_stage = 0
         self.left_out: frozenset[int] = frozenset()
         self.shares = False  # the cache is another session's
+        self.hidden: dict[int, torch.Tensor] | None = None  # last hidden rows of the cached stages, where somebody reads them
         self.calls = self.rows = 0
         # first stage, stop, halves, stages < stop left out, stages of branches
         self.passes: list[tuple[int, int, int, tuple[int, ...], tuple[int, ...]]] = []
@@ -188,8 +189,15 @@ class ModelSession:
             self.null_stage = stop
         return out[:, self.count(start, want) :]
 
+    def keep_hidden(self) -> dict[int, torch.Tensor]:
+        """Keep the last hidden rows (N, L_k, C) of stages that are fed from now on, by stage, while they are cached."""
+        self.hidden = {} if self.hidden is None else self.hidden
+        return self.hidden
+
     def truncate(self, stage: int) -> None:
         """Forget the rows of the stages from `stage` on. Copies nothing."""
+        for k in [k for k in self.hidden or () if k >= stage]:
+            del self.hidden[k]  # type: ignore[union-attr]
         if stage < self.stage:
             self.stage = self._next(stage)
             self.null_stage = min(self.null_stage, self.stage)
@@ -234,7 +242,14 @@ class ModelSession:
         whole = rows.start == 0 and rows.stop == len(self._labels)
         condition = self.condition if whole else self.condition.narrow(rows)
         before = self.cache.length
-        logits = self.model(x, condition, self.cache, mask, rows, runs)
+        if self.hidden is None:
+            logits = self.model(x, condition, self.cache, mask, rows, runs)
+        else:
+            parts = list[torch.Tensor]()
+            logits = self.model(x, condition, self.cache, mask, rows, runs, hidden=parts)
+            fed = [k for k in range(first, stop) if k not in self.left_out] if rows.start == 0 else []
+            lengths = [self.pyramid.lengths[k] for k in (*fed, *copies)]
+            self.hidden.update(zip(fed, torch.cat(parts).split(lengths, dim=1) if fed else (), strict=False))
         self.cache.advance(x.shape[1] - sum(self.pyramid.lengths[k] for k in copies))
         self.calls += 1
         left_out = tuple(sorted(k for k in self.left_out if k < stop))

@@ -235,6 +235,7 @@ class VAR(nn.Module):
         mask_qK: torch.Tensor | None = None,
         rows: slice = slice(None),
         spans: Spans | None = None,
+        hidden: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Logits of the given rows, (N, q, V).
 
@@ -245,17 +246,23 @@ class VAR(nn.Module):
             mask_qK: bool (q, length + q), True = may attend; None = all.
             rows: which batch rows of the cache are fed.
             spans: the same mask as runs of rows with their columns (`masks.spans`); taken instead of it.
+            hidden: takes the rows behind the last block, before the head's norm, (N, q, C); in parts, one behind another.
         """
         N, n, _ = x_NqC.shape
         at_once = max(1, ROWS_AT_ONCE // n)
         if at_once >= N or x_NqC.device.type != "cpu" or careful():
-            return self._logits(self._hidden(x_NqC, condition, cache, mask_qK, rows, spans), condition)
+            last = self._hidden(x_NqC, condition, cache, mask_qK, rows, spans)
+            if hidden is not None:
+                hidden.append(last)
+            return self._logits(last, condition)
         out, first = x_NqC.new_empty(N, n, self.vocab_size), rows.start or 0
         for a in range(0, N, at_once):
             part = slice(a, min(a + at_once, N))
             some = condition.narrow(part)
             h = self._hidden(x_NqC[part], some, cache, mask_qK, slice(first + part.start, first + part.stop), spans)
             self._logits(h, some, out[part])
+            if hidden is not None:
+                hidden.append(h)
         return out
 
     def _hidden(
@@ -281,10 +288,18 @@ class VAR(nn.Module):
             return out.copy_(product(h, weight, bias))
         return torch.addmm(bias, h.flatten(0, 1), weight.t(), out=out.view(-1, self.vocab_size))
 
-    def teacher_logits(self, labels_B: torch.Tensor, input_BLc: torch.Tensor, stages: int | None = None) -> torch.Tensor:
+    def teacher_logits(
+        self,
+        labels_B: torch.Tensor,
+        input_BLc: torch.Tensor,
+        stages: int | None = None,
+        added_BLC: torch.Tensor | None = None,
+        hidden: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """One masked pass over the first `stages` stages, conditional rows, (B, rows, V).
 
-        `input_BLc` holds the teacher-forcing inputs of the stages 1 …, see `teacher_input`.
+        `input_BLc` holds the teacher-forcing inputs of the stages 1 …, see `teacher_input`. added_BLC: added to the input rows.
+        hidden: see `forward`.
         """
         stages = stages or self.pyramid.stages
         count = self.pyramid.count(1, stages) if stages > 1 else 0
@@ -293,4 +308,5 @@ class VAR(nn.Module):
         if stages > 1:
             x = torch.cat((x, self.stage_rows(1, input_BLc[:, :count], stages)), dim=1)
         stage = self.lvl_1L[0, : x.shape[1]]
-        return self.forward(x, condition, mask_qK=stage[:, None] >= stage[None, :])
+        x = x if added_BLC is None else x + added_BLC
+        return self.forward(x, condition, mask_qK=stage[:, None] >= stage[None, :], hidden=hidden)

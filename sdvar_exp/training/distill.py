@@ -3,6 +3,7 @@
 The loss is KL(p ‖ q) of the guided distributions, p the target's and q the draft's, averaged over positions, as in
 knowledge distillation on the teacher's samples (DistillSpec, Zhou et al., arXiv 2310.08461). The guidance strength is
 drawn anew for each step, so that the draft fits a range of strengths and, at 0, the conditional distribution itself.
+With `hidden` the draft is fed the target's last hidden rows too (`models/hidden.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.errors import require
+from sdvar_exp.models.hidden import HiddenRows
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import loop
@@ -40,6 +44,8 @@ class DistillSettings:
     held_out: the last so many are for measuring alone.
     strongest: each step draws its strength from [0, strongest].
     first_stage: the loss reads the stages from here on, for a draft that takes over there (CoDe's refiner, arXiv 2411.17787).
+    hidden: train the matrices of `proposer=hidden_rows` along with the draft. later: twice so likely, a step's rows read the
+    hidden rows of one more stage before.
     """
 
     student: VARSettings = field(default_factory=_student)
@@ -49,6 +55,8 @@ class DistillSettings:
     cfg: float = 1.5
     strongest: float = 3.0
     first_stage: int = 0
+    hidden: bool = False
+    later: float = 0.3
 
     def __post_init__(self) -> None:
         require(
@@ -131,16 +139,43 @@ def load_samples(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     return {key: torch.cat([c[key] for c in chunks], dim=dim) for key, dim in dims.items()}
 
 
-def student_logits(model: VAR, vae: VQVAE, codes: torch.Tensor, labels: torch.Tensor, stages: int) -> torch.Tensor:
-    """Teacher-forced logits of both guidance halves, (2B, rows, V)."""
+class Student(nn.Module):
+    """A draft and the matrices that feed it the target's hidden rows."""
+
+    def __init__(self, draft: VAR, target: VAR) -> None:
+        super().__init__()
+        self.draft, self.matrices = draft, HiddenRows(target.width, draft.width)
+        self.target = [target]  # no part of it: it is not trained
+
+    def added(self, vae: VQVAE, labels_N: torch.Tensor, input_NLc: torch.Tensor, stages: int, lag: int) -> torch.Tensor:
+        """What the target's hidden rows add to those of the draft."""
+        hidden: list[torch.Tensor] = []
+        with torch.no_grad():
+            self.target[0].teacher_logits(labels_N, input_NLc, stages, hidden=hidden)
+        return self.matrices.teacher_rows(vae.pyramid, torch.cat(hidden), lag, stages)
+
+    def save(self, folder: Path, name: str) -> None:
+        """`NAME.safetensors` of the draft and `NAME-hidden.safetensors` of the matrices, in half precision."""
+        for module, file in ((self.draft, name), (self.matrices, f"{name}-hidden")):
+            save_file({k: v.half().contiguous() for k, v in module.state_dict().items()}, folder / f"{file}.safetensors")
+
+
+def student_logits(
+    model: VAR | Student, vae: VQVAE, codes: torch.Tensor, labels: torch.Tensor, stages: int, lag: int = 1
+) -> torch.Tensor:
+    """Teacher-forced logits of both guidance halves, (2B, rows, V). lag: stages between rows and the hidden rows they read."""
     with torch.no_grad():
-        inputs = vae.quantize.teacher_input(split_stages(vae, codes))
-    doubled = torch.cat((labels, torch.full_like(labels, model.num_classes)))
-    return model.teacher_logits(doubled, inputs.repeat(2, 1, 1), stages)
+        inputs = vae.quantize.teacher_input(split_stages(vae, codes)).repeat(2, 1, 1)
+    draft = model.draft if isinstance(model, Student) else model
+    doubled = torch.cat((labels, torch.full_like(labels, draft.num_classes)))
+    added = model.added(vae, doubled, inputs, stages, lag) if isinstance(model, Student) else None
+    return draft.teacher_logits(doubled, inputs, stages, added)
 
 
 @torch.no_grad()
-def agreement(model: VAR, vae: VQVAE, samples: dict[str, torch.Tensor], cfg: float, batch: int = 50) -> dict[str, float]:
+def agreement(
+    model: VAR | Student, vae: VQVAE, samples: dict[str, torch.Tensor], cfg: float, batch: int = 50, lag: int = 1
+) -> dict[str, float]:
     """How near a draft comes to the target on the target's samples, over all tokens and by stage.
 
     `overlap` is 1-TV of the guided distributions (β, the acceptance probability of `rejection`); `match` the share of equal
@@ -153,7 +188,7 @@ def agreement(model: VAR, vae: VQVAE, samples: dict[str, torch.Tensor], cfg: flo
     for i in range(0, n, batch):
         rows = slice(i, i + batch)
         p = guided(samples["logits"][:, rows].flatten(0, 1), weights)
-        q = guided(student_logits(model, vae, samples["codes"][rows], samples["labels"][rows], pyramid.stages), weights)
+        q = guided(student_logits(model, vae, samples["codes"][rows], samples["labels"][rows], pyramid.stages, lag), weights)
         noise = -torch.log(torch.empty_like(p).exponential_(generator=generator))
         match += ((p + noise).argmax(-1) == (q + noise).argmax(-1)).float().sum(0)
         overlap += torch.minimum(p.softmax(-1), q.softmax(-1)).sum(-1).sum(0)
@@ -171,9 +206,10 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
     samples = load_samples(files)
     cut = s.samples - s.held_out
     held = {"codes": samples["codes"][cut:], "labels": samples["labels"][cut:], "logits": samples["logits"][:, cut:]}
-    model = build(s.student, vae, target.num_classes)
+    draft = build(s.student, vae, target.num_classes)
     if s.student.init:
-        start_from(model, Path(s.student.init))
+        start_from(draft, Path(s.student.init))
+    model = Student(draft, target) if s.hidden else draft
     optimizer = torch.optim.AdamW(
         loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True
     )
@@ -184,14 +220,15 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
         strength = s.strongest * torch.rand((), generator=generator).item()
         short = torch.rand((), generator=generator).item() < s.student.short_share
         until = s.student.short_stages if short else stages
+        lag = 1 + int(torch.rand((), generator=generator) < s.later) + int(torch.rand((), generator=generator) < s.later)
         weights = linear_weights(vae, strength, until)
         p = guided(samples["logits"][:, pick, : weights.shape[1]].flatten(0, 1), weights).log_softmax(-1)
         with torch.autocast("cpu", torch.bfloat16, enabled=s.student.bf16):
-            both = student_logits(model, vae, samples["codes"][pick], samples["labels"][pick], until)
+            both = student_logits(model, vae, samples["codes"][pick], samples["labels"][pick], until, lag)
         q = guided(both, weights).log_softmax(-1)
         return {"loss": F.kl_div(q, p, log_target=True, reduction="none").sum(-1)[:, first:].mean()}
 
-    return loop.train(
+    last = loop.train(
         folder=out,
         name=s.student.name,
         model=model,
@@ -205,3 +242,6 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
         save_every=100,
         evaluate=lambda: agreement(model, vae, held, s.cfg),
     )
+    if isinstance(model, Student):
+        model.save(out, s.student.name)
+    return last

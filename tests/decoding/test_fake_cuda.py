@@ -26,7 +26,7 @@ import sdvar_exp
 from sdvar_exp.cell import Cell, Noise, Unit
 from sdvar_exp.decoding import decode, decode_images, decoder, make_noise
 from sdvar_exp.decoding.session import Seen, per_row
-from sdvar_exp.models import derived
+from sdvar_exp.models import derived, hidden
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
@@ -112,14 +112,16 @@ def fake() -> Iterator[tuple[FakeTensorMode, Pair]]:
     with torch.device("meta"):
         vae = VQVAE(sides, codes, width, 32, ch_mult=(1, 1), num_res_blocks=1)
         draft, target = VAR(sides, codes, width, 3, 1, 8, 2), VAR(sides, codes, width, 3, 1, 8, 2, shared_aln=True)
+        matrices = hidden.HiddenRows(8, 8)
     with mode:
-        for module in (m for whole in (vae, draft, target) for m in whole.modules()):
+        for module in (m for whole in (vae, draft, target, matrices) for m in whole.modules()):
             for tensors in (module._parameters, module._buffers):
                 for name, t in tensors.items():
                     made = None if t is None else like(t, CUDA)
                     tensors[name] = torch.nn.Parameter(made, False) if isinstance(t, torch.nn.Parameter) else made  # type: ignore[assignment]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeTensor, "tolist", Tensor.tolist)  # its own reads number by number
+        patch.setattr(hidden, "read_matrices", lambda *_: matrices)
         patch.setattr(derived, "less_precise", lambda model, _: copy.copy(model))  # pretended weights cannot be converted
         yield mode, Pair(vae, draft, target, "pretended", {})
     for kept in (per_row, Seen.attention):  # they hold pretended tensors
@@ -140,7 +142,7 @@ def cells() -> dict[str, Cell]:
         out[rule] = loop(rule, gammas[i % len(gammas)], masks[i % len(masks)], schedule, noise=noise, top_k=5 * (i % 3 == 1))
     out["repair"] = loop(choose("acceptance", "match_rate", repair=True), 3, schedule=INTERVAL, target_stale="recompute")
     for i, name in enumerate(n for n in names("proposer") if n != "draft"):
-        options = {"depth": 1} if name == "target_at_depth" else {}
+        options = {"target_at_depth": {"depth": 1}, "hidden_rows": {"file": __file__}}.get(name, {})
         out[f"proposer {name}"] = replace(loop("exact", 2 + i % 2), proposer=choose("proposer", name, **options))
     out["continue"], out["bonus"] = loop("exact", 3, on_reject="continue"), loop("tv", 2, bonus=True)
     out["skip_last"], out["redraft"] = loop("exact", 2, skip_last=True), loop("match_rate", 2, on_reject="redraft")

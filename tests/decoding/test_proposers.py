@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec
 from sdvar_exp.config.cells import check_cell as check_composed
 from sdvar_exp.decoding.api import check_cell, decode
 from sdvar_exp.decoding.decoder import Decoder, Proposal
-from sdvar_exp.decoding.guarantees import lossless
+from sdvar_exp.decoding.guarantees import batch_free, lossless
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.derived import less_precise
+from sdvar_exp.models.hidden import HiddenRows
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.products import Int8
 from sdvar_exp.registry import Choice, choose, register
+from sdvar_exp.training.distill import Student, student_logits
 from tests.decoding.cells import INTERVAL, UNITS, draft_only, flat, loop, of_sequential, run_watched, sequential
 from tests.support import golden_pair
 
@@ -33,6 +35,19 @@ DEPTH = 2  # blocks of the tiny target
 @pytest.fixture(scope="module")
 def far() -> Pair:
     return golden_pair("tiny", "float64")
+
+
+def matrices(far: Pair, gain: float, path: Path) -> Path:
+    """A file of random matrices for `hidden_rows`."""
+    made = HiddenRows(far.target.width, far.draft.width)
+    draw = torch.Generator().manual_seed(0)
+    save_file({k: gain * torch.randn(v.shape, generator=draw) for k, v in made.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(far: Pair, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(matrices(far, 0.3, tmp_path_factory.mktemp("hidden") / "random.safetensors"))
 
 
 def by(name: str, cell: Cell, **params: Any) -> Cell:
@@ -47,10 +62,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, "hidden"])
 @pytest.mark.parametrize("gamma", [1, 3, (0, 2, 3)])
-def test_exact_gives_the_targets_tokens_whoever_proposes(far: Pair, name: str, gamma: Any) -> None:
-    kind, params = OTHERS[name]
+def test_exact_gives_the_targets_tokens_whoever_proposes(far: Pair, file: str, name: str, gamma: Any) -> None:
+    kind, params = ("hidden_rows", {"file": file}) if name == "hidden" else OTHERS[name]
     for more in ({}, {"bonus": True}, {"draft_cfg": "off"}, {"draft_cfg": 3.0}):
         cell = by(kind, loop("exact", gamma, **more), **params)
         assert lossless(cell) == "tokens"
@@ -109,6 +124,59 @@ def test_int8_weights_have_255_values_a_row(far: Pair) -> None:
         step = whole.abs().amax(dim=1, keepdim=True) / 127
         assert ((weight - whole).abs() <= step / 2 + 1e-7).all() and not torch.equal(weight, whole)
         assert torch.allclose(weight / step, (weight / step).round(), atol=1e-4)
+
+
+def test_matrices_of_zeros_leave_the_draft_as_it_is(far: Pair, file: str, tmp_path: Path) -> None:
+    none = str(matrices(far, 0.0, tmp_path / "none.safetensors"))
+    cells = [loop(RATE, 2), loop(RATE, (2, 0, 1, 3), bonus=True, until=4), loop("tv", 3, on_reject="continue")]
+    cells.append(replace(loop(RATE, 2), strategy=choose("strategy", "model_schedule", stages="DTVVt")))
+    for cell in cells:
+        plain, fed = decode(far, cell, UNITS), decode(far, by("hidden_rows", cell, file=none), UNITS)
+        assert torch.equal(flat(plain), flat(fed)) and plain.passes == fed.passes
+        assert replace(plain.counts, target_calls_alone=None) == replace(fed.counts, target_calls_alone=None)
+        other = decode(far, by("hidden_rows", cell, file=file), UNITS)
+        both = [(a, b) for a, b in zip(other.proposed, plain.proposed, strict=True) if a is not None and b is not None]
+        assert not all(torch.equal(a, b) for a, b in both)
+
+
+def test_fed_proposals_are_those_of_the_training(far: Pair, file: str) -> None:
+    """Stage by stage from the caches, the rows of each stage read what the teacher-forced pass gives them."""
+    cell = by("hidden_rows", replace(loop("always", 1), cfg_schedule=choose("cfg_schedule", "off")), file=file)
+    d = run_watched(far, cell, UNITS, lambda d: None)
+    student = Student(far.draft, far.target)
+    student.matrices.load_state_dict(load_file(file))
+    student.matrices.double()
+    wanted = student_logits(student, far.vae, torch.cat(d.tokens, dim=1), d.labels_B, S)[: len(UNITS)]
+    got = torch.cat([d.judged[k].view.draft_logits_BlV for k in range(S)], dim=1)
+    assert torch.allclose(got, wanted, atol=1e-10)
+    assert not torch.allclose(student_logits(student, far.vae, torch.cat(d.tokens, dim=1), d.labels_B, S, lag=2)[:3], wanted)
+
+
+def test_fed_proposals_depend_on_the_rounds(file: str) -> None:
+    assert batch_free(loop(RATE, 2)) and not batch_free(by("hidden_rows", loop(RATE, 2), file=file))
+    assert batch_free(by("hidden_rows", loop("exact", 2), file=file))
+
+
+def test_matrices_are_checked(far: Pair, file: str, tmp_path: Path) -> None:
+    for cell, message in (
+        (by("hidden_rows", loop()), r"reads matrices from a file: set proposer\.file"),
+        (by("hidden_rows", loop("exact", 3, candidates=1), file=file), "takes no strategy.candidates, got 1"),
+        (replace(by("hidden_rows", loop(), file=file), model=ModelSpec(execution="compile")), "execution=eager, got compile"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_cell(cell, S)
+    with pytest.raises(UserError, match=r"proposer\.file=none\.safetensors is not a file"):
+        choose("proposer", "hidden_rows", file="none.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_file({"lags.0.weight": torch.zeros(3, 3)}, other)
+    cell = by("hidden_rows", loop(), file=str(other))
+    with pytest.raises(UserError, match=r"does not fit this pair: lags\.0\.weight is \[3, 3\], its models want"):
+        check_cell(cell, S, pair=far)
+    digest = cell.proposer.params.digest  # type: ignore[union-attr]
+    matrices(far, 1.0, other)
+    with pytest.raises(UserError, match=f"has changed since its digest {digest} was noted"):
+        choose("proposer", "hidden_rows", file=str(other), digest=digest)
+    assert by("hidden_rows", loop(), file=str(other)).id != cell.id
 
 
 def test_the_draft_is_no_other_cell() -> None:

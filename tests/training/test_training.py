@@ -12,6 +12,8 @@ from PIL import Image
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding import decode
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.checkpoint import build_var
+from sdvar_exp.models.hidden import read_matrices
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
 from sdvar_exp.training import distill, export, loop, var, vqvae
@@ -86,14 +88,17 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert [t.shape[1] for t in result.tokens] == [1, 4, 9]
 
 
-def test_distillation_brings_the_student_to_the_teacher(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_distillation_brings_the_student_to_the_teacher(hidden: bool, tmp_path: Path) -> None:
     """A student of the teacher's size, with its weights but for the head, ends closer to it than it began."""
     torch.manual_seed(0)
     vae = vqvae.build(VQ).eval().requires_grad_(False)
     target = var.build(TARGET, vae)
     with torch.no_grad():
         target.head.weight.mul_(200)
-    s = replace(DISTILLED, samples=60, student=replace(TARGET, name="distilled", steps=60, peak=1e-2, max_minutes=5))
+    s = replace(
+        DISTILLED, hidden=hidden, samples=60, student=replace(TARGET, name="distilled", steps=60, peak=1e-2, max_minutes=5)
+    )
     files = distill.draw_samples(s, target, vae, tmp_path / "samples-distilled")
     samples = distill.load_samples(files)
     assert samples["codes"].shape == (60, 14) and samples["logits"].shape == (2, 60, 14, 16)
@@ -102,6 +107,10 @@ def test_distillation_brings_the_student_to_the_teacher(tmp_path: Path) -> None:
     assert same["overlap"] == pytest.approx(1, abs=2e-3)  # logits are kept in float16
     last = distill.train_distilled(s, target, vae, tmp_path)
     assert last["eval_overlap"] > fresh["overlap"] + 0.05
+    if hidden:
+        matrices = read_matrices(str(tmp_path / "distilled-hidden.safetensors"), "", TARGET.width, target.head.weight)
+        assert [bool(m.any()) for m in matrices.state_dict().values()] == [True, True, False]  # three stages have two lags
+        assert build_var(tmp_path / "distilled.safetensors").width == TARGET.width
 
 
 def test_samples_are_the_guided_targets() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sdvar_exp.errors import require
 from sdvar_exp.guest import expand
-from sdvar_exp.registry import Empty, register
+from sdvar_exp.registry import Empty, plain, register
 
 if TYPE_CHECKING:
     from sdvar_exp.cell import Cell
     from sdvar_exp.decoding.decoder import Decoder, Proposal
+    from sdvar_exp.models.hidden import HiddenRows
     from sdvar_exp.models.pair import Pair
+    from sdvar_exp.models.var import VAR
 
 Weights = Sequence[float] | None
 SHIPPED_TARGET = Path(__file__).parents[2] / "models/weights/target.safetensors"
@@ -111,6 +114,60 @@ def target_quantised(s: Quantised, d: Decoder, proposal: Proposal, count: int, w
     from sdvar_exp.models.derived import less_precise
 
     d.draft_stages(proposal, count, weights, less_precise(d.pair.target, s.precision.value))
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """file: safetensors file of the matrices, as `scripts/train.py part=distilled distilled.hidden=true` leaves it.
+
+    digest: start of its SHA-256, filled in by itself, so that the cell id changes with its content.
+    """
+
+    file: str = ""
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.file:
+            path = expand(self.file)
+            require(path.is_file(), f"proposer.file={self.file} is not a file: give that which the training left")
+            found = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            known = self.digest in ("", found)
+            require(known, f"proposer.file={self.file} has changed since its digest {self.digest} was noted: leave that out")
+            object.__setattr__(self, "digest", found)
+
+
+def has_matrices(cell: Cell, stages: int) -> None:
+    """Refuse recorded programs, no file, copies of a stage, whose hidden rows are not kept, and stages that the draft lacks."""
+    eager_only(cell, stages)
+    given = cell.proposer.params.file if cell.proposer else ""
+    require(bool(given), "proposer=hidden_rows reads matrices from a file: set proposer.file=FILE (docs/extending.md)")
+    copies = getattr(cell.strategy.params, "candidates", 0)
+    require(not copies, f"proposer=hidden_rows takes no strategy.candidates, got {copies}")
+    fill = plain(getattr(cell.strategy.params, "draft_fill", "recompute"))
+    require(fill == "recompute", f"proposer=hidden_rows needs strategy.draft_fill=recompute, got {fill}")
+
+
+def matrices_fit(cell: Cell, pair: Pair) -> None:
+    """Refuse matrices of another pair's widths."""
+    if cell.proposer:
+        _matrices(cell.proposer.params, pair)
+
+
+def _matrices(s: Matrices, pair: Pair) -> HiddenRows:
+    from sdvar_exp.models.hidden import read_matrices
+
+    return read_matrices(s.file, s.digest, pair.target.width, pair.draft.head.weight)
+
+
+@register("proposer", "hidden_rows", Matrices, draft=True, by_round=True, check=has_matrices, check_pair=matrices_fit)
+def hidden_rows(s: Matrices, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
+    """The draft, fed the target's last hidden rows of the stage before too, by trained matrices (EAGLE, arXiv 2401.15077)."""
+    from sdvar_exp.models.hidden import Fed
+
+    session = d.session("draft", weights)
+    if not isinstance(session.model, Fed):
+        session.model = cast("VAR", Fed(d.pair.draft, _matrices(s, d.pair), d.session("target").keep_hidden()))
+    d.draft_stages(proposal, count, weights)
 
 
 @register("proposer", "none", check=eager_only, share=lambda params, pair: 1.0)
