@@ -159,12 +159,13 @@ def test_fed_proposals_depend_on_the_rounds(file: str) -> None:
 
 def test_matrices_are_checked(far: Pair, file: str, tmp_path: Path) -> None:
     for cell, message in (
-        (by("hidden_rows", loop()), r"reads matrices from a file: set proposer\.file"),
         (by("hidden_rows", loop("exact", 3, candidates=1), file=file), "takes no strategy.candidates, got 1"),
         (replace(by("hidden_rows", loop(), file=file), model=ModelSpec(execution="compile")), "execution=eager, got compile"),
     ):
         with pytest.raises(UserError, match=message):
             check_cell(cell, S)
+    with pytest.raises(UserError, match=r"reads matrices from a file: set proposer\.file"):
+        check_cell(by("hidden_rows", loop()), S, pair=far)
     with pytest.raises(UserError, match=r"proposer\.file=none\.safetensors is not a file"):
         choose("proposer", "hidden_rows", file="none.safetensors")
     other = tmp_path / "other.safetensors"

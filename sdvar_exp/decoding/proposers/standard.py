@@ -136,11 +136,9 @@ class Matrices:
             object.__setattr__(self, "digest", found)
 
 
-def has_matrices(cell: Cell, stages: int) -> None:
-    """Refuse recorded programs, no file, copies of a stage, whose hidden rows are not kept, and stages that the draft lacks."""
+def whole_stages(cell: Cell, stages: int) -> None:
+    """Refuse recorded programs, copies of a stage, whose hidden rows are not kept, and stages that the draft lacks."""
     eager_only(cell, stages)
-    given = cell.proposer.params.file if cell.proposer else ""
-    require(bool(given), "proposer=hidden_rows reads matrices from a file: set proposer.file=FILE (docs/extending.md)")
     copies = getattr(cell.strategy.params, "candidates", 0)
     require(not copies, f"proposer=hidden_rows takes no strategy.candidates, got {copies}")
     fill = plain(getattr(cell.strategy.params, "draft_fill", "recompute"))
@@ -148,7 +146,9 @@ def has_matrices(cell: Cell, stages: int) -> None:
 
 
 def matrices_fit(cell: Cell, pair: Pair) -> None:
-    """Refuse matrices of another pair's widths."""
+    """Refuse no matrices, or those of another pair's widths."""
+    given = cell.proposer.params.file if cell.proposer else ""
+    require(bool(given), "proposer=hidden_rows reads matrices from a file: set proposer.file=FILE (docs/extending.md)")
     if cell.proposer:
         _matrices(cell.proposer.params, pair)
 
@@ -159,7 +159,16 @@ def _matrices(s: Matrices, pair: Pair) -> HiddenRows:
     return read_matrices(s.file, s.digest, pair.target.width, pair.draft.head.weight)
 
 
-@register("proposer", "hidden_rows", Matrices, draft=True, by_round=True, check=has_matrices, check_pair=matrices_fit)
+@register(
+    "proposer",
+    "hidden_rows",
+    Matrices,
+    draft=True,
+    by_round=True,
+    check=whole_stages,
+    check_files=has_matrices,
+    check_pair=matrices_fit,
+)
 def hidden_rows(s: Matrices, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
     """The draft, fed the target's last hidden rows of the stage before too, by trained matrices (EAGLE, arXiv 2401.15077)."""
     from sdvar_exp.models.hidden import Fed
