@@ -159,16 +159,7 @@ def _matrices(s: Matrices, pair: Pair) -> HiddenRows:
     return read_matrices(s.file, s.digest, pair.target.width, pair.draft.head.weight)
 
 
-@register(
-    "proposer",
-    "hidden_rows",
-    Matrices,
-    draft=True,
-    by_round=True,
-    check=whole_stages,
-    check_files=has_matrices,
-    check_pair=matrices_fit,
-)
+@register("proposer", "hidden_rows", Matrices, draft=True, by_round=True, check=whole_stages, check_pair=matrices_fit)
 def hidden_rows(s: Matrices, d: Decoder, proposal: Proposal, count: int, weights: Weights) -> None:
     """The draft, fed the target's last hidden rows of the stage before too, by trained matrices (EAGLE, arXiv 2401.15077)."""
     from sdvar_exp.models.hidden import Fed
