@@ -69,9 +69,9 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     words = [*reference_words(master, work), *(word.lstrip("+").removeprefix(REFERENCE) for word in said)]
     reference = reference_of(master, {**context, **_unswept(cell_axes)}, words, work)
     labels = _labels(axes, master, work)
-    settings = settings_of(master, work.errors)
-    until = _until(master, settings.timing.units, work)
+    until = _until(master, plain(master.cfg, "timing")["units"], work)
     seeds = tuple(range(until.most)) if until else _seeds(axes, master, work)
+    settings = settings_of(master, work.errors)
     name = work.attempt("", study_name, master)
     where = work.attempt(Path(), results_dir, master.cfg)
     work.attempt(Path(), lambda: nearest_folder(where / name))

@@ -76,7 +76,7 @@ def test_nothing_runs_after_a_mistake(runner: list[Plan], capsys: pytest.Capture
     assert main(["run", "strategy=sequential", "labels=99", "seeds=x"]) == 2
     assert capsys.readouterr().err == (
         "error: label 99 is out of range: embedded has the classes 0 … 9\n"
-        "error: seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 'x'\n"
+        "error: seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, or until, got 'x'\n"
     )
     assert not runner and list(Path().iterdir()) == []
 

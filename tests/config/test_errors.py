@@ -98,9 +98,9 @@ ONE_LINE = {
     "seeds=0": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got 0; one seed: seeds=[0]",
     "seeds=-1": "seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got -1; one seed: seeds=[0]",
     "seeds=4294967296": "seeds=n means n seeds and takes n ≤ 1000000, got 4294967296; one seed: seeds=[4294967296]",
-    "seeds=1.5": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got 1.5",
+    "seeds=1.5": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, or until, got 1.5",
     "seeds=[a]": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, or until, got ['a']",
-    "seeds=true": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, got True",
+    "seeds=true": "seeds must be a number n (seeds 0 … n-1) or a list of integers ≥ 0, or until, got True",
     "seeds=[0,-1]": "a seed must lie in 0 … 2³²-1, got -1",
     # what does not go together
     "gamma=aimd": "parallel_v1 takes gamma=fixed only, got gamma=aimd; use strategy=dynamic_gamma for it",
