@@ -65,7 +65,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where the study lies."""
+        """Folder of the study."""
         return self.plan.folder
 
     @property

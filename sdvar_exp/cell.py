@@ -117,7 +117,7 @@ class ModelSpec:
         return replace(self, **{f"{role}_dtype": "" for role, own in self.dtypes.items() if own == dtype})
 
     def arithmetic(self) -> dict[str, str]:
-        """What is unusual in it: execution, autocast, dtypes of roles."""
+        """Texts of its settings that are not the default: execution, autocast, dtypes of roles."""
         named = {"execution": (self.execution, "eager"), "autocast": (self.autocast, "none")}
         unusual = {name: value for name, (value, usual) in named.items() if value != usual}
         return unusual | {f"{role}_dtype": dtype for role, dtype in self.dtypes.items()}
@@ -129,7 +129,7 @@ class ModelSpec:
         return own + [value if key == "execution" else f"{key.removesuffix('_dtype')}={value}" for key, value in texts]
 
     def identity(self) -> dict[str, str]:
-        """What the cell id depends on: the files' names, not where they lie."""
+        """Plain data that the cell id is a hash of: the files' names, not where they lie."""
         own = {"name": self.name} | {role: PurePath(getattr(self, role)).name for role in ("vae", "draft", "target")}
         return own | self.arithmetic()
 

@@ -1,4 +1,4 @@
-"""What a command asks for, after composition and before anything runs. Plain frozen data, no torch."""
+"""The plan of a command, after composition and before anything runs. Plain frozen data, no torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Timing:
     band: tuple[float, float] = (0.95, 1.05)
 
     def batches(self, planned: int, batch: int = 1) -> int:
-        """How many lockstep batches of a cell are timed, `repeats` times each: whole ones, of its first `units` units."""
+        """Number of lockstep batches of a cell that are timed, `repeats` times each: whole ones, of its first `units` units."""
         return -(-min(self.units, planned) // batch)
 
 
@@ -160,7 +160,7 @@ class Plan:
     until: Until | None = None
 
     def compared_with(self, cell: Cell) -> tuple[Cell, ...]:
-        """What a cell is compared with: the reference, and behind it its own baseline, where that is another cell."""
+        """Cells that a cell is compared with: the reference, and behind it its own baseline, where that is another cell."""
         reference, own = cell.compared_with(self.reference), cell.baseline()
         return (reference,) if own.id == reference.id else (reference, own)
 
@@ -180,7 +180,7 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """How many rows the plan's own cells are to have."""
+        """Number of rows that the plan's own cells are to have."""
         return len(self.cells) * len(self.units)
 
     def asks(self, key: tuple[str, int, int]) -> bool:
@@ -189,5 +189,5 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the study lies."""
+        """Folder of the study."""
         return self.results_dir / self.study

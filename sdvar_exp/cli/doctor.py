@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def checks(results: Path) -> list[Callable[[], Iterator[Finding]]]:
-    """What is looked at, in order."""
+    """The checks, in order."""
     return [
         python,
         packages,

@@ -106,7 +106,7 @@ def _only(folder: Path) -> str:
 
 
 def _missing(folder: Path, cell: str, have: set[tuple[int, int]]) -> int:
-    """How many planned units of a cell have no image."""
+    """Count the planned units of a cell that have no image."""
     from sdvar_exp.store.manifest import planned_units, read_cells
 
     return len(set(planned_units(read_cells(folder)[cell])) - have)

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
 
 
 def _as_dict(folder: Path, out: Path, written: Written) -> dict[str, Any]:
-    """What this command drew, of what the index of the folder says."""
+    """The figures that this command drew, as the folder's index lists them."""
     from sdvar_exp.report.figures import INDEX
 
     index = json.loads((out / INDEX).read_text(encoding="utf-8")) if written else {"figures": [], "skipped": {}}

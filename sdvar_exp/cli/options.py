@@ -1,4 +1,4 @@
-"""What the verbs that take overrides have in common: their help, made from conf/ and the registry."""
+"""Shared by the verbs that take overrides: their help, made from conf/ and the registry."""
 
 from __future__ import annotations
 

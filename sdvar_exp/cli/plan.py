@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left to do. by_cell: pending units of the plan's cells and of the baselines that are added.
+    """The units that are left to do. by_cell: pending units of the plan's cells and of the baselines that are added.
 
     seconds: estimate from the rates of this study or, where it has none, of another one with the same models, device and
     dtype; None: nothing was measured. measured: over how many units. images, image_bytes: PNGs to be written; bytes are
@@ -187,7 +187,7 @@ def gpu_here() -> bool:
 
 
 def refusals(plan: Plan) -> list[str]:
-    """Why a run of the plan would be refused, as far as it can be told without loading models: study, device, files."""
+    """Reasons to refuse a run of the plan, as far as it can be told without loading models: study, device, files."""
     out = [refused] if (refused := refusal_of(plan)) else []
     device = plan.settings.device
     if device_kind(device) == "cuda" and not gpu_here():

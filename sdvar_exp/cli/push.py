@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def _said(folder: Path, outcome: Outcome, sent: int, ever: bool) -> str:
-    """What W&B has now, and how many runs of it this push sent."""
+    """One sentence: the runs that W&B has now, and how many of them this push sent."""
     if not outcome.message:
         return f"{folder}: nothing to send"
     now = count(sent, "run") if sent else "nothing new"

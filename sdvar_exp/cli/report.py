@@ -105,7 +105,7 @@ def complete(state: dict[str, Any]) -> bool:
 
 
 def far(state: dict[str, Any]) -> str:
-    """How far a study is, in a sentence."""
+    """One sentence: how many units of a study are done."""
     cells = state["cells"]
     done, planned = state["done"], sum(c["planned"] for c in cells)
     timings = sum(c["timings_planned"] for c in cells)

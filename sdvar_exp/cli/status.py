@@ -118,7 +118,7 @@ def _last_failures(state: Mapping[str, Any]) -> list[str]:
 
 
 def _timings(about: Mapping[str, Any], planned: int) -> int:
-    """How many timings a cell is to have at least: of its first images, so often each."""
+    """Number of timings that a cell is to have at least: of its first images, so often each."""
     asked = about.get("timing", {})
     timing = replace(Timing(), **{name: asked[name] for name in ("units", "repeats") if name in asked})
     return timing.batches(planned, int(about["config"].get("batch", 1))) * timing.repeats

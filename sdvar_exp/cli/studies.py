@@ -1,4 +1,4 @@
-"""What the verbs that look at a study have in common: finding studies and cells. No torch."""
+"""Shared by the verbs that look at a study: finding studies and cells. No torch."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _some(texts: list[str], most: int = 6) -> str:
 
 
 def folder_notices(plan: Plan) -> list[str]:
-    """What is to be said before a command adds to the folder of its study: kept without ledger, or of other commands."""
+    """Notices before a command adds to the folder of its study: kept without ledger, or of other commands."""
     from sdvar_exp.store.manifest import is_kept, read_cells
 
     folder = plan.folder

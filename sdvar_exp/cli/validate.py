@@ -21,7 +21,7 @@ FAILED = 1
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, where, and what to do about it."""
+    """A fault of a study: what is wrong, where, and what to do about it."""
 
     what: str
     path: str
@@ -119,7 +119,7 @@ def _images(folder: Path, tables: Tables) -> Iterator[Fault]:
 
 
 def _unreadable(path: Path) -> str:
-    """Why a PNG cannot be read; empty where it can."""
+    """The reason for which a PNG cannot be read; empty where it can."""
     from PIL import Image
 
     try:

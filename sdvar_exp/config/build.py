@@ -153,7 +153,7 @@ def _note_repeats(key: str, values: Sequence[Any], notices: list[str]) -> None:
 
 
 def _until(master: Tree, timed: int, work: Work) -> Until | None:
-    """What ends `seeds=until`; None for seeds that are named."""
+    """The rule that ends `seeds=until`; None for seeds that are named."""
     value = plain(master.cfg, "until")
     if plain(master.cfg, "seeds") == "until":
         return work.attempt(None, parse_until, value, timed)

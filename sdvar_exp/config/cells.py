@@ -284,7 +284,7 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
 
 
 def default_cell(work: Work) -> Cell:
-    """What a command without overrides means: the measure of short names."""
+    """The cell of a command without overrides, from which short names are told."""
     cell = to_cell(work.composer.base(()).cfg, work)
     if cell is None:
         raise UserError(f"conf/config.yaml does not compose: {work.errors[-1]}")
@@ -292,7 +292,7 @@ def default_cell(work: Work) -> Cell:
 
 
 def reason(job: Job, kept: Cell) -> str:
-    """Why a combination is the same cell as one before."""
+    """The reason for which a combination is the same cell as one before."""
     if kept.strategy.name != job.cell.strategy.name:
         return f"{job.cell.strategy.name} with these settings is {kept.strategy.name}"
     if job.dropped:

@@ -51,7 +51,7 @@ def candidates(words: Sequence[str], current: str, extra: Path | None = None) ->
 
 
 def values(key: str) -> list[str]:
-    """What a key may be set to, where that can be listed: truth values, words of an enum, devices; else nothing."""
+    """Values that a key may be set to, where they can be listed: truth values, words of an enum, devices; else nothing."""
     group, _, name = key.rpartition(".")
     hints = [get_type_hints(Root).get(key)] if not group else []
     owners = [registry.get(group, entry).params for entry in registry.names(group)] if group in registry.KINDS else []

@@ -112,7 +112,7 @@ class Rule:
         return " ".join(f"{key}={','.join(map(str, values))}" for key, values in self.wanted.items())
 
     def notice(self) -> str:
-        """What the rule left out, or that it did nothing."""
+        """A sentence: the combinations that the rule left out, or that it did nothing."""
         if not self.hits:
             return f"{self.kind} {self.text}: {'no' if self.kind == 'exclude' else 'every'} combination has this"
         return (

@@ -30,7 +30,7 @@ def one_line(text: object) -> str:
 
 
 def explain(error: BaseException, guess: Callable[[str], str] = lambda key: "") -> str:
-    """What Hydra or OmegaConf says about a composition, as one line. guess: what an unknown key was meant to be."""
+    """One line for what Hydra or OmegaConf says about a composition. guess: what an unknown key was meant to be."""
     text = str(error)
     if not text.strip() and error.__cause__ is not None:
         text = str(error.__cause__)

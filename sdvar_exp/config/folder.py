@@ -1,4 +1,4 @@
-"""Where the yaml files lie and what they offer. Imports neither Hydra nor torch."""
+"""Finds the yaml files of choices and lists what they offer. Imports neither Hydra nor torch."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Item:
 
 @dataclass
 class Known:
-    """What can be chosen and set: options of each group, and every key. bad: groups with an unknown choice so far."""
+    """All that can be chosen and set: options of each group, and every key. bad: groups with an unknown choice so far."""
 
     extra: Path | None = None
     bad: set[str] = field(default_factory=set)
@@ -202,7 +202,7 @@ def _with_tildes(text: str) -> str:
 
 
 def _reason(text: str, error: Exception) -> str:
-    """What the parser says, in brackets."""
+    """The parser's complaint, in brackets."""
     reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
     if reason.startswith("Error parsing override"):
         reason = one_line(str(error).split("\n")[1]).split("': ", 1)[-1]
@@ -213,7 +213,7 @@ def _reason(text: str, error: Exception) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """What Hydra reads a bare value as; the text itself where it can read none."""
+    """The value that Hydra reads in a bare word; the word itself where it reads none."""
     try:
         return PARSER.parse_rule(text, "primitive")
     except HydraException:
@@ -304,7 +304,7 @@ def _plainly(value: Any) -> Any:
 
 
 def check(item: Item, known: Known) -> str | None:
-    """What is wrong with the key, or with the choice of a group; None if nothing is."""
+    """The fault of the key, or of the choice of a group, in one line; None if there is none."""
     override, key = item.override, item.key
     if override.package is not None:
         return f"{item.text}: packages (@) are not used here; write {key}=…"

@@ -40,7 +40,7 @@ class Dtype(Enum):
 
 
 class TrackingMode(Enum):
-    """What W&B does."""
+    """Modes of W&B."""
 
     offline = "offline"
     online = "online"
@@ -128,7 +128,7 @@ class SlurmNode(PoolNode):
 
 
 class DesignName(Enum):
-    """How swept values are combined."""
+    """Ways to combine swept values."""
 
     product = "product"
     zip = "zip"

@@ -1,4 +1,4 @@
-"""What belongs to the study as a whole: labels, seeds, settings and the folder's name."""
+"""Settings of the study as a whole: labels, seeds, settings and the folder's name."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _objective(value: Any, errors: list[str]) -> str | tuple[str, ...] | None:
 
 
 def check_limits(key: str, value: Any) -> str | None:
-    """What is wrong with a number of the study; None if nothing is, or if it is no number."""
+    """The fault of a number of the study, in one line; None if there is none, or if it is no number."""
     if key not in LIMITS or isinstance(value, bool):
         return None
     least, most = LIMITS[key]
@@ -171,7 +171,7 @@ def check_limits(key: str, value: Any) -> str | None:
 
 
 def engine_options(cfg: DictConfig, errors: list[str]) -> EngineOptions:
-    """What the group `engine` says beside its name; mistakes go to `errors`."""
+    """Options of the group `engine` beside its name; mistakes go to `errors`."""
     given: dict[str, Any] = {str(key): plain(cfg.engine, str(key)) for key in cfg.engine if key != "name"}
     errors += [problem for key, value in given.items() if (problem := check_limits(f"engine.{key}", value))]
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
@@ -188,7 +188,7 @@ def study_name(tree: Tree) -> str:
 
 
 def results_dir(cfg: DictConfig) -> Path:
-    """Where studies lie."""
+    """Folder of all studies."""
     text = plain(cfg, "results_dir")
     require(bool(text.strip()), "results_dir must not be empty")
     return user_path(text, "results_dir")

@@ -1,4 +1,4 @@
-"""What a decode costs: the time of a forward from its shape, fitted to measurements or derived from a hardware profile.
+"""Costs of a decode: the time of a forward from its shape, fitted to measurements or derived from a hardware profile.
 
 A pass feeds rows of some stages for `halves` guidance halves of B images. Its time is modelled as
 

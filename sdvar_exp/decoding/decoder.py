@@ -93,7 +93,7 @@ class Decoder:
 
     @property
     def proposer(self) -> Choice | None:
-        """Who proposes, if it is not the draft and the strategy reads it."""
+        """The proposer, if it is not the draft and the strategy reads it."""
         found = self.cell.proposer if "proposer" in self.cell.reads else None
         return None if found is None or found.declares("usual") else found
 
@@ -236,7 +236,7 @@ class Decoder:
 
     @staticmethod
     def leading_passes(verdicts: Sequence[Judged]) -> int:
-        """How many stages passed, in every image, before the first that did not."""
+        """Number of stages that passed, in every image, before the first that did not."""
         return next((i for i, v in enumerate(verdicts) if not v.passed), len(verdicts))
 
     def commit(

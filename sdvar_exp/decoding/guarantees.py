@@ -1,4 +1,4 @@
-"""What a cell promises about the tokens that it commits, from what its entries declare. No torch."""
+"""Promises of a cell about the tokens that it commits, from what its entries declare. No torch."""
 
 from __future__ import annotations
 

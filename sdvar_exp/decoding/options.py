@@ -1,4 +1,4 @@
-"""What a strategy may choose about its rounds: the policy of a commit, and the options of the loop with their checks. No torch.
+"""Choices of a strategy about its rounds: the policy of a commit, and the options of the loop with their checks. No torch.
 
 The decoder's verbs take a `Policy`, never these options: a strategy with parameters of its own may use them all.
 """
@@ -35,7 +35,7 @@ class Stale(Enum):
 
 @dataclass(frozen=True)
 class Policy:
-    """What a commit does beyond the verdicts.
+    """Settings of a commit beyond the verdicts.
 
     Args:
         draft_stale, target_stale: what becomes of each model's cached rows behind a replaced code.

@@ -1,4 +1,4 @@
-"""What a decode reports: integer counts and per-stage outcomes; rates are derived in the report. No torch at import."""
+"""Records of a decode: integer counts and per-stage outcomes; rates are derived in the report. No torch at import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who makes each stage, as a text of one letter a stage, and the decode that follows it.
+"""The maker of each stage, as a text of one letter a stage, and the decode that follows it.
 
 T  target, both guidance halves          t  target's conditional half, the draft as the other branch of guidance
 D  draft                                 o  target's conditional half, unguided
@@ -35,7 +35,7 @@ class Fill(Enum):
 
 
 class GuidedBy(Enum):
-    """What guides the target at a stage `t`: the draft's conditional minus unconditional logits, or the draft's own."""
+    """Logits that guide the target at a stage `t`: the draft's conditional minus unconditional logits, or the draft's own."""
 
     draft_difference = "draft_difference"
     draft = "draft"

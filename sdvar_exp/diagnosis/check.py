@@ -54,7 +54,7 @@ AREAS = (
 
 
 def subject_of(pair: Pair, stages: int | None = None, seed: int = 0, batch: int = 2, gamma: int = 3) -> Subject:
-    """What is examined: `batch` images, merged passes over `gamma` stages among others.
+    """The subject of the checks: `batch` images, merged passes over `gamma` stages among others.
 
     stages: None for all, or for as many as a CPU takes in seconds.
     """

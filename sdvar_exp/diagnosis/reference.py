@@ -1,4 +1,4 @@
-"""What must come out, computed the long way: from the codes alone, in one masked pass, without cache, session or decoder.
+"""The expected results, computed the long way: from the codes alone, in one masked pass, without cache, session or decoder.
 
 Everything that `check` finds is a difference between this and what the decoding core did.
 """
@@ -31,11 +31,11 @@ class Recorder:
         self.values = [torch.full_like(k, torch.nan) for k in self.keys]
 
     def slots(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the rows of a block go: all there are."""
+        """Slots for the rows of a block: all there are."""
         return self.keys[block][rows], self.values[block][rows]
 
     def view(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the rows of a block attend to: the same."""
+        """Keys and values that the rows of a block attend to: the same."""
         return self.slots(block, rows, count)
 
 

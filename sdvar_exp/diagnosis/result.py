@@ -1,4 +1,4 @@
-"""What a check says, and how two tensors are compared stage by stage; NaN counts as a difference."""
+"""Results of checks, and how two tensors are compared stage by stage; NaN counts as a difference."""
 
 from __future__ import annotations
 

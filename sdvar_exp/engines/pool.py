@@ -160,7 +160,7 @@ class Run:
         self.step(len(task.units), task.planned.name)
 
     def give_back(self, worker: WorkerProcess) -> None:
-        """What a worker was given and did not begin goes back to the queue."""
+        """Puts back into the queue what a worker was given and did not begin."""
         if worker.rest is not None:
             self.queue.appendleft(worker.rest)
         worker.group = worker.current = None

@@ -180,7 +180,7 @@ def pairs(words: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the pool of a job needs to know of the models, without loading them."""
+    """Facts about the models that the pool of a job needs, without loading them."""
 
     plan: Plan
     device: str
@@ -232,7 +232,7 @@ class Shard:
         return sweep.failed
 
     def checkpoint(self) -> Any:
-        """What submitit submits again near the time limit or on preemption: the same, less what is done by then."""
+        """The job that submitit submits again near the time limit or on preemption: the same, less what is done by then."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

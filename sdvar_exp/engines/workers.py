@@ -70,7 +70,7 @@ class WorkerProcess:
                 self.connection.send(None)
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
-        """What it said since the last time; raises `EOFError` behind the last message of one that ended."""
+        """Messages since the last call; raises `EOFError` behind the last message of one that ended."""
         while self.connection.poll():
             try:
                 yield self.connection.recv()
@@ -79,7 +79,7 @@ class WorkerProcess:
 
     @property
     def rest(self) -> Group | None:
-        """What it was given and did not begin."""
+        """Tasks that it was given and did not begin."""
         if self.group is None:
             return None
         begun = self.over + (self.current is not None)
@@ -113,7 +113,7 @@ class WorkerProcess:
 
 
 def ending(code: int) -> str:
-    """How a process ended, in words."""
+    """Words for how a process ended."""
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"

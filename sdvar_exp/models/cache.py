@@ -38,7 +38,7 @@ class KVCache:
         return self.kv.numel() * self.kv.element_size()
 
     def slots(self, block: int, rows: slice, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the next `count` keys and values of one block go: views (N, heads, count, head_dim) behind `length`."""
+        """Room for the next `count` keys and values of one block: views (N, heads, count, head_dim) behind `length`."""
         end = self.length + count
         if end > self.capacity:
             raise ValueError(f"cache of {self.capacity} rows cannot take {end}")

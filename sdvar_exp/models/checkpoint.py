@@ -45,7 +45,7 @@ def sha256(path: Path) -> str:
 
 
 def _count(state: State, pattern: str, what: str) -> int:
-    """How many indices `pattern` (one group) finds among the names."""
+    """Count the indices that `pattern` (one group) finds among the names."""
     count = len({m.group(1) for name in state if (m := re.match(pattern, name))})
     if count > MOST_PARTS:
         raise UserError(f"{what}: its names count {count:,} parts like {shown(pattern.partition('(')[0])}, which no model has")
@@ -121,7 +121,7 @@ def infer_vqvae(state: State, patch_nums: tuple[int, ...], what: str = "VQVAE ch
 
 
 def differences(state: State, module: nn.Module) -> list[str]:
-    """What a state dict lacks, has too much of, or has in another shape, in words."""
+    """Words for what a state dict lacks, has too much of, or has in another shape, in words."""
     own = module.state_dict()
     derived = {k for k in own if k.rsplit(".", 1)[-1] in DERIVED}
     missing = sorted(set(own) - set(state) - derived)

@@ -140,7 +140,7 @@ def measured(layer: nn.Linear, gelu: bool, rows: list[int]) -> dict[str, list[fl
 
 
 def cache_folder() -> Path:
-    """Where ways are kept."""
+    """Folder of the kept ways."""
     return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sdvar-exp" / "products"
 
 

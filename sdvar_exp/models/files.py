@@ -48,7 +48,7 @@ def _find(spec: ModelSpec, role: str) -> Path:
 
 
 def checkpoint_folder(name: str = "") -> Path:
-    """Where checkpoints lie: the folder of that name, else of the environment, else `checkpoints`."""
+    """Folder of the checkpoints: the one of that name, else of the environment, else `checkpoints`."""
     return expand(name or os.environ.get("SDVAR_CHECKPOINTS") or "checkpoints")
 
 

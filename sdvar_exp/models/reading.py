@@ -295,7 +295,7 @@ def _sets(tensors: State, role: Role, path: Path) -> dict[str, State]:
 
 
 def _prefixes(names: Mapping[str, str], anchors: tuple[str, ...]) -> list[str]:
-    """What stands before at least two of the anchors."""
+    """Prefixes that stand before at least two of the anchors."""
     counts = Counter(
         name.removesuffix(anchor) for anchor in anchors for name in names if name == anchor or name.endswith(f".{anchor}")
     )

@@ -22,7 +22,7 @@ def compared() -> dict[str, Metric]:
 
 
 def _closest_first(some: Iterable[Metric]) -> list[Metric]:
-    """How far the images move before what it costs."""
+    """Sort key: how far the images move, then what it costs."""
     return sorted(some, key=lambda m: not m.measured)
 
 

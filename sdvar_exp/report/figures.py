@@ -164,7 +164,7 @@ def _pages(entry: registry.Entry, material: Material) -> Iterator[Drawn]:
 
 @dataclass(frozen=True)
 class Made:
-    """What `index.json` of a folder says. study: folder of the study that the figures show."""
+    """Content of a folder's `index.json`. study: folder of the study that the figures show."""
 
     folder: Path
     study: Path
@@ -225,7 +225,7 @@ def _material(
 
 
 def material_of(folder: Path, venue: str | None = None, profile: str | None = None, every: bool = False) -> Material:
-    """What the figures of a study are made from."""
+    """The material of a study's figures."""
     return replace(_material(folder, folder / "figures", None, None, venue, profile)[0], every=every)
 
 

@@ -1,4 +1,4 @@
-"""What figures are made from, and how one says that it cannot be made."""
+"""The material of figures, and how one says that it cannot be made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report reads: the tables of a study as DataFrames."""
+"""Input of the report: the tables of a study as DataFrames."""
 
 from __future__ import annotations
 

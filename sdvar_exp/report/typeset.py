@@ -157,7 +157,7 @@ def html_table(tables: Tables, summary: pd.DataFrame) -> str:
 
 
 def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str] = ()) -> str:
-    """What a reader of the table must know. remarks: what comes before all else."""
+    """The note below a table. remarks: what comes before all else."""
     n = span(summary["n"].astype(int)) if len(summary) else "0"
     shown = "±: larger half of the 95 % interval, which ratios have in brackets" if plus_minus else "In brackets 95 % intervals"
     timed = sorted(set(summary["timed"].fillna(0).astype(int)) - {0})

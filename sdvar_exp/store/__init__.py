@@ -1,4 +1,4 @@
-"""What a study leaves on disk: ledger, manifest, images, baseline cache, tables. No torch; pandas on first use only.
+"""Files of a study: ledger, manifest, images, baseline cache, tables. No torch; pandas on first use only.
 
 The ledger is the truth, tables are derived from it and can be written again at any time. `study.py` is the door.
 """

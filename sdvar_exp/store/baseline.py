@@ -44,7 +44,7 @@ def put(folder: Path, key: str, values: Mapping[str, Any]) -> None:
 
 
 def get(folder: Path, key: str) -> dict[str, Any] | None:
-    """What `put` stored, or None where there is nothing or the file is damaged (then it is to be made again)."""
+    """The result that `put` stored, or None where there is nothing or the file is damaged (then it is to be made again)."""
     path = folder / f"{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -70,7 +70,7 @@ def write_kept(folder: Path, key: str, cell: str, kept: Kept) -> None:
 
 
 def read_kept(folder: Path, key: str, cell: str) -> Kept | None:
-    """What `write_kept` wrote, None where there is nothing or it is damaged."""
+    """The features that `write_kept` wrote, None where there is nothing or it is damaged."""
     try:
         with np.load(_place(folder, key, cell), allow_pickle=False) as file:
             units = [(int(label), int(seed)) for label, seed in file["units"]]

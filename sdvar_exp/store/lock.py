@@ -185,7 +185,7 @@ def process_exists(pid: int) -> bool:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process of this host started, as text to compare; None where the system does not tell."""
+    """Start time of a process of this host, as text to compare; None where the system does not tell."""
     with suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}:{_stat_fields(pid)[19]}"
@@ -201,7 +201,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def holder_of(path: Path) -> tuple[dict[str, Any], bool] | None:
-    """Who a lock file names, and whether that process may still run (one on another host counts as running); None: no lock."""
+    """Holder in a lock file, and whether that process may still run (one on another host counts as running); None: no lock."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:

@@ -83,7 +83,7 @@ def agree(
 
 
 def reference_record(reference: Cell | None) -> dict[str, Any]:
-    """What a manifest says of the study's reference."""
+    """The study's reference as its manifest has it."""
     return {} if reference is None else {"reference": {"id": reference.id, "config": reference.as_dict()}}
 
 
@@ -117,7 +117,7 @@ def settle_reference(plan: Plan) -> Plan:
 
 
 def refusal(folder: Path, known: Fingerprint) -> str | None:
-    """Why a run would refuse to go on with a study, as far as what is known beforehand says; None where it would not.
+    """Reason of a run to refuse to go on with a study, as far as what is known beforehand says; None where it would not.
 
     known: the parts of a fingerprint that need no model to be loaded.
     """
@@ -153,7 +153,7 @@ def _today() -> dict[str, Any]:
 
 
 def _refusal(study: str, old: Fingerprint, new: Fingerprint, found: list[str], folder: Path | None) -> str:
-    """What a refused start says: why, and what to do."""
+    """The message of a refused start: why, and what to do."""
     commit = _commit_of(folder) if folder is not None and any(text.startswith(("code", "entries")) for text in found) else ""
     at = f" at commit {commit[:10]}" if commit else ""
     if "entries" in new and "entries" not in old:
@@ -301,7 +301,7 @@ def planned_units(cell: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def timings_of(cell: Mapping[str, Any]) -> int:
-    """How many timings a cell is to have."""
+    """Number of timings that a cell is to have."""
     timing, batch = cell.get("timing") or {}, cell.get("config", {}).get("batch") or 1
     asked = Timing(timing.get("units") or 0, timing.get("repeats") or 0)
     return asked.batches(len(planned_units(cell)), batch) * asked.repeats

@@ -32,7 +32,7 @@ BATCH = 1000
 
 @dataclass
 class Merged:
-    """What a merge found. equal: units with equal rows in several folders. conflicts: a line for each unit whose rows differ.
+    """Result of a merge. equal: units with equal rows in several folders. conflicts: a line for each unit whose rows differ.
 
     timings: pairs (unit, repeat) that were timed in several folders; the first stays. damage: records that were left out.
     """

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, code, machine, command line. Versions are read from metadata, without torch."""
+"""Provenance of a result: versions, code, machine, command line. Versions are read from metadata, without torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def fingerprint(checkpoints: Mapping[str, Any], device_kind: str, dtype: str, threads: int, **more: Any) -> dict[str, Any]:
-    """What may change a result: code that decides, checkpoint hashes, packages, device kind, dtype, threads.
+    """All that may change a result: code that decides, checkpoint hashes, packages, device kind, dtype, threads.
 
     checkpoints: {"vae": hash, …} of the one pair of a study, or {model name: {"vae": hash, …}} where there may be more.
     more: further facts that are to agree before a study goes on, e.g. attention backend, TF32 and cuDNN flags.
@@ -266,7 +266,7 @@ def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:
 
 
 def _diff(package: Path) -> str | None:
-    """How the sources and conf/ differ from the commit; None where git cannot tell."""
+    """Difference of the sources and conf/ from the commit; None where git cannot tell."""
     return _output(["git", "-C", str(package), "diff", "HEAD", "--", ".", ":/conf"])
 
 

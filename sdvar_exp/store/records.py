@@ -1,4 +1,4 @@
-"""What the files of a study must look like: one schema for each kind of ledger record, for cells and for the manifest.
+"""Schemas of the files of a study: one for each kind of ledger record, for cells and for the manifest.
 
 Readers take in nothing that does not fit: a checksum says that a line is as it was written, not that it makes sense. What is
 left out is named once, counted, and makes a command that shows a study end with exit code 1.
@@ -127,7 +127,7 @@ class Shape:
 
 
 def fault(value: Any, schema: Schema, where: str = "it") -> str:
-    """Why a value does not fit a schema, e.g. `label is no whole number of 64 bits: "three"`; empty where it does."""
+    """Reason why a value does not fit a schema, e.g. `label is no whole number of 64 bits: "three"`; empty where it does."""
     if isinstance(schema, str):
         fits, called = KINDS[schema]
         return "" if fits(value) else f"{where} is no {called}: {_shown(value)}"
@@ -303,7 +303,7 @@ def leave_out(text: str) -> None:
 
 
 def left_out() -> int:
-    """How many things readers have left out so far: inside the innermost `watched`, else in this process."""
+    """Number of things that readers have left out so far: inside the innermost `watched`, else in this process."""
     known = _left_out.get()
     return len(_of_process if known is None else known)
 

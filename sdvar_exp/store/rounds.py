@@ -66,7 +66,7 @@ def _commits(gammas: Sequence[int], rows: Sequence[Mapping[str, Any]], strategy:
 
 
 def commits_per_round(traces: Iterable[Any]) -> dict[int, int]:
-    """How many rounds committed so many stages, from `commit_trace` of images; nulls are skipped."""
+    """Number of rounds by how many stages they committed, from `commit_trace` of images; nulls are skipped."""
     found = Counter(int(step) for trace in traces if isinstance(trace, str) for step in trace.split(","))
     return dict(sorted(found.items()))
 

@@ -112,11 +112,11 @@ class LedgerState:
         return {key: body for body in self.failures if (key := unit_key(body)) not in self.units}
 
     def attempts(self) -> Counter[UnitKey]:
-        """How often each unit failed."""
+        """Number of failures of each unit."""
         return Counter(map(unit_key, self.failures))
 
     def timings_by_cell(self) -> Counter[str]:
-        """How many timings each cell has."""
+        """Number of timings of each cell."""
         found: Counter[str] = Counter()
         for key, repeats in self.timings.items():
             found[key[0]] += len(repeats)

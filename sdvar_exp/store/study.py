@@ -138,7 +138,7 @@ class Study:
         return tagged
 
     def state(self) -> LedgerState:
-        """What the ledger says by now, of all processes. Reads only what is new; the same object at every call."""
+        """State of the ledger by now, of all processes. Reads only what is new; the same object at every call."""
         return self._state.update()
 
     def done(self) -> AbstractSet[UnitKey]:
@@ -149,7 +149,7 @@ class Study:
         return self.state().units.keys()
 
     def failures(self) -> Counter[UnitKey]:
-        """How often each unit failed, of all processes up to now; a copy."""
+        """Number of failures of each unit, of all processes up to now; a copy."""
         return self.state().attempts()
 
     def timed(self) -> Mapping[UnitKey, Mapping[int, float]]:
@@ -169,11 +169,11 @@ class Study:
         return self.state().noise
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """What `cells/*.json` say, by id, in plan order."""
+        """Content of `cells/*.json`, by id, in plan order."""
         return manifest.read_cells(self.folder)
 
     def image_path(self, cell: str, label: int, seed: int, suffix: str = "") -> Path:
-        """Where an image of a unit lies, if it was kept."""
+        """Path of a unit's image, if it was kept."""
         return self.folder / "images" / cell / images.image_name(label, seed, suffix)
 
     def write_image(self, cell: str, label: int, seed: int, array: np.ndarray, suffix: str = "") -> Path:

@@ -87,7 +87,7 @@ def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages
 
 @dataclass
 class _Scan:
-    """What one pass over the ledger collects."""
+    """Rows that one pass over the ledger collects."""
 
     manifest: Mapping[str, Any]
     configs: Mapping[str, Mapping[str, Any]]
@@ -248,7 +248,7 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
 
 
 def row_differences(first: Body, later: Body) -> list[str]:
-    """How two records of one unit differ, circumstances aside, e.g. `target_calls 5 and 6`."""
+    """Differences between two records of one unit, circumstances aside, e.g. `target_calls 5 and 6`."""
     changed = sorted(changes(first.get("sample", {}), later.get("sample", {})))
     found = [f"{name} {a!r} and {b!r}" for name, a, b in changed if name not in VOLATILE and name not in CIRCUMSTANCES]
     return found + (["stages differ"] if first.get("stages") != later.get("stages") else [])

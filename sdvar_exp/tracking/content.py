@@ -1,4 +1,4 @@
-"""What the W&B run of a cell, and that of a whole study, hold, as plain data: no wandb here."""
+"""Content of the W&B run of a cell, and of that of a whole study, as plain data: no wandb here."""
 
 from __future__ import annotations
 

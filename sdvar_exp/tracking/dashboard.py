@@ -24,7 +24,7 @@ WIDE, HALF, HEIGHT = 24, 12, 8
 
 @dataclass(frozen=True)
 class Facts:
-    """What the panels depend on: the study's name, its stages, whether anything was timed, whether images were kept."""
+    """Facts that the panels depend on: the study's name, its stages, whether anything was timed, whether images were kept."""
 
     study: str
     stages: tuple[int, ...]

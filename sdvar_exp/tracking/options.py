@@ -1,4 +1,4 @@
-"""Where to send: the command line decides, then WANDB_* of the environment, then the configuration files."""
+"""Settings of tracking: the command line decides, then WANDB_* of the environment, then the configuration files."""
 
 from __future__ import annotations
 

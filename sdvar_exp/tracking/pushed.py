@@ -1,4 +1,4 @@
-"""What was sent: `tracking/pushed.json`, per mode and cell {"run": id, "rows": n, "hash": of the content}.
+"""Record of what was sent: `tracking/pushed.json`, per mode and cell {"run": id, "rows": n, "hash": of the content}.
 
 A second push sends nothing where the hash is the same. Online, where a run is continued, `tracking/steps/<cell>.json`
 holds the history steps that were given to rows: {"steps": {"label,seed": [step, hash of the row]}, "confirmed": steps
@@ -46,7 +46,7 @@ class Pushed:
 
     @property
     def cells(self) -> Mapping[str, Any]:
-        """What was sent in this mode, by cell."""
+        """Records of this mode, by cell."""
         return self._all.get(self.mode, {})
 
     def has(self, content: Content) -> bool:

@@ -28,7 +28,7 @@ def _draft() -> var.VARSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What to train.
+    """Settings of a training.
 
     part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export`, `classifier` and `evaluate` write.
     docs: where the page of the model card and its figures go. threads: 0 is all. held_out: test images on which `export`

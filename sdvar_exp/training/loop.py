@@ -1,4 +1,4 @@
-"""What all trainings share: learning-rate schedule, resumable checkpoints, progress, a loss log."""
+"""Shared by all trainings: learning-rate schedule, resumable checkpoints, progress, a loss log."""
 
 from __future__ import annotations
 

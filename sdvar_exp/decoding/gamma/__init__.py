@@ -15,7 +15,7 @@ from sdvar_exp.registry import Choice
 
 @dataclass(frozen=True)
 class GammaContext:
-    """What a controller may read.
+    """All that a controller may read.
 
     stage: first stage that is not committed. until: stage where speculation ends. history: rounds so far. margins: of every
     stage drafted so far in this round, of every image, of every token, the gap between the draft's best and second perturbed

@@ -1,4 +1,4 @@
-"""Who proposes the stages that the target verifies. torch is imported when a proposer runs."""
+"""The proposers: what makes the stages that the target verifies. torch is imported when a proposer runs."""
 
 from __future__ import annotations
 

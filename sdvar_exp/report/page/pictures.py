@@ -79,7 +79,7 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Galleries:
 
 
 def note(galleries: Galleries) -> str:
-    """What pictures there are, in a sentence."""
+    """One sentence about the pictures that there are."""
     return part("images", shown=galleries.shown, there=galleries.there)
 
 

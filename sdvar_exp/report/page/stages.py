@@ -62,7 +62,7 @@ def legend() -> str:
 
 
 def note(walks: Walks) -> str:
-    """What is missing, where something is."""
+    """One sentence about what is missing, where something is."""
     return part("stages", walks=walks.data)
 
 

@@ -40,7 +40,7 @@ SCRIPTS = ("common.js", "table.js", "figures.js", "images.js", "stages.js")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a page is made of: markup, data for the scripts, and pictures by key."""
+    """Parts of a page: markup, data for the scripts, and pictures by key."""
 
     markup: dict[str, str]
     data: dict[str, Any]

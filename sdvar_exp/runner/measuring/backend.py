@@ -46,7 +46,7 @@ class ModelBackend:
 
     @property
     def job(self) -> Job:
-        """What the phases share, from `begin` on."""
+        """State that the phases share, from `begin` on."""
         assert self._job is not None, "begin comes first"
         return self._job
 

@@ -29,7 +29,7 @@ from sdvar_exp.store import StorageError, Study
 
 @dataclass(frozen=True)
 class Job:
-    """What the phases share. attempts: failures of each unit so far. pictured: units whose images are kept. staged: those of
+    """State of the phases. attempts: failures of each unit so far. pictured: units whose images are kept. staged: those of
     them that get a stage-by-stage picture.
 
     extractors: what classifies the images of a model, None where nothing does.

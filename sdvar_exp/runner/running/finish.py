@@ -1,4 +1,4 @@
-"""What a run ends with: tables on disk, the table of its own cells on the screen, figures, a page, and where everything is."""
+"""The end of a run: tables on disk, the table of its own cells on the screen, figures, a page, and where everything is."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def cached(samples: pd.DataFrame) -> str:
 
 
 def places(folder: Path, figures: list[Path], page: Path | None) -> list[str]:
-    """Where tables, figures, images and page lie, or what makes the page."""
+    """Lines that say where tables, figures, images and page lie, or what makes the page."""
     lines = [f"tables   {shown(folder / 'tables')}"]
     if figures:
         pdfs = sum(p.suffix == ".pdf" for p in figures)

@@ -1,4 +1,4 @@
-"""Who computes on a device of this machine: so that a time taken beside another worker is known for one.
+"""Notes who computes on a device of this machine, so that a time taken beside another worker is known for one.
 
 Each process that decodes or times holds a lock on a file of its own, which the kernel drops with the process. It is told
 what runs on the same device under this project only; other load is the user's to keep away.

@@ -1,4 +1,4 @@
-"""How far a phase is: a bar with the time left on a terminal, a few plain lines elsewhere."""
+"""Progress of a phase: a bar with the time left on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 

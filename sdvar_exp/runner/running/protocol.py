@@ -1,4 +1,4 @@
-"""What engines and whatever decodes for them must offer, and how a run waits for the children of one before it."""
+"""Protocols of engines and of backends, which decode for them, and how a run waits for the children of one before it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Detached(Exception):
 
 
 class Engine(Protocol):
-    """How the units of a study are run. Rows go to the ledger; what fails is recorded and counted in the sweep."""
+    """An engine runs the units of a study. Rows go to the ledger; what fails is recorded and counted in the sweep."""
 
     def run_units(self, sweep: Sweep, pending: Sequence[Group]) -> None:
         """Decode what is pending. Raises `StorageError`, `KeyboardInterrupt`, `Detached`."""
@@ -105,7 +105,7 @@ class Backend(Protocol):
         keeps counting in it."""
 
     def share(self, group: Group) -> Any:
-        """What the tasks of a group share, such as noise; handed to `evaluate`."""
+        """State that the tasks of a group share, such as noise; handed to `evaluate`."""
 
     def evaluate(self, task: Task, shared: Any | None) -> list[Body]:
         """One record per unit of the task, images written; raises whatever goes wrong. shared: None to make it alone."""

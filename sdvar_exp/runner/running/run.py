@@ -167,7 +167,7 @@ def finish_aside(follower: Follower) -> Callable[[], Outcome]:
 
 
 def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
-    """What is about to happen, in two or three lines."""
+    """Two or three lines about what is to be run."""
     plan = backend.plan
     total = plan.rows
     left = sum(len(task.units) for group in pending for task in group.tasks)
@@ -187,7 +187,7 @@ def heading(study: Study, backend: Backend, pending: list[Group]) -> list[str]:
 
 
 def launched(study: Study, backend: Backend, pending: list[Group]) -> dict[str, Any]:
-    """What a run binds before its first decode, for programs."""
+    """The launch record: what a run binds before its first decode, for programs."""
     plan = backend.plan
     return {
         "study": plan.study,

@@ -56,7 +56,7 @@ def attempts_of(study: Study) -> Counter[UnitKey]:
 
 @dataclass
 class Sweep:
-    """What an engine gets: an open study and what decodes for it.
+    """Input of an engine: an open study and what decodes for it.
 
     failed: units that failed for good in this run. stopped: why no more units are begun, or empty. joined: another process
     has the study open, and follows it for W&B. begun: the ledger knows of this process. looked: when the

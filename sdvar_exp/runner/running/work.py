@@ -1,4 +1,4 @@
-"""What is to be done and in which order. Pure functions of the plan and of what the ledger has. No torch."""
+"""The units to be done, in order. Pure functions of the plan and of what the ledger has. No torch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Timed:
 def timings(
     plan: Plan, done: Collection[UnitKey], timed: Mapping[UnitKey, Collection[int]]
 ) -> list[tuple[tuple[Unit, ...], list[Timed]]]:
-    """What is to be timed, by units, so that all cells are measured on one image before the next.
+    """The timings to be made, by units, so that all cells are measured on one image before the next.
 
     The first `timing.units` units of each cell in plan order, whole batches, all of their units done (a unit that failed
     is not timed). A batch is one measurement, kept under its first unit. timed: repeats that need not be measured again.
