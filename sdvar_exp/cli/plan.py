@@ -212,11 +212,10 @@ def _image_bytes(plan: Plan) -> float | None:
 def text(plan: Plan, left: Left) -> str:
     """The plan for people."""
     lines = []
-    digits = len(str(len(plan.cells)))
     for number, planned in enumerate(plan.cells, 1):
         pending = left.by_cell[planned.cell.id]
         state = "" if pending == len(plan.units) else ("  done" if not pending else f"  {pending} pending")
-        lines.append(f"{number:{digits}}  {planned.cell.id}  {planned.name}{state}")
+        lines.append(f"{planned.cell.id}  {planned.name}{state}  #{number}")
     extra = len(plan.added())
     cells = count(len(plan.cells), "cell") + (f" + {count(extra, 'baseline')} to compare with" if extra else "")
     lines += ["", f"{cells} × {count(len(plan.labels), 'label')} × {count(len(plan.seeds), 'seed')} = {left.units} units"]
