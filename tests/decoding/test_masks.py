@@ -8,7 +8,7 @@ import pytest
 from sdvar_exp.decoding.masks import materialise, spans
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
-from sdvar_exp.registry import choose, names
+from sdvar_exp.registry import choose, declared, names
 from tests.decoding.cells import MASKS
 
 SMALL = Pyramid((1, 2, 3))  # 1 + 4 + 9 tokens
@@ -244,3 +244,13 @@ def test_runs_say_what_the_matrix_says() -> None:
                 assert len(runs) <= stop - first
     assert spans(materialise(choose("mask", "block_causal"), p, 1, 3), 4) == ((0, 4, 0, 5), (4, 13, 0, 14))
     assert spans(materialise(choose("mask", "token_causal_blocks"), p, 1, 3), 4) is None
+
+
+def test_codes_of_the_sdvar_sources_and_the_one_that_the_target_is_trained_with() -> None:
+    codes = {name: declared("mask", name, "code") for name in names("mask") if declared("mask", name, "code") is not None}
+    assert list(sorted(codes, key=codes.__getitem__)) == [
+        *("no_prefix", "token_causal_blocks", "token_causal_blocks_entry_full", "block_causal"),
+        *("block_diagonal", "block_diagonal_entry_full"),
+    ]
+    assert sorted(codes.values()) == list(range(6))
+    assert [name for name in names("mask") if declared("mask", name, "trained")] == ["block_causal"]
