@@ -29,6 +29,17 @@ def one_line(text: object) -> str:
     return " ".join(words.split())
 
 
+def complaint(text: str, error: Exception) -> str:
+    """The complaint of Hydra's parser about a word, in brackets; empty where that is the word itself."""
+    reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
+    if reason.startswith("Error parsing override"):
+        reason = one_line(str(error).split("\n")[1]).split("': ", 1)[-1]
+    reason = re.sub(r"(mismatched|no viable alternative at) input '<EOF>'", "something is missing at its end", reason)
+    reason = re.sub(r"mismatched input ('.*?') expecting .*", r"\1 in a place where it cannot stand", reason)
+    reason = re.sub(r" expecting \{.*", "", reason)
+    return "" if not reason or reason == text or text in reason else f" ({reason})"
+
+
 def explain(error: BaseException, guess: Callable[[str], str] = lambda key: "") -> str:
     """One line for what Hydra or OmegaConf says about a composition. guess: what an unknown key was meant to be."""
     text = str(error)

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from sdvar_exp import registry
 from sdvar_exp.config import folder
-from sdvar_exp.config.errors import ConfigErrors, one_line
+from sdvar_exp.config.errors import ConfigErrors, complaint, one_line
 from sdvar_exp.config.folder import CELL_GROUPS, GROUPS, own_key
 from sdvar_exp.config.schema import ModelNode, Root, TrackingNode
 from sdvar_exp.config.template import parameters
@@ -149,7 +149,7 @@ def parse(texts: Iterable[str], errors: list[str]) -> list[Override]:
         try:
             (override,) = PARSER.parse_overrides([_with_tildes(text)])
         except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            errors.append(f"cannot read {text!r}{_reason(text, error)}; quote values that hold special characters")
+            errors.append(f"cannot read {text!r}{complaint(text, error)}; quote values that hold special characters")
             continue
         override.input_line = text
         if problem := check_value(override):
@@ -199,17 +199,6 @@ def _with_tildes(text: str) -> str:
     bare = r"(?=\S)[^,\[\](){}:]*~[^,\[\](){}]*(?<!\s)"
     pieces[::2] = [re.sub(bare, lambda m: QuotedString(m[0], Quote.single).with_quotes(), piece) for piece in pieces[::2]]
     return key + equals + "".join(pieces)
-
-
-def _reason(text: str, error: Exception) -> str:
-    """The parser's complaint, in brackets."""
-    reason = one_line(str(error).split("\n")[0]).removeprefix("LexerNoViableAltException: ")
-    if reason.startswith("Error parsing override"):
-        reason = one_line(str(error).split("\n")[1]).split("': ", 1)[-1]
-    reason = re.sub(r"(mismatched|no viable alternative at) input '<EOF>'", "something is missing at its end", reason)
-    reason = re.sub(r"mismatched input ('.*?') expecting .*", r"\1 in a place where it cannot stand", reason)
-    reason = re.sub(r" expecting \{.*", "", reason)
-    return "" if not reason or reason == text or text in reason else f" ({reason})"
 
 
 def _parsed(text: str) -> Any:

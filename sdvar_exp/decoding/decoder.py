@@ -305,8 +305,6 @@ class Decoder:
         if self._observer is not None:
             self._observer.round(self, proposal, verdicts)
 
-    # --- parts -------------------------------------------------------------------------------------------------------
-
     def commit_sampled(self, logits: torch.Tensor, source: str) -> None:
         """Commit the target's sample of the next stage. source: see `StageOutcome`."""
         k = self.committed

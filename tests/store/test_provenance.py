@@ -194,15 +194,22 @@ def test_store_imports_neither_torch_nor_wandb() -> None:
 
 
 def test_the_home_folder_is_not_told() -> None:
-    environ = {"HOME": "/home/ada"}
-    words = ["results_dir=/home/ada/runs", "--config-dir", "/home/ada", "x=/home/adam/y", "/data/home/ada/z", "a='/home/ada':b"]
+    environ = {"HOME": "/users/ada"}
+    words = [
+        "results_dir=/users/ada/runs",
+        "--config-dir",
+        "/users/ada",
+        "x=/users/adam/y",
+        "/data/users/ada/z",
+        "a='/users/ada':b",
+    ]
     assert redact(words, environ) == [
         "results_dir=~/runs",
         "--config-dir",
         "~",
-        "x=/home/adam/y",
-        "/data/home/ada/z",
+        "x=/users/adam/y",
+        "/data/users/ada/z",
         "a='~':b",
     ]
     assert redact(["/a"], {"HOME": "/"}) == redact(["/a"], {}) == ["/a"]
-    assert without_home('  File "/home/ada/sdvar/x.py", line 3', environ) == '  File "~/sdvar/x.py", line 3'
+    assert without_home('  File "/users/ada/sdvar/x.py", line 3', environ) == '  File "~/sdvar/x.py", line 3'

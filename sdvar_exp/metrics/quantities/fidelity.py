@@ -44,8 +44,7 @@ def fidelity(
 ) -> dict[str, Any]:
     """Columns of `samples` that compare one image of a cell (a) with its baseline (b): every metric that has its evidence.
 
-    tokens: per stage (L_k,) or flat (L,). image: (3, H, W) in [0, 1]. f_hat: (c, h, w). more: other evidence,
-    see `EVIDENCE`.
+    tokens: per stage (L_k,) or flat (L,). image: (3, H, W) in [0, 1]. f_hat: (c, h, w). more: other `EVIDENCE`.
     Raises ValueError where shapes differ from each other or from the pyramid, or where values are not finite.
     """
     a, b = _pair(image_a, image_b, "image")
