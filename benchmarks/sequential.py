@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -25,7 +29,10 @@ from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode, make_noise
 from sdvar_exp.decoding.noise import NoiseBook, Stream
 from sdvar_exp.decoding.records import Decoded
+from sdvar_exp.models.accelerate import accelerate
+from sdvar_exp.models.fastest import LARGEST
 from sdvar_exp.models.pair import Pair
+from sdvar_exp.models.products import Prepacked
 from sdvar_exp.registry import choose
 
 SHAPES = ((8, 512), (16, 1024))
@@ -87,8 +94,13 @@ def official_decode(
     return run
 
 
-def multiplications(depth: int, width: int, batch: int) -> Callable[[], object]:
-    """Only the matrix products of a guided decode, in their own shapes: linear layers and attention, stage by stage."""
+def multiplications(
+    depth: int, width: int, batch: int, dtype: torch.dtype = torch.float32, prepacked: bool = False
+) -> Callable[[], object]:
+    """Only the matrix products of a guided decode, in their own shapes: linear layers and attention, stage by stage.
+
+    prepacked: weights in oneDNN's own layout; `RuntimeError` where this machine has none.
+    """
     heads, rows = width // 64, 2 * batch
     weights = {
         n: torch.randn(o, i)
@@ -99,17 +111,29 @@ def multiplications(depth: int, width: int, batch: int) -> Callable[[], object]:
             "fc2": (4 * width, width),
         }.items()
     }
-    layers = [{n: w.clone() for n, w in weights.items()} for _ in range(depth)]  # as much memory traffic as the model's
-    head = torch.randn(4096, width)
-    inputs = {k: (torch.randn(rows * p * p, width), torch.randn(rows * p * p, 4 * width)) for k, p in enumerate(SIDES)}
+    most = rows * SIDES[-1] ** 2
+
+    def way(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        own, bias = weight.to(dtype, copy=True), torch.zeros(len(weight), dtype=dtype)
+        if not prepacked:
+            return lambda h: F.linear(h, own)
+        packed = Prepacked(own, min(most, LARGEST), False)
+        return lambda h: packed(h, bias)
+
+    layers = [{n: way(w) for n, w in weights.items()} for _ in range(depth)]  # as much memory traffic as the model's
+    head = way(torch.randn(4096, width))
+    inputs = {
+        k: (torch.randn(rows * p * p, width).to(dtype), torch.randn(rows * p * p, 4 * width).to(dtype))
+        for k, p in enumerate(SIDES)
+    }
     seen, attention = 0, {}
     for k, p in enumerate(SIDES):
         seen += p * p
         attention[k] = (
-            torch.randn(rows * heads, p * p, 64),
-            torch.randn(rows * heads, 64, seen),
-            torch.randn(rows * heads, p * p, seen),
-            torch.randn(rows * heads, seen, 64),
+            torch.randn(rows * heads, p * p, 64).to(dtype),
+            torch.randn(rows * heads, 64, seen).to(dtype),
+            torch.randn(rows * heads, p * p, seen).to(dtype),
+            torch.randn(rows * heads, seen, 64).to(dtype),
         )
 
     def run() -> None:
@@ -117,20 +141,22 @@ def multiplications(depth: int, width: int, batch: int) -> Callable[[], object]:
             narrow, wide = inputs[k]
             q, kt, a, v = attention[k]
             for layer in layers:
-                F.linear(narrow, layer["qkv"])
+                layer["qkv"](narrow)
                 torch.bmm(q, kt)
                 torch.bmm(a, v)
-                F.linear(narrow, layer["proj"])
-                F.linear(narrow, layer["fc1"])
-                F.linear(wide, layer["fc2"])
-            F.linear(narrow, head)
+                layer["proj"](narrow)
+                layer["fc1"](narrow)
+                layer["fc2"](wide)
+            head(narrow)
 
     return run
 
 
 @torch.inference_mode()
-def measure(depth: int, width: int, batch: int, official: Any | None, repeats: int) -> dict[str, Any]:
-    """One row: seconds of each and their ratios."""
+def measure(
+    depth: int, width: int, batch: int, official: Any | None, repeats: int, autocast: str = "none", execution: str = "eager"
+) -> dict[str, Any]:
+    """One row: seconds of each and their ratios. The limit is the faster of the two ways to multiply on this machine."""
     pair = random_pair((depth, width))
     units = [Unit(i, 0) for i in range(batch)]
     noise = make_noise(pair, units).prepare([Stream.target])
@@ -140,23 +166,37 @@ def measure(depth: int, width: int, batch: int, official: Any | None, repeats: i
     def ours() -> None:
         own[:] = [decode(pair, cell, units, noise=noise, record=False)]
 
-    runs: dict[str, Callable[[], object]] = {"ours": ours, "products": multiplications(depth, width, batch)}
+    dtype = torch.float32 if autocast == "none" else getattr(torch, autocast)
+    runs: dict[str, Callable[[], object]] = {"ours": ours, "products": multiplications(depth, width, batch, dtype)}
+    with suppress(RuntimeError):
+        runs["prepacked"] = multiplications(depth, width, batch, dtype, prepacked=True)
     seen: list[torch.Tensor] = []
     if official is not None:
         labels = torch.tensor([u.label for u in units])
-        runs["official"] = official_decode(official, pair, depth, width, noise, labels, seen)
+        plain = official_decode(official, pair, depth, width, noise, labels, seen)
+
+        def theirs() -> object:
+            with torch.autocast("cpu", dtype, enabled=autocast != "none"):
+                return plain()
+
+        runs["official"] = theirs
+    pair = replace(pair, target=accelerate(pair.target, execution, autocast))  # behind the official copy of the weights
     took = interleaved(runs, repeats, warmup=int(depth * width**2 * batch <= 8 * CHEAPEST))
+    best = min((name for name in ("products", "prepacked") if name in took), key=lambda name: float(np.median(took[name])))
     out: dict[str, Any] = {
+        "autocast": autocast,
+        "execution": execution,
+        "products": best,
         "depth": depth,
         "width": width,
         "batch": batch,
         "seconds": {k: [float(x) for x in v] for k, v in took.items()},
-        "limit": ratio(took["products"], took["ours"]),
+        "limit": ratio(took[best], took["ours"]),
     }
     if official is not None:
         out["equal"] = float((torch.cat(own[0].tokens, 1) == torch.cat(seen, 1)).double().mean())
         out["speedup"] = ratio(took["official"], took["ours"])
-        out["official_limit"] = ratio(took["products"], took["official"])
+        out["official_limit"] = ratio(took[best], took["official"])
     return out
 
 
@@ -165,21 +205,24 @@ def main() -> None:
     options.add_argument("--official", type=Path, help="checkout of FoundationVision/VAR; without it that column is empty")
     options.add_argument("--shapes", nargs="+", default=[f"{d}x{w}" for d, w in SHAPES], help="depth x width")
     options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    options.add_argument("--autocasts", nargs="+", default=["none", "bfloat16"], choices=["none", "bfloat16", "float16"])
+    options.add_argument("--execution", default="eager", choices=["eager", "auto"], help="of our side")
     options.add_argument("--least", type=int, default=3, help="repeats of the dearest row")
     args = options.parse_args()
     start(args)
     official = load_official(args.official) if args.official else None
     rows, data = [], []
-    for shape in args.shapes:
+    for shape, autocast in product(args.shapes, args.autocasts):
         depth, width = map(int, shape.split("x"))
         for batch in args.batches:
             repeats = max(args.least, round(args.repeats * CHEAPEST / (depth * width**2 * batch)))
             repeats = min(repeats, args.repeats)
-            found = measure(depth, width, batch, official, repeats)
+            found = measure(depth, width, batch, official, repeats, autocast, args.execution)
             mid = {k: sorted(v)[len(v) // 2] for k, v in found["seconds"].items()}
             rows.append(
                 [
                     f"{depth}, {width}",
+                    "float32" if autocast == "none" else f"autocast {autocast}",
                     batch,
                     f"{mid['official']:.2f}" if official else "–",
                     f"{mid['ours']:.2f}",
@@ -193,12 +236,14 @@ def main() -> None:
             data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
             print(rows[-1], flush=True)
     text = (
-        f"{machine()}. Ten stages 1 … 16, guidance 1.5, float32, VAE decode apart, random weights; the official code "
-        "samples by argmax over the same noise, which is cheaper than its own sampler. Limit: time of the matrix products "
-        "alone, in the shapes of the decode, ÷ time of the decode. Intervals: 95 %, t, over interleaved repeats.\n\n"
+        f"{machine()}. Ten stages 1 … 16, guidance 1.5, execution={args.execution}, VAE decode apart, random weights; the "
+        "official code samples by argmax over the same noise, which is cheaper than its own sampler. Products: time of the matrix "
+        "products alone, in the shapes of the decode, by F.linear or with weights in oneDNN's layout, whichever is faster here. "
+        "Intervals: 95 %, t, over interleaved repeats.\n\n"
         + table(
             [
                 "depth, width",
+                "arithmetic",
                 "B",
                 "official s",
                 "ours s",
