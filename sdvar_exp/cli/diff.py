@@ -266,7 +266,7 @@ class Condition:
             limit = float(found[6]) if found else math.nan
         except ValueError:
             limit = math.nan
-        if found is None or found[1] != found[4] or math.isnan(limit):
+        if found is None or found[1] != found[4] or not math.isfinite(limit):
             raise UserError(f"--fail-on {text!r} cannot be read; write e.g. 'pixel_mae>0.01' or '|correlation|>0.05'")
         if found[2] not in (known := [*compared(), "n"]):
             raise UserError(f"--fail-on {text!r}: there is no metric {found[2]!r}; metrics are {', '.join(known)}")

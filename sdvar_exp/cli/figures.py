@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
         read_profile(asked.profile)
     folder = find_study(asked.study, Path(asked.results_dir))
     out = asked.out or folder / "figures"
+    out.mkdir(parents=True, exist_ok=True)  # before anything is drawn: a folder that cannot be made takes no minutes
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     figures.log.addHandler(handler)

@@ -15,6 +15,7 @@ from sdvar_exp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+LEAST_SHARE = 1e-9
 FEW = """\
 *: under {} degrees of freedom (images less labels) the spread is hardly known, nor are the seeds that it asks for:
 decode more seeds first"""
@@ -93,8 +94,8 @@ def main(argv: list[str]) -> int:
 def _identical(share: float, level: float, as_json: bool) -> int:
     from sdvar_exp.report.power import images_needed
 
-    if not 0 < share < 1:
-        raise UserError(f"--identical must lie in (0, 1), got {share}")
+    if not LEAST_SHARE <= share < 1:
+        raise UserError(f"--identical must lie in [{LEAST_SHARE:g}, 1), got {share}")
     n = images_needed(share, level)
     if as_json:
         print(json.dumps({"share": share, "level": level, "images": n}))

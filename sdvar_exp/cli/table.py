@@ -138,7 +138,7 @@ def _summary(chosen: Chosen, group: str | None) -> pd.DataFrame:
 
     if chosen.tables.samples.empty:
         raise UserError("there are no rows to group yet")
-    return grouped(joined(chosen.tables), [word.strip() for word in group.split(",") if word.strip()])
+    return grouped(joined(chosen.tables), list(dict.fromkeys(word.strip() for word in group.split(",") if word.strip())))
 
 
 def _with_rounds(summary: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:

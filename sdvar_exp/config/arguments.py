@@ -50,6 +50,12 @@ class Parser(argparse.ArgumentParser):
         found.current = current
         return found
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """argparse takes `--` for no value at all, also behind `--sort=`, and then gives an empty list."""
+        if arg_strings == ["--"] and action.option_strings and action.nargs is None:
+            raise UserError(f"{action.option_strings[0]} needs a value, got '--'")
+        return super()._get_values(action, arg_strings)  # type: ignore[misc]
+
     def error(self, message: str) -> NoReturn:
         """Raise the mistake instead of ending the program."""
         raise UserError(f"{message}; see {self.prog} --help" if self.add_help else message)

@@ -59,6 +59,8 @@ def grouped(frame: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.D
     units: images (label, seed), whatever number of cells has them; see `pooled`. Speed-ups are geometric means.
     Raises `UserError` for an unknown column.
     """
+    if not by:
+        raise UserError("--group names no column; write e.g. --group strategy,label")
     for column in by:
         if column not in frame:
             raise UserError(f"there is no column {column!r} to group by; columns are {', '.join(map(str, frame.columns))}")

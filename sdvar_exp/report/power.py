@@ -19,6 +19,7 @@ COLUMNS = (
     *("at_labels", "needed", "needed_cautious", "images"),
 )
 CAUTION = 0.8
+MOST_LABELS = 1_000_000
 LEAST_RATIO = 0.5
 """Least effect that is taken for a ratio."""
 
@@ -47,8 +48,8 @@ def power_table(
     shift = _shift(what, effect)
     if not 0 < wanted < 1:
         raise UserError(f"power must lie in (0, 1), got {wanted}")
-    if labels is not None and labels < 1:
-        raise UserError(f"labels must be at least 1, got {labels}")
+    if labels is not None and not 1 <= labels <= MOST_LABELS:
+        raise UserError(f"labels must lie in 1 … {MOST_LABELS}, got {labels}")
     rows = []
     for cell in cells(tables).itertuples(index=False):
         if cell.cell == against or (against is None and cell.cell == cell.baseline):

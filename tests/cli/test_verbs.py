@@ -217,6 +217,9 @@ class TestTable:
             (["--where", "identical == True"], "where: 'identical == True': identical of a cell is a number"),
             (["--where", "psnr_db > 30"], "where: 'psnr_db > 30': psnr_db is measured on each image"),
             (["--stable", "--where", "label > 1"], "--stable gives the whole table"),
+            (["--sort=--"], "--sort needs a value, got '--'"),
+            (["--group", ","], "--group names no column; write e.g. --group strategy,label"),
+            (["--where", "1"], "where: cannot read '1': it is no condition"),
         ],
     )
     def test_mistakes(self, call: Call, argv: list[str], start: str) -> None:
@@ -233,6 +236,18 @@ def test_power_says_where_the_spread_is_hardly_known(call: Call) -> None:
     assert code == 0 and "parallel_v1 γ=3 *" in out and "\n*: under 3 degrees of freedom (images less labels)" in out
     make_study("more")
     assert "*" not in call("power", "more", *asked)[1]
+    for words, said in (
+        (("--identical", "1e-320"), "--identical must lie in [1e-09, 1), got"),
+        (("more", *asked, "--labels", "9" * 20), "labels must lie in 1 … 1000000, got"),
+    ):
+        code, out, err = call("power", *words)
+        assert (code, out) == (2, "") and err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert call("diff", "more", "more", "--fail-on", "pixel_mae>1e999")[2].startswith(
+        "error: --fail-on 'pixel_mae>1e999' cannot"
+    )
+    (Path("file")).write_text("")
+    code, out, err = call("figures", "more", "--out", "file/figures")
+    assert (code, out) == (1, "") and err == "error: Not a directory: file/figures\n"
 
 
 class TestDiff:
