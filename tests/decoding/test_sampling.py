@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -245,3 +247,10 @@ def test_where_rounding_could_decide_the_row_is_sorted_whole(monkeypatch: pytest
     assert edges_apart(steps) == 0
     monkeypatch.setattr(sampling_module, "ROUNDING", 0.0)
     assert edges_apart(steps) > 3
+
+
+def test_distance_of_each_code_to_the_edge_of_the_nucleus() -> None:
+    """From the least probable on .05, .20, .50 and 1 are cumulated; top-p .6 cuts at .4, and the most probable code always stays."""
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).log()[None, None]
+    found = sampling_module._mass_edge(logits, Sampling(top_p=0.6))[0, 0].tolist()
+    assert found == pytest.approx([math.inf, 0.1, 0.2, 0.35])
