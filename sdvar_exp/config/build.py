@@ -69,7 +69,10 @@ def _plan(axes: Mapping[str, list[Item]], said: Sequence[str], work: Work, argv:
     words = [*reference_words(master, work), *(word.lstrip("+").removeprefix(REFERENCE) for word in said)]
     reference = reference_of(master, {**context, **_unswept(cell_axes)}, words, work)
     labels = _labels(axes, master, work)
-    until = _until(master, plain(master.cfg, "timing")["units"], work)
+    timing = plain(master.cfg, "timing")
+    if not isinstance(timing, dict):  # an interpolation can bring any value where a mapping stands
+        raise ConfigErrors([*work.errors, f"timing must be set by its keys (units, repeats, band), got {timing!r}"])
+    until = _until(master, timing["units"], work)
     seeds = tuple(range(until.most)) if until else _seeds(axes, master, work)
     settings = settings_of(master, work.errors)
     name = work.attempt("", study_name, master)

@@ -78,6 +78,7 @@ ONE_LINE = {
     "tracking.base_url=wandb.me": "tracking.base_url must begin with https:// or http://, got 'wandb.me'",
     "sampling.noise=loud": "sampling.noise must be one of shared, independent, got 'loud'",
     "batch=0": "batch must be ≥ 1, got 0",
+    "timing=${seeds}": "timing must be set by its keys (units, repeats, band), got 4",
     "timing=3": "timing must be set by its keys (units, repeats, band), got 3",
     "timing.band=[1,2]": "timing.band must be two numbers, one below and one above 1, e.g. [0.95,1.05]; got [1.0, 2.0]",
     "timing.band=[0.9]": "timing.band must be two numbers, one below and one above 1, e.g. [0.95,1.05]; got [0.9]",
