@@ -65,6 +65,7 @@ def test_from_folder_to_figures(folder):
         "speedup-vs-pixel-difference",
         "target-calls-and-token-forwards",
         "guidance-schedules",
+        "factor-effects",
         "images",
     }
     assert b"figures small --only" in written[1].read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Child:
         self.started: list[tuple[Path, Options]] = []
         self.finished: list[float] = []
 
-    def start(self, folder: Path, options: Options) -> Child:
+    def start(self, folder: Path, options: Options, plugins: Sequence[str] = ()) -> Child:
         self.started.append((folder, options))
         return self
 

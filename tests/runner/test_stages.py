@@ -129,7 +129,7 @@ def test_a_second_run_makes_the_same_bytes_or_nothing(plan: MakePlan, run: Run) 
 
 
 def test_gc_knows_pictures_without_a_row(tmp_path: Path) -> None:
-    from sdvar_exp.cli.gc import IMAGE
+    from sdvar_exp.store.images import IMAGE_NAME
 
-    found = IMAGE.fullmatch("12_34_stages.png")
+    found = IMAGE_NAME.fullmatch("12_34_stages.png")
     assert found and (found[1], found[2]) == ("12", "34")
