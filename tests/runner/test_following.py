@@ -53,7 +53,7 @@ def test_the_command_line_beats_the_environment(plan: MakePlan, run: Run, monkey
     monkeypatch.setenv("WANDB_MODE", "online")
     small = plan({"draft_only": DRAFT_ONLY}, seeds=(0,), tracking="offline")
     run(small)
-    run(replace(small, argv=("tracking=none",)))
+    run(replace(small, argv=("tracking=none",), settings=replace(small.settings, tracking="none")))
     assert [options.mode for _, options in child.started] == ["online", "none"]
 
 
