@@ -56,6 +56,7 @@ PARTS: dict[str, tuple[str, Callable[[], bool]]] = {
         "Fashion-MNIST (Debian package dataset-fashion-mnist)",
         lambda: (FASHION_MNIST / "train-images-idx3-ubyte.gz").is_file(),
     ),
+    "datasets": ("the datasets package", _module("datasets")),
     "fish": ("the fish shell", _command("fish")),
     "latex": ("LaTeX, for figures in its fonts", _command("pdflatex", "lualatex")),
     "slurm": ("a Slurm controller", _command("sbatch")),

@@ -71,8 +71,10 @@ def test_a_second_export_is_equal_and_foreign_files_are_refused(
     assert main(["export", str(folder), "--dataset", "--to", str(file)]) == 2
 
 
+@pytest.mark.needs("datasets")
 def test_datasets_loads_it(exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     loaded = datasets.load_dataset(str(exported[1]), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == 18 and [x.size for x in loaded["image"] if x is not None] == [(8, 8)]
