@@ -26,6 +26,7 @@ FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."
 REFERENCE_GROUPS = ("cfg_schedule", "sampling", "model")
 LARGE = 2  # combinations from which on trees are assembled instead of composed one by one
+ENOUGH = 200  # mistakes, repeated ones included, after which no more combinations are looked at
 CELLS_EXAMPLE = "as [['strategy=sequential'], ['strategy=test3', 'strategy.entry_num=3']]"
 T = TypeVar("T")
 
@@ -102,7 +103,11 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
     combinations = [c for row in arranged for c in row if not designs.excluded(rules, c, None)]
     work.composer.large = len(combinations) > LARGE
     offered = {group: {i.value for row in rows for i in row.get(group, ())} for group in registry.KINDS}
-    made = [_job(combination, context, rules, offered, work) for combination in combinations]
+    made = []
+    for combination in combinations:
+        made.append(_job(combination, context, rules, offered, work))
+        if len(work.errors) > ENOUGH:
+            return []
     work.notices += [rule.notice() for rule in rules]
     good = [job for job in made if isinstance(job, Job)]
     _leave_out(good, [job for job in made if isinstance(job, Misfit)], rows, work)
