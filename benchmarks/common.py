@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, ratios with intervals, and their place in docs/BENCHMARKS.md.
+"""Shared by all benchmarks: interleaved timing, ratios with intervals, and their place in docs/BENCHMARKS.md.
 
 Nothing here asserts a speed: a benchmark measures and writes down, with machine and versions beside the numbers.
 """

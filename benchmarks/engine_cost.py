@@ -1,4 +1,4 @@
-"""What the engine costs beside decoding, and what it saves against one process per configuration.
+"""Measures the engine's cost beside decoding, and its saving against one process per configuration.
 
     python -m benchmarks.engine_cost --threads 1 --write
 

@@ -1,4 +1,4 @@
-"""What the SDVAR guide's own formulas do to verification, beside the right ones, on the embedded pair.
+"""Measures the effect of the SDVAR guide's own formulas on verification, beside the right ones, on the embedded pair.
 
     python -m benchmarks.guide_formulas --seeds 2
 

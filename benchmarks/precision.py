@@ -1,4 +1,4 @@
-"""How often lower precision changes a token: samples of the same prefix and noise, against float32 (and that against float64).
+"""Counts tokens that lower precision changes: samples of the same prefix and noise, against float32 (and that against float64).
 
     python -m benchmarks.precision --write
     python -m benchmarks.precision --device cuda --write

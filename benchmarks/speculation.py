@@ -61,7 +61,7 @@ def candidates() -> dict[str, Cell]:
 
 
 def front(found: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (speed, distance) no other one beats in both."""
+    """The (speed, distance) pairs that no other one beats in both."""
     return [not any((s >= speed and d < far) or (s > speed and d <= far) for s, d in found) for speed, far in found]
 
 

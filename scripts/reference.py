@@ -32,7 +32,7 @@ def parameters(entry: registry.Entry) -> str:
 
 
 def remarks(entry: registry.Entry) -> str:
-    """What the entry declares: its code in the SDVAR sources, what it promises, what it reads."""
+    """Declarations of an entry: its code in the SDVAR sources, what it promises, what it reads."""
     meta, out = entry.meta, list[str]()
     if "code" in meta:
         out.append(f"`sd_mask={meta['code']}`")

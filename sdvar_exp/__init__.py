@@ -16,7 +16,7 @@ __all__ = ["Study", "__version__", "load_results"]
 
 
 def __getattr__(name: str) -> Any:
-    """What a program needs, imported when it is used: `import sdvar_exp` alone loads nothing."""
+    """Imports a public name when it is used: `import sdvar_exp` alone loads nothing."""
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,7 @@ class RunFailed(RuntimeError):
 
 
 class Study:
-    """What one command line means; nothing is run, and nothing written, before `run`.
+    """The plan of one command line; nothing is run, and nothing written, before `run`.
 
     A guest in the program: default dtype and device, autocast, gradient mode, threads and random states of PyTorch are set
     aside while it runs and left as they were, as are signal handlers, streams and environment. The program's float32
@@ -105,7 +105,7 @@ class Study:
         return frame[own].reset_index(drop=True)
 
     def table(self) -> pd.DataFrame:
-        """What `sdvar-exp table` shows, over all labels and seeds on disk: one row per cell, with the baselines that it is
+        """The table of `sdvar-exp table`, over all labels and seeds on disk: one row per cell, with the baselines that it is
         compared with; means, `_low` and `_high` of 95 % intervals, counts. Raises `UserError` where nothing was run."""
         return self._summary()[1]
 

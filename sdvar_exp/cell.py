@@ -26,7 +26,7 @@ class Noise(Enum):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How logits become tokens: ÷ temperature, top-k, top-p, Gumbel-max. 0 switches top_k and top_p off."""
+    """Sampling of tokens from logits: ÷ temperature, top-k, top-p, Gumbel-max. 0 switches top_k and top_p off."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -52,7 +52,7 @@ PRECISIONS = ("float32", "float64", "bfloat16", "float16", "int8")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder.
+    """A pair of models: a name (`embedded`, `var_d16_d30`, …) and, for checkpoints, files and their folder.
 
     execution: eager, auto (each product of a transformer in the way that is fastest on this CPU), compile (`torch.compile`) or
     graphs (CUDA graphs); all but the first round differently: another cell.
@@ -123,7 +123,7 @@ class ModelSpec:
         return unusual | {f"{role}_dtype": dtype for role, dtype in self.dtypes.items()}
 
     def words(self, usual: ModelSpec) -> list[str]:
-        """What tells it from another in a name: its own name, where the files differ, and what is unusual in its arithmetic."""
+        """Words of a name: its own name, where the files differ, and what is unusual in its arithmetic."""
         own = [] if self.plainly().identity() == usual.plainly().identity() else [self.name]
         texts = ((key, value) for key, value in self.arithmetic().items())
         return own + [value if key == "execution" else f"{key.removesuffix('_dtype')}={value}" for key, value in texts]

@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine runs units; conf/engine/ says what each means. 0 and empty: no limit, or what fits the machine."""
+    """Options of an engine; conf/engine/ explains each. 0 and empty: no limit, or what fits the machine."""
 
     workers: int = 0
     unit_timeout_s: float = 0.0

@@ -1,4 +1,4 @@
-"""What is registered by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, proposers,
+"""Registers by name: choices of a configuration (strategies, masks, acceptance rules, γ controllers, proposers,
 guidance schedules), what every report reads (metrics), what it draws (figures), and where runs
 are sent (trackers).
 
@@ -80,7 +80,7 @@ class Choice:
         return get(self.kind, self.name)
 
     def declares(self, fact: str, default: Any = None) -> Any:
-        """What the entry declares as `fact`; a function there is asked with the parameters."""
+        """The entry's declaration `fact`; a function there is asked with the parameters."""
         found = self.entry.meta.get(fact, default)
         return found(self.params) if callable(found) else found
 
@@ -191,7 +191,7 @@ def get(kind: str, name: str) -> Entry:
 
 
 def declared(kind: str, name: str, fact: str) -> Any:
-    """What the entry `kind`=`name` declares as `fact`; None where it declares nothing, or is not installed here."""
+    """The declaration `fact` of the entry `kind`=`name`; None where it declares nothing, or is not installed here."""
     _find(kind)
     entry = _entries.get((kind, name))
     return None if entry is None else entry.meta.get(fact)
@@ -247,7 +247,7 @@ def _member(kind: str, key: str, hint: Any, value: Any) -> Any:
 
 
 def changes(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two nested mappings differ: (`packages.torch`, old value, new value) of each, None where a side has none."""
+    """Differences of two nested mappings: (`packages.torch`, old value, new value) of each, None where a side has none."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         return [c for key in keys for c in changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))]

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 
 def query(line: str) -> list[str]:
-    """What the last word of a command line may become; the line begins with the command itself. Never raises."""
+    """Completions of the last word of a command line; the line begins with the command itself. Never raises."""
     try:
         words = shlex.split(line)
     except ValueError:  # an open quote
@@ -133,6 +133,6 @@ def _place(known: Parser, words: Sequence[str]) -> tuple[argparse.Action | None,
 
 
 def _values(action: argparse.Action | None, asked: argparse.Namespace) -> list[str]:
-    """What may be given to an option or argument: its choices, or what its source lists."""
+    """Values of an option or argument: its choices, or what its source lists."""
     source = getattr(action, "source", None)
     return [str(word) for word in (source(asked) if source else (action and action.choices) or ())]

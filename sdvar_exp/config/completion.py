@@ -27,7 +27,7 @@ HIDDEN = ("hydra", "schema", "_")
 
 
 def candidates(words: Sequence[str], current: str, extra: Path | None = None) -> list[str]:
-    """What `current` may become, after the overrides `words`: groups and keys with `=` or `.` at the end, choices of a group.
+    """Completions of `current` after the overrides `words`: groups and keys with `=` or `.` at the end, choices of a group.
 
     Of a sweep, `strategy=test3,pa`, the last value is completed. Groups alone where the words before do not compose.
     """

@@ -100,7 +100,7 @@ def _one_seed(word: str) -> str:
 
 @contextmanager
 def _command_line(argv: list[str]) -> Iterator[None]:
-    """What Hydra reads: its words from the process's arguments, and that errors are to be raised, not printed."""
+    """Gives Hydra its words from the process's arguments, and that errors are to be raised, not printed."""
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     logger = logging.getLogger("hydra")
     level = logger.level

@@ -23,7 +23,7 @@ def parameters(kind: str, name: str) -> dict[str, Any]:
 
 
 def parameter_lines(kind: str, name: str) -> list[str]:
-    """What the parameters mean: the docstring of their class, unless it is the one that dataclasses make."""
+    """Explains the parameters: the docstring of their class, unless it is the one that dataclasses make."""
     params = registry.get(kind, name).params
     doc = (params.__doc__ or "").strip()
     if not dataclasses.fields(params) or doc.startswith(f"{params.__name__}("):

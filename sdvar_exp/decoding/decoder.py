@@ -34,7 +34,7 @@ POLICY = Policy()
 
 
 def contribution(quantize: MultiScaleQuantizer, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
-    """What the tokens of a stage add to f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
+    """A stage's share of f̂. Not a method: a view that held its decoder would keep caches alive in a cycle."""
     return quantize.contribution(stage, quantize.code_map(stage, tokens_Bl))
 
 

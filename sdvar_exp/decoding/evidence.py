@@ -127,18 +127,18 @@ class StageView:
 
     @cached_property
     def draft_edge_Bl(self) -> torch.Tensor:
-        """How far each draft token is from being another one (`sampling.margin`), float64 (B, l)."""
+        """Distance of each draft token from being another one (`sampling.margin`), float64 (B, l)."""
         g = self.noise.gumbel(self._draft_stream, self.stage)
         return margin(self.draft_logits_BlV, g, self.sampling).double()
 
     @cached_property
     def target_edge_Bl(self) -> torch.Tensor:
-        """How far each token that the target samples is from being another one (`sampling.margin`), float64 (B, l)."""
+        """Distance of each token that the target samples from being another one (`sampling.margin`), float64 (B, l)."""
         return margin(self.target_logits_BlV, self.noise.gumbel(Stream.target, self.stage), self.sampling).double()
 
     @cached_property
     def support_edge_Bl(self) -> torch.Tensor:
-        """How far top-k and top-p are from changing p or q at each draft token noticeably, float64 (B, l)."""
+        """Distance of top-k and top-p from changing p or q at each draft token noticeably, float64 (B, l)."""
         parts = [support_edge(x, self.draft_tokens_Bl, self.sampling) for x in (self.target_logits_BlV, self.draft_logits_BlV)]
         return torch.minimum(*parts)
 
@@ -149,7 +149,7 @@ class StageView:
         return best[..., 0] - best[..., 1]
 
     def rank_edge_Bl(self, k: int) -> torch.Tensor:
-        """How far each draft token is from leaving, or from entering, the target's k most probable codes, in logits (B, l)."""
+        """Distance of each draft token from leaving, or from entering, the target's k most probable codes, in logits (B, l)."""
         x = self.target_processed.double()
         own = x.gather(-1, self.draft_tokens_Bl[..., None])
         others = x.scatter(-1, self.draft_tokens_Bl[..., None], -torch.inf)
@@ -174,7 +174,7 @@ class StageView:
         return gumbel_argmax(self._residual_logits, self.noise.gumbel(Stream.residual, self.stage))
 
     def residual_edge_Bl(self) -> torch.Tensor:
-        """How much the log-probabilities must move to draw another token from the residual, to first order, float64 (B, l).
+        """Change of the log-probabilities that draws another token from the residual, to first order, float64 (B, l).
 
         Code c beats the winner w once p - q grows to e^(s_w - g_c), s_w the winner's perturbed logit; a small difference
         of two large probabilities moves many times as much as they do.

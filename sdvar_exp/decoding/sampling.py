@@ -69,7 +69,7 @@ def sample_gap(processed_BlV: torch.Tensor, g_BlV: torch.Tensor) -> torch.Tensor
 
 
 def margin(logits_BlV: torch.Tensor, g_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """How far each sampled token is from being another one, (B, l), in logits (top-p edges: in probability).
+    """Distance of each sampled token from being another one, (B, l), in logits (top-p edges: in probability).
 
     The least of: the gap between the best and the second perturbed logit; how far the winner is from being removed; how
     far any removed code that would have won is from being kept. Below `near_tie` rounding may give another token.
@@ -101,7 +101,7 @@ def cuts(sampling: Sampling, codes: int) -> bool:
 
 
 def cut_edges(logits_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """How far each code is from crossing a cut (a kept one removed, a removed one kept), (B, l, V), as in `margin`."""
+    """Distance of each code from crossing a cut (a kept one removed, a removed one kept), (B, l, V), as in `margin`."""
     scaled = process(logits_BlV, Sampling(temperature=sampling.temperature))
     kept = process(logits_BlV, sampling).isfinite()
     smallest = scaled.masked_fill(~kept, torch.inf).amin(dim=-1, keepdim=True)
@@ -113,7 +113,7 @@ def cut_edges(logits_BlV: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def support_edge(logits_BlV: torch.Tensor, tokens_Bl: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """How far a cut is from changing the probabilities of the given tokens noticeably, (B, l).
+    """Distance of a cut from changing the probabilities of the given tokens noticeably, (B, l).
 
     The least edge of the token's own code and of every code that weighs at least half of `NEAR_TIE`.
     """

@@ -312,7 +312,7 @@ def per_row(
 
 @dataclass(frozen=True)
 class Seen:
-    """What the rows of a pass may attend to: a mask for the stages first … stop-1, the stages fed … first-1 block-causal.
+    """Attention of the rows of a pass: a mask for the stages first … stop-1, the stages fed … first-1 block-causal.
 
     left_out: stages that are neither fed nor cached. branches: stages of further copies behind the rows of the pass; a copy
     sees the stages before its own, and itself (a tree).

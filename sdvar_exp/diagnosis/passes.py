@@ -64,7 +64,7 @@ def compare_rows(s: Subject, role: str, f: Forward) -> float:
 
 
 def _what_rows(s: Subject, role: str, off: Off, other_half: Sequence[torch.Tensor]) -> str:
-    """What wrong rows are instead, where that can be told."""
+    """Names the rows that stand in the place of the right ones, where that can be told."""
     model, k, got = s.model(role), off.stage, off.got
     if got.shape != off.want.shape:
         return ""
@@ -92,7 +92,7 @@ def _places(model: VAR) -> torch.Tensor:
 
 
 def _class_of(s: Subject, role: str, got: torch.Tensor) -> str:
-    """Which class embedding rows of stage 0 carry."""
+    """The class whose embedding the rows of stage 0 carry."""
     model = s.model(role)
     base = model.pos_start + model.lvl_embed.weight[0] + model.pos_1LC[:, : model.pyramid.lengths[0]]
     distance = (model.class_emb.weight - (got - base)[0, 0]).abs().amax(dim=1)
@@ -165,7 +165,7 @@ def splitting(s: Subject, role: str) -> str:
 
 
 def _what_cut(raw: torch.Tensor, got: torch.Tensor, offset: int) -> str:
-    """Where in a pass wrongly cut logits begin."""
+    """The row of a pass at which wrongly cut logits begin."""
     n = got.shape[1]
     for start in range(raw.shape[1] - n + 1):
         if torch.equal(got, raw[:, start : start + n].to(got.dtype)):
@@ -226,7 +226,7 @@ def _kept(s: Subject, role: str, session: ModelSession, stop: int, mask: str = "
 
 
 def _what_kept(off: Off, want: torch.Tensor, offset: int) -> str:
-    """Which row of the pass the first wrong row of the cache is."""
+    """The row of the pass that the first wrong row of the cache is."""
     if off.got.shape != off.want.shape:
         return ""
     wrong = ((off.got - off.want).abs() > off.allowed).any(dim=3).any(dim=1).any(dim=0).nonzero().flatten()

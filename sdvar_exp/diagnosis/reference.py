@@ -129,7 +129,7 @@ class Subject:
 
 
 class Known:
-    """What one model must give for a subject's codes: input rows, and a full pass for each guidance half."""
+    """The right outputs of one model for a subject's codes: input rows, and a full pass for each guidance half."""
 
     def __init__(self, subject: Subject, model: VAR) -> None:
         self.model, self.labels_B = model, subject.labels_B

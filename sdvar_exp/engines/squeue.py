@@ -1,4 +1,4 @@
-"""Which jobs of a study Slurm still has, from `squeue` alone: accounting (`sacct`) is not everywhere. No submitit."""
+"""Lists the jobs of a study that Slurm still has, from `squeue` alone: accounting (`sacct`) is not everywhere. No submitit."""
 
 from __future__ import annotations
 

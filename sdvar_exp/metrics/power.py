@@ -1,4 +1,4 @@
-"""How many units show an effect: power of the t interval over strata, from the spread within a label.
+"""Number of units that shows an effect: power of the t interval over strata, from the spread within a label.
 
 The interval is that of `statistics.mean_interval`: labels are fixed strata, seeds are resampled within a label. With H
 labels of m seeds and a spread σ within a label, the mean of n = H·m units has the standard error σ/√n and n-H degrees of

@@ -1,4 +1,4 @@
-"""How sure a share is, e.g. of images that the classifier recognises: 0/1 values in strata."""
+"""Intervals of a share, e.g. of images that the classifier recognises: 0/1 values in strata."""
 
 from __future__ import annotations
 

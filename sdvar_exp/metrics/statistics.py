@@ -1,4 +1,4 @@
-"""How sure a mean over units is: labels are fixed strata, seeds are resampled within a label.
+"""Intervals of means over units: labels are fixed strata, seeds are resampled within a label.
 
 Noise is keyed by (label, seed), so the units of a label are independent draws, and the statement is about more seeds of
 the same labels. The statistic is the mean over strata of stratum means weighted by counts, Σ_h (n_h/n)·mean_h.

@@ -1,4 +1,4 @@
-"""How a transformer's forwards are executed: as they are written, under autocast, with the fastest products of this machine,
+"""Executes a transformer's forwards: as they are written, under autocast, with the fastest products of this machine,
 compiled, or as CUDA graphs.
 
 Every forward of a decode has a static shape: its stages, the rows cached before them, the batch. `Compiled` and `Graphs` keep

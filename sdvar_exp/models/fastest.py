@@ -1,4 +1,4 @@
-"""Which way of a product is the fastest on this machine (`model.execution=auto`): measured once, then known.
+"""Finds the fastest way of a product on this machine (`model.execution=auto`): measured once, then known.
 
 All ways are exact: `F.linear`, oneDNN's own layout of the weight, and the same with GELU inside. What was found is kept in the
 user's cache (`$XDG_CACHE_HOME/sdvar-exp/products`), a small file for each shape, processor, number of threads and PyTorch. The

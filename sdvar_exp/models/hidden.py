@@ -35,7 +35,7 @@ class HiddenRows(nn.Module):
             nn.init.zeros_(cast(nn.Linear, lag).weight)
 
     def forward(self, pyramid: Pyramid, stage: int, source: int, hidden_NlC: torch.Tensor) -> torch.Tensor:
-        """What the hidden rows of stage `source` add to the rows of `stage`, (N, L_k, draft width)."""
+        """Maps the hidden rows of stage `source` to a sum for the rows of `stage`, (N, L_k, draft width)."""
         old, new = pyramid.patch_nums[source], pyramid.patch_nums[stage]
         grid = layer_norm(hidden_NlC.float(), 1e-6).transpose(1, 2).unflatten(2, (old, old))
         rows = F.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
@@ -43,7 +43,7 @@ class HiddenRows(nn.Module):
         return F.linear(rows.to(matrix.dtype), matrix)
 
     def teacher_rows(self, pyramid: Pyramid, hidden_NLC: torch.Tensor, lag: int, stages: int) -> torch.Tensor:
-        """What is added to all rows of a teacher-forced pass in which every stage reads that of `lag` stages before."""
+        """The sum for all rows of a teacher-forced pass in which every stage reads that of `lag` stages before."""
         each = hidden_NLC.split(pyramid.lengths[:stages], dim=1)
         width = cast(nn.Linear, self.lags[0]).out_features
         none = hidden_NLC.new_zeros(len(hidden_NLC), pyramid.count(0, min(lag, stages)), width)

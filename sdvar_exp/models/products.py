@@ -122,7 +122,7 @@ def slow(precision: str) -> bool:
 
 
 def remarks(cell: Cell, dtype: str, device: str) -> list[str]:
-    """What is worth saying of a cell's arithmetic in a study of this dtype, before anything is loaded.
+    """Remarks on a cell's arithmetic in a study of this dtype, before anything is loaded.
 
     device: as in a command; it need not be there. Raises `UserError` for int8 where there is none.
     """

@@ -103,7 +103,7 @@ class MultiScaleQuantizer(nn.Module):
         self.derive()
 
     def derive(self) -> None:
-        """How often training used each code, which nothing here reads."""
+        """Names of the counts of codes used in training, which nothing here reads."""
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(self.pyramid.stages, self.vocab_size))
 
     def phi(self, stage: int) -> nn.Module:
@@ -111,7 +111,7 @@ class MultiScaleQuantizer(nn.Module):
         return self.quant_resi.at(stage / last if last else 0.0)
 
     def contribution(self, stage: int, h_Bchw: torch.Tensor) -> torch.Tensor:
-        """What code vectors (B, c, p_k, p_k) of `stage` add to f̂: upsample, then φ_k. (B, c, side, side)."""
+        """The contribution of code vectors (B, c, p_k, p_k) of `stage` to f̂: upsample, then φ_k. (B, c, side, side)."""
         if stage != self.pyramid.stages - 1:
             h_Bchw = F.interpolate(h_Bchw, size=(self.pyramid.side,) * 2, mode="bicubic")
         return self.phi(stage)(h_Bchw)

@@ -134,7 +134,7 @@ def _read_safetensors(path: Path, size: int) -> State:
 
 @dataclass
 class Outline:
-    """What a pickle asks for: full names of objects in order, the largest number of values of a storage, its protocol."""
+    """The requests of a pickle: full names of objects in order, the largest number of values of a storage, its protocol."""
 
     names: dict[str, None] = field(default_factory=dict)
     elements: int = 0

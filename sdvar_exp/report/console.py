@@ -103,7 +103,7 @@ def _few(summary: pd.DataFrame) -> bool:
 
 
 def _identical_lines(summary: pd.DataFrame) -> list[str]:
-    """What the bound beside k/N is; and how far off the worst image of the cells is that are to give the baseline's tokens."""
+    """Explains the bound beside k/N, and tells the worst image of the cells that are to give the baseline's tokens."""
     known = summary[summary["compared"] > 0]
     text = "identical: images whose tokens all equal the own baseline's; behind ≥ the exact one-sided 95 % bound on their share"
     lines = [text] if (known.loc[~known["is_baseline"], "identical"] > 0).any() else []
@@ -125,7 +125,7 @@ def _worst(cells: pd.DataFrame) -> str:
 
 
 def _cut_line(summary: pd.DataFrame) -> list[str]:
-    """Which intervals reach beyond what their quantity can be, and are cut."""
+    """Names the intervals that reach beyond their quantity's range and are cut."""
     names = dict.fromkeys(name for text in summary["cut"].dropna() for name in text.split()) if "cut" in summary else {}
     headings = [m.plain_heading for m in table_metrics(summary) if m.name in names]
     return [f"intervals cut to what the quantity can be, wider by themselves: {', '.join(headings)}"] if headings else []
@@ -148,7 +148,7 @@ def _timing_line(summary: pd.DataFrame) -> str:
 
 
 def _reference_lines(summary: pd.DataFrame) -> list[str]:
-    """What the numbers compare with, where cells have baselines of their own beside it."""
+    """Names the reference of the numbers, where cells have baselines of their own beside it."""
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     references = [names.get(cell, "the target alone") for cell in dict.fromkeys(summary["baseline"])]
     if (summary["baseline"] == summary["own_baseline"]).all():

@@ -106,7 +106,7 @@ class Written(list[Path]):
 
 
 class Failed(str):
-    """Why a figure could not be drawn, in one line; its traceback is logged for debugging."""
+    """The reason why a figure could not be drawn, in one line; its traceback is logged for debugging."""
 
     def __new__(cls, error: Exception) -> Failed:
         log.debug("a figure failed", exc_info=error)
@@ -264,7 +264,7 @@ def _command(tables: Tables, venue: str | None = None, profile: str | None = Non
 
 
 def _made(tables: Tables) -> str:
-    """What decoded the study, for metadata: versions of code and packages, checkpoints (eight digits of each hash), device,
+    """Provenance of the study for metadata: versions of code and packages, checkpoints (eight digits of each hash), device,
     dtype, threads.
     """
     columns = ["code", "checkpoints", "packages", "device_kind", "dtype", "threads"]

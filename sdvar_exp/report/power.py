@@ -1,4 +1,4 @@
-"""How many labels × seeds would show an effect, from the spread that a study's cells have within a label."""
+"""Number of labels × seeds that would show an effect, from the spread that a study's cells have within a label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells and rows a condition chooses, without the choice making the means wrong.
+"""Chooses cells and rows by a condition without making the means wrong.
 
 Means over images that were chosen by how they came out say nothing of the cell: `pixel_mae < 0.05` would show any cell as close
 to its baseline. So a condition on a column of the summary chooses cells, by the number that the table shows; one on label, seed

@@ -1,4 +1,4 @@
-"""Which cell is best in a column, and whether that is more than chance: paired sign flips, corrected after Holm."""
+"""Finds the best cell of a column and tests it against chance: paired sign flips, corrected after Holm."""
 
 from __future__ import annotations
 

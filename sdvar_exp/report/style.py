@@ -1,4 +1,4 @@
-"""How figures look and how they are saved: colour-blind-safe, embedded fonts, equal bytes for equal data.
+"""Look of the figures, and saving them: colour-blind-safe, embedded fonts, equal bytes for equal data.
 
 No global state of matplotlib is changed and no window is opened: figures are plain `Figure` objects.
 """

@@ -111,7 +111,7 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
 
 
 def _values(samples: pd.DataFrame) -> pd.DataFrame:
-    """What the summary reads of `samples`: identity, and every metric and what it is pooled from as floats."""
+    """Columns of `samples` that the summary reads: identity, and every metric and what it is pooled from as floats."""
     shown = [m for m in metrics() if m.summarised and not m.timed]
     needed = dict.fromkeys([m.name for m in shown] + [name for m in shown if m.average == "pooled" for name in m.needs])
     found = with_rates(samples)

@@ -77,7 +77,7 @@ Heading = tuple[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a format writes text, a bold number, one that is not to be relied on, an interval and ±."""
+    """A format's way of writing text, a bold number, one that is not to be relied on, an interval and ±."""
 
     escape: Callable[[str], str]
     bold: Callable[[str], str]

@@ -129,7 +129,7 @@ def _fitting(frame: pd.DataFrame, path: Path, name: str) -> pd.DataFrame:
 
 
 def _misfits(values: pd.Series, fits: Any) -> pd.Series:
-    """Which values, nulls aside, do not fit; of numbers the smallest and the largest are looked at first."""
+    """The values that, nulls aside, do not fit; of numbers the smallest and the largest are looked at first."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         ends = [] if values.isna().all() else [values.min().item(), values.max().item()]
         if all(map(fits, ends)) and ends == [*filter(lambda v: v == v, ends)]:

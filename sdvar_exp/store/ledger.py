@@ -92,7 +92,7 @@ _WHO = re.compile(rb'"finished_at":"([^"\\]*)",(?:[^{}]*,)?"host":"([^"\\]*)",(?
 
 
 def brief(text: bytes) -> Body | None:
-    """Which unit a canonical JSON is about, and who finished it when, without parsing the rest, which is most of a ledger.
+    """The unit of a canonical JSON, its process and its time, without parsing the rest, which is most of a ledger.
 
     None for other records, and for units that do not look as usual or whose row does not fit. Keys: type, cell, label,
     seed, sample with finished_at, host and pid.

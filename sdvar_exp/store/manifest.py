@@ -183,7 +183,7 @@ def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs, e.g. "packages.torch 2.13.0 → 2.14.0". A model or an entry that only one side uses is no difference."""
+    """The differences, e.g. "packages.torch 2.13.0 → 2.14.0". A model or an entry that only one side uses is no difference."""
     found = sorted(registry.changes(old, new, path), key=lambda change: change[0])
     return [f"{where} {_short(a)} → {_short(b)}" for where, a, b in found if not _one_sided(where, a, b)]
 

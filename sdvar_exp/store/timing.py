@@ -64,7 +64,7 @@ def log_ratio(record: Record) -> float:
 
 
 def far_off(cell: Sequence[float], pairs: Sequence[float]) -> list[bool]:
-    """Which of some pairs lie far off the median of their cell's log ratios; none while the cell has fewer than `FEWEST`.
+    """The pairs that lie far off the median of their cell's log ratios; none while the cell has fewer than `FEWEST`.
 
     cell: log ratios of all pairs of the cell so far, `pairs` among them. NaN is no measurement and not far off.
     """

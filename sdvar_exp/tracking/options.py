@@ -33,7 +33,7 @@ class Options:
 
     @property
     def place(self) -> str:
-        """What is remembered as sent is remembered by this: the mode of W&B, or another tracker's name."""
+        """The key under which sent records are remembered: the mode of W&B, or another tracker's name."""
         return self.mode if self.tracker == "wandb" else self.tracker
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which cells are complete, read from the ledger as it grows. No wandb, no pandas."""
+"""Finds complete cells, read from the ledger as it grows. No wandb, no pandas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdvar_exp.store.state import LedgerState, UnitKey
 
 
 class Progress:
-    """Which cells of a study are complete. `update` reads what is new."""
+    """The complete cells of a study. `update` reads what is new."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._state = folder, LedgerState(folder)

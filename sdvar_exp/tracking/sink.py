@@ -206,7 +206,7 @@ def _whole(wandb: Any, content: Content) -> dict[str, Any]:
 
 
 def _staging(wandb_folder: Path, run_id: str) -> Path:
-    """Where W&B keeps the pictures of a run's tables until they are synced; each run its own, so that it can go."""
+    """The folder of W&B for the pictures of a run's tables until they are synced; each run its own, so that it can go."""
     return wandb_folder / "data" / run_id
 
 

@@ -22,12 +22,12 @@ REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 def home(folder: Path) -> Path:
-    """Where trackio keeps its files: TRACKIO_DIR, else `trackio/` of the study."""
+    """The folder of trackio's files: TRACKIO_DIR, else `trackio/` of the study."""
     return Path(os.environ.get("TRACKIO_DIR") or folder / "trackio")
 
 
 def where(folder: Path, options: Options) -> str:
-    """Where the runs are and the command that shows them."""
+    """The place of the runs and the command that shows them."""
     command = f"TRACKIO_DIR={shlex.quote(str(home(folder)))} trackio show --project {shlex.quote(options.project)}"
     return f"in project {options.project}; see them: {command}"
 

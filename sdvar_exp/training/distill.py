@@ -148,7 +148,7 @@ class Student(nn.Module):
         self.target = [target]  # no part of it: it is not trained
 
     def added(self, vae: VQVAE, labels_N: torch.Tensor, input_NLc: torch.Tensor, stages: int, lag: int) -> torch.Tensor:
-        """What the target's hidden rows add to those of the draft."""
+        """The sums that the target's hidden rows give to those of the draft."""
         hidden: list[torch.Tensor] = []
         with torch.no_grad():
             self.target[0].teacher_logits(labels_N, input_NLc, stages, hidden=hidden)
@@ -176,7 +176,7 @@ def student_logits(
 def agreement(
     model: VAR | Student, vae: VQVAE, samples: dict[str, torch.Tensor], cfg: float, batch: int = 50, lag: int = 1
 ) -> dict[str, float]:
-    """How near a draft comes to the target on the target's samples, over all tokens and by stage.
+    """Agreement of a draft with the target on the target's samples, over all tokens and by stage.
 
     `overlap` is 1-TV of the guided distributions (β, the acceptance probability of `rejection`); `match` the share of equal
     tokens when both are sampled with one Gumbel noise (`exact`).

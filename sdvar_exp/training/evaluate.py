@@ -176,7 +176,7 @@ def train_features(classifier: Classifier, images: torch.Tensor, folder: Path, d
 def nearest_training(
     sets: Sets, train_images: torch.Tensor, features: np.ndarray, classifier: Classifier
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """How near each set of images comes to the training images, in grey values (RMSE on [0, 1]) and in features.
+    """Distance of each set of images to the training images, in grey values (RMSE on [0, 1]) and in features.
 
     Medians of each set, and the shares of the samples that are nearer than the nearest percent of the reconstructed test
     images: about 0.01 where nothing was memorised, for the test images were not trained on and the reconstruction gives

@@ -82,7 +82,7 @@ def vae_steps(settings: vqvae_training.VQVAESettings, folder: Path, earlier: dic
 
 
 def started_from(digest: str, known: Sequence[Any]) -> dict[str, Any]:
-    """What the card says of the weights that a training began with, by their SHA-256 ("": fresh ones).
+    """The card's words on the weights that a training began with, by their SHA-256 ("": fresh ones).
 
     Steps and minutes of those weights are added where an entry of `known`, of this card or of the one that it replaces,
     describes them.

@@ -153,7 +153,7 @@ class ModelSchedule(Loop):
         return LOOP if "V" in self.letters else ("noise",) if "D" in self.letters else ()
 
     def lossless(self) -> str | None:
-        """What the letters promise by themselves; None where the loop's rule says it."""
+        """The promise of the letters by themselves; None where the loop's rule says it."""
         if set(self.letters) <= {"T"}:
             return "tokens"
         return None if set(self.letters) <= {"T", "V"} else "no"

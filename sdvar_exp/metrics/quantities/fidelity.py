@@ -1,4 +1,4 @@
-"""How far one image of a cell lies from the baseline's image of the same label and seed.
+"""Metrics of the distance of a cell's image from the baseline's image of the same label and seed.
 
 Knows tokens, feature maps and images as numpy arrays; knows nothing of models or how they were decoded.
 Everything is computed in float64. a is the cell's, b the baseline's. Values without a meaning are None, never NaN:
@@ -53,7 +53,7 @@ def fidelity(
 
 
 def noise_floor(images: Mapping[tuple[int, int], np.ndarray]) -> list[dict[str, Any]]:
-    """How far two baseline images of one label lie apart when only the seed differs: one row per pair of seeds.
+    """Distance of two baseline images of one label when only the seed differs: one row per pair of seeds.
 
     A lossy cell that moves images this far has kept nothing of the baseline's draw. Columns: label, seed, other_seed, and the
     metrics of tables that need nothing but two images.

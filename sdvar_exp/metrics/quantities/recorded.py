@@ -1,4 +1,4 @@
-"""What is counted and timed: metrics that the report derives from columns of `samples`.
+"""Counts and times: metrics that the report derives from columns of `samples`.
 
 Each function is given whole columns as floats and is applied elementwise; division by zero gives null.
 """

@@ -84,7 +84,7 @@ def _row(row: dict[str, Any], shown: Sequence[Metric], scales: Mapping[str, Scal
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a value lies in a row's drawing; one scale for the column, logarithmic where it holds ratios."""
+    """Places a value in a row's drawing; one scale for the column, logarithmic where it holds ratios."""
 
     key: str
     low: float

@@ -1,4 +1,4 @@
-"""Where the numbers come from: configuration of each cell, fingerprint and commands of the study, links to its files."""
+"""Provenance of the numbers: configuration of each cell, fingerprint and commands of the study, links to its files."""
 
 from __future__ import annotations
 

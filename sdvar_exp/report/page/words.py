@@ -58,14 +58,14 @@ def facts(summary: pd.DataFrame) -> str:
 
 
 def another_seed(summary: pd.DataFrame) -> str:
-    """How far two seeds of each baseline are apart, from the least to the greatest; empty where that was not measured."""
+    """Distance of two seeds of each baseline, from the least to the greatest; empty where that was not measured."""
     m = headline("difference")
     floors = sorted(summary.drop_duplicates("baseline")[f"noise_{m.name}"].dropna().astype(float))
     return " to ".join(dict.fromkeys(number(v, m.digits) for v in (floors[:1] + floors[1:][-1:])))
 
 
 def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
-    """What the study shows, sentence by sentence; then what the numbers mean."""
+    """Findings of the study, sentence by sentence; then the meaning of the numbers."""
     sentences = [*_speed(summary), *_closeness(summary), *_exactness(summary), *_missing(tables, summary)]
     warning = alarm(summary)
     loud = f"{warning[0].upper()}{warning[1:]}." if warning else ""

@@ -1,4 +1,4 @@
-"""Where the time of a decode goes: draft, target, accept, f̂ and the rest, stacked, one bar per timed cell."""
+"""The time of a decode by part: draft, target, accept, f̂ and the rest, stacked, one bar per timed cell."""
 
 from __future__ import annotations
 

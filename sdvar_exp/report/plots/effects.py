@@ -1,4 +1,4 @@
-"""What each factor does: paired changes of pixel difference, speed-up and target calls with intervals."""
+"""The effect of each factor: paired changes of pixel difference, speed-up and target calls with intervals."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ NAME, TITLE = "mask-by-strategy", "Mask × strategy"
 
 
 def drawn() -> list[Metric]:
-    """How far the images move, in each metric that figures show, then how fast the cells are."""
+    """Draws the change of the images in each metric that figures show, then the speed of the cells."""
     return [*(m for m in metrics() if m.compares and m.drawn), headline("speed")]
 
 

@@ -46,7 +46,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Quantity:
-    """What x is, smaller being better: column of the table, words for the axis, the vertical guide line and the caption."""
+    """The x axis, smaller being better: column of the table, words for the axis, the vertical guide line and the caption."""
 
     name: str
     title: str
@@ -242,7 +242,7 @@ def _frame_axis(data: pd.DataFrame, axis: Axes, quantity: Quantity) -> None:
 
 
 def _lines(data: pd.DataFrame, front: pd.DataFrame) -> list[tuple[float, float, float, float]]:
-    """What labels keep clear of: the line at 1, the front, the intervals."""
+    """Lines that labels keep clear of: the line at 1, the front, the intervals."""
     left, right = data["x_low"].min(), data["x_high"].max()
     lines: list[tuple[float, float, float, float]] = [(left - right, 1, 2 * right, 1)]
     for a, b in zip(front.itertuples(index=False), front.iloc[1:].itertuples(index=False), strict=False):

@@ -51,7 +51,7 @@ class Looker:
 
     @torch.inference_mode()
     def key(self, image_hw3: np.ndarray) -> str:
-        """What features are kept under: everything that made them, so that an edited network finds none.
+        """The key of kept features: everything that made them, so that an edited network finds none.
 
         Code, weights, versions, and what the network makes of four images of the size of `image_hw3` (uint8): whatever
         changes its numbers in another way, such as a file that it reads, changes these.

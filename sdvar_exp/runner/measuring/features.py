@@ -1,4 +1,4 @@
-"""What a classifier sees in an image: features and predicted class, computed after the clock and kept in the ledger."""
+"""Classifies images: features and predicted class, computed after the clock and kept in the ledger."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _evaluate(job: Job, task: Task, noise: NoiseBook, noise_ms: float) -> list[B
 
 
 def look(job: Job, task: Task, result: Result, reference: Result) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model's classifier, if it has one, sees in the image and in the reference's: for the record, for metrics."""
+    """Features of the model's classifier, if it has one, of the image and of the reference's: for the record, for metrics."""
     extractor = job.extractors.get(task.cell.model)
     if extractor is None:
         return {}, {}
@@ -128,7 +128,7 @@ def check_finite(result: Result) -> None:
 
 
 def baselines_of(job: Job, task: Task, noise: NoiseBook, cell: Cell) -> tuple[list[Result], bool]:
-    """What a reference or baseline made of each unit, and whether all came from the cache."""
+    """The decode of each unit by a reference or baseline, and whether all came from the cache."""
     alone = noise if len(task.units) == 1 else None
     try:
         found = [job.baselines.get(cell, unit, alone) for unit in task.units]

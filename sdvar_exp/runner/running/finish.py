@@ -108,7 +108,7 @@ def broken_promises(summary: pd.DataFrame) -> list[str]:
 
 
 def cached(samples: pd.DataFrame) -> str:
-    """How many images found what they are compared with in a cache, in a line; empty where that is not known."""
+    """Number of images whose baseline came from a cache, in a line; empty where that is not known."""
     known = samples["cache_hit"].dropna().astype(bool) if "cache_hit" in samples else pd.Series(dtype=bool)
     return f"cache    {int(known.sum())} of {count(len(known), 'image')} found their baselines in it" if len(known) else ""
 

@@ -124,7 +124,7 @@ class Tasks:
         self._shared = backend.plan.shared
 
     def share(self, group: Group) -> Any | None:
-        """What the tasks of a group share; None where making it fails: then each task fails alone, with its reason."""
+        """The part that the tasks of a group share; None where making it fails: then each task fails alone, with its reason."""
         try:
             return self.backend.share(group)
         except StorageError:

@@ -24,7 +24,7 @@ CONSTANT_FROM = 20
 
 @dataclass(frozen=True)
 class Look:
-    """What one look showed. seeds: how many there were. wide: half-widths that are too wide, worst first, in words."""
+    """Result of one look. seeds: how many there were. wide: half-widths that are too wide, worst first, in words."""
 
     number: int
     seeds: int
@@ -134,7 +134,7 @@ def said(found: Look, plan: Plan) -> str:
 
 
 def present(plan: Plan) -> tuple[Plan, str]:
-    """Where a study is: the plan with the seeds that were enough, or with the most, and the present look in words."""
+    """State of a study: the plan with the seeds that were enough, or with the most, and the present look in words."""
     from sdvar_exp.store.manifest import read_manifest
     from sdvar_exp.store.state import LedgerState
     from sdvar_exp.store.tables import load_tables
