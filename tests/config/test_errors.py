@@ -11,6 +11,8 @@ import pytest
 
 from sdvar_exp import registry
 from sdvar_exp.config import compose, folder, multirun, passthrough
+from sdvar_exp.config.cells import ENOUGH
+from sdvar_exp.config.composing import Composer
 from sdvar_exp.config.schema import SlurmNode
 from sdvar_exp.errors import UserError
 from sdvar_exp.tracking.options import resolve
@@ -284,6 +286,13 @@ def test_files_of_a_pair_must_be_given(lines: Lines) -> None:
 def test_a_product_is_counted_before_it_is_made(lines: Lines) -> None:
     sweeps = [f"{key}=range(0,99)" for key in ("sampling.top_k", "batch", "gamma.value")]
     assert lines(*sweeps) == ["these are 970299 combinations, more than 20000: give several commands"]
+
+
+def test_the_same_mistake_in_every_combination_is_not_looked_for_in_all(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, job = [], Composer.job
+    monkeypatch.setattr(Composer, "job", lambda *args: made.append(None) or job(*args))
+    assert len(lines("mask=block_causal", "mask.window=range(1,2000)")) == 1
+    assert len(made) <= ENOUGH + 2
 
 
 @pytest.mark.parametrize(
