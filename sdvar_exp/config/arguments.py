@@ -51,9 +51,9 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """argparse takes `--` for no value at all, also behind `--sort=`, and then gives an empty list."""
-        if arg_strings == ["--"] and action.option_strings and action.nargs is None:
-            raise UserError(f"{action.option_strings[0]} needs a value, got '--'")
+        """Refuse an option's value that is empty or `--`, for which argparse gives an empty list, also behind `--sort=`."""
+        if arg_strings in (["--"], [""]) and action.option_strings and action.nargs is None:
+            raise UserError(f"{action.option_strings[0]} needs a value, got {arg_strings[0]!r}")
         return super()._get_values(action, arg_strings)  # type: ignore[misc]
 
     def error(self, message: str) -> NoReturn:

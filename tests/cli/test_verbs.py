@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,18 @@ Call = Callable[..., tuple[int, str, str]]
 def test_every_verb_has_help(verb: str, call: Call) -> None:
     code, out, err = call(verb, "--help")
     assert code == 0 and "usage: " in out and err == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_needs_a_value_that_says_something(verb: str, call: Call) -> None:
+    """`--extractor ""` is what a shell makes of a variable that is not set; it is refused, by every option of every verb."""
+    for action in import_module(f"sdvar_exp.cli.{verb}").parser()._actions:
+        if not action.option_strings or action.nargs is not None:
+            continue
+        for words in ((action.option_strings[0], ""), (f"{action.option_strings[-1]}=",)):
+            code, out, err = call(verb, *words)
+            assert (code, out) == (2, "") and err.count("\n") == 1, (words, err)
+            assert err.startswith("error: ") and " needs a" in err, (words, err)
 
 
 def test_the_module_is_the_command(repository: Path) -> None:
