@@ -44,8 +44,8 @@ class DistillSettings:
     held_out: the last so many are for measuring alone.
     strongest: each step draws its strength from [0, strongest].
     first_stage: the loss reads the stages from here on, for a draft that takes over there (CoDe's refiner, arXiv 2411.17787).
-    hidden: train the matrices of `proposer=hidden_rows` along with the draft. later: twice so likely, a step's rows read the
-    hidden rows of one more stage before.
+    hidden: train the matrices of `proposer=hidden_rows` along with the draft. matrices_only: leave the draft as it is.
+    later: twice so likely, a step's rows read the hidden rows of one more stage before.
     """
 
     student: VARSettings = field(default_factory=_student)
@@ -56,6 +56,7 @@ class DistillSettings:
     strongest: float = 3.0
     first_stage: int = 0
     hidden: bool = False
+    matrices_only: bool = False
     later: float = 0.3
 
     def __post_init__(self) -> None:
@@ -64,6 +65,7 @@ class DistillSettings:
             f"distilled.samples and distilled.held_out must be multiples of distilled.chunk={self.chunk}",
         )
         require(0 < self.held_out < self.samples, "distilled.held_out must lie between 0 and distilled.samples")
+        require(self.hidden or not self.matrices_only, "distilled.matrices_only needs distilled.hidden=true")
         require(self.first_stage >= 0, f"distilled.first_stage must be ≥ 0, got {self.first_stage}")
         require(
             self.first_stage < self.student.short_stages or self.student.short_share == 0,
@@ -209,6 +211,7 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
     draft = build(s.student, vae, target.num_classes)
     if s.student.init:
         start_from(draft, Path(s.student.init))
+    draft.requires_grad_(not s.matrices_only)
     model = Student(draft, target) if s.hidden else draft
     optimizer = torch.optim.AdamW(
         loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True

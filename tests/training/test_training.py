@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding import decode
@@ -111,6 +112,21 @@ def test_distillation_brings_the_student_to_the_teacher(hidden: bool, tmp_path: 
         matrices = read_matrices(str(tmp_path / "distilled-hidden.safetensors"), "", TARGET.width, target.head.weight)
         assert [bool(m.any()) for m in matrices.state_dict().values()] == [True, True, False]  # three stages have two lags
         assert build_var(tmp_path / "distilled.safetensors").width == TARGET.width
+
+
+def test_matrices_alone_leave_the_draft_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = vqvae.build(VQ).eval().requires_grad_(False)
+    target, draft = var.build(TARGET, vae), var.build(DISTILLED.student, vae)
+    save_file(draft.state_dict(), tmp_path / "begun.safetensors")
+    student = replace(DISTILLED.student, init=str(tmp_path / "begun.safetensors"))
+    distill.train_distilled(replace(DISTILLED, hidden=True, matrices_only=True, student=student), target, vae, tmp_path)
+    kept = build_var(tmp_path / "distilled.safetensors").state_dict()
+    assert all(torch.equal(kept[name], weight.half().float()) for name, weight in draft.state_dict().items() if name in kept)
+    matrices = read_matrices(str(tmp_path / "distilled-hidden.safetensors"), "", TARGET.width, target.head.weight)
+    assert any(m.any() for m in matrices.state_dict().values())
+    with pytest.raises(UserError, match="matrices_only needs"):
+        replace(DISTILLED, matrices_only=True)
 
 
 def test_samples_are_the_guided_targets() -> None:
