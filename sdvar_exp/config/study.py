@@ -43,13 +43,24 @@ LIMITS: dict[str, tuple[float, float]] = {
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
 
 
+RANGE = re.compile(r"range\(\s*(\d{1,10})\s*,\s*(\d{1,10})\s*\)")
+
+
+def counted(value: Any) -> Any:
+    """`range(a,b)` of a yaml file as the list a … b-1, as on the command line; any other value as it is."""
+    found = RANGE.fullmatch(value) if isinstance(value, str) else None
+    ends = range(*map(int, found.groups())) if found else ()
+    return list(ends) if 0 < len(ends) <= MOST_SEEDS else value
+
+
 def is_int(value: Any) -> bool:
     """An integer, and not a truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def parse_labels(value: Any, classes: int, model: str) -> tuple[int, ...]:
-    """`3`, `[0,3]` or `all` as a tuple within 0 … classes-1."""
+    """`3`, `[0,3]`, `range(0,3)` or `all` as a tuple within 0 … classes-1."""
+    value = counted(value)
     if value == "all":
         return tuple(range(classes))
     listed = value if isinstance(value, list) else [value]
@@ -61,7 +72,8 @@ def parse_labels(value: Any, classes: int, model: str) -> tuple[int, ...]:
 
 
 def parse_seeds(value: Any) -> tuple[int, ...]:
-    """`n` as 0 … n-1, a list as it is."""
+    """`n` as 0 … n-1, a list or `range(a,b)` as it is."""
+    value = counted(value)
     if is_int(value):
         require(value >= 1, f"seeds=n means the seeds 0 … n-1 and needs n ≥ 1, got {value}; one seed: seeds=[0]")
         require(

@@ -189,6 +189,17 @@ def test_seeds(given: str, seeds: tuple[int, ...]) -> None:
     assert compose([f"seeds={given}"]).seeds == seeds
 
 
+def test_a_range_in_a_yaml_means_what_it_means_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    head = "# @package _global_\n# Mine.\n"
+    (tmp_path / "experiment/mine.yaml").write_text(f"{head}seeds: range(10000,10003)\nlabels: range( 2, 4 )\n")
+    plan = compose(["experiment=mine", "--config-dir", str(tmp_path)])
+    assert (plan.seeds, plan.labels) == ((10000, 10001, 10002), (2, 3))
+    (tmp_path / "experiment/none.yaml").write_text(f"{head}seeds: range(5,5)\n")
+    with pytest.raises(UserError, match=r"seeds must be a number n .*, got 'range\(5,5\)'"):
+        compose(["experiment=none", "--config-dir", str(tmp_path)])
+
+
 def test_repeated_labels_and_seeds_are_told() -> None:
     plan = compose(["seeds=[0,0,5]", "labels=[3,0,3]"])
     assert (plan.seeds, plan.labels) == ((0, 5), (3, 0))
