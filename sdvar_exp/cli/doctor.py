@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sdvar_exp import __version__
 from sdvar_exp.cli.options import Parser
+from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand, kept_random_state, own_torch
 from sdvar_exp.words import size
 
@@ -189,13 +190,16 @@ def checkpoints() -> Iterator[Finding]:
     from sdvar_exp.models.pair import checkpoint_folder
 
     place = checkpoint_folder()
-    missing: dict[str, list[str]] = {}
+    missing, broken = dict[str, list[str]](), dict[str, str]()
     for name in folder.names("model"):
         path = folder.find("model", name)
         text = path.read_text(encoding="utf-8") if path else ""
         files = re.findall(r"^(?:vae|draft|target): *([\w.-]+\.(?:pth|safetensors))", text, re.MULTILINE)
         if files:
             missing[name] = [file for file in files if not (place / file).is_file()]
+            broken |= {file: why for file in files if file not in missing[name] and (why := _no_checkpoint(place / file))}
+    for why in broken.values():
+        yield Finding("checkpoints", PROBLEM, why, "fetch the file again")
     there = sorted(name for name, files in missing.items() if not files)
     if there:
         yield Finding("checkpoints", OK, f"{', '.join(there)} in {place}")
@@ -206,6 +210,17 @@ def checkpoints() -> Iterator[Finding]:
         yield Finding(
             "checkpoints", NOTE, what, "put the files there, or set SDVAR_CHECKPOINTS; the sources stand in conf/model/"
         )
+
+
+def _no_checkpoint(path: Path) -> str:
+    """What a file is that cannot be a checkpoint by its first bytes; else empty."""
+    from sdvar_exp.models.files import beginning
+
+    try:
+        beginning(path)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def git() -> Iterator[Finding]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -68,6 +69,9 @@ def _sides(state: State, what: str) -> tuple[int, ...]:
     if state["lvl_1L"].numel() > MOST_POSITIONS:
         raise UserError(f"{what}: lvl_1L has {state['lvl_1L'].numel():,} positions, more than any pyramid")
     _check_plain("lvl_1L", state["lvl_1L"], what)
+    if state["lvl_1L"].is_complex() or state["lvl_1L"].dtype == torch.bool:
+        kind = str(state["lvl_1L"].dtype).removeprefix("torch.")
+        raise UserError(f"{what}: lvl_1L is {kind}, which counts no stages: save it in int64")
     stage = state["lvl_1L"].flatten().long()
     if not len(stage) or stage[0] != 0 or not ((stage.diff() == 0) | (stage.diff() == 1)).all():
         raise UserError(f"{what}: lvl_1L does not count the stages up from 0, so patch_nums cannot be inferred")
@@ -221,15 +225,29 @@ def construct(kind: Callable[..., Module], what: str, *args: Any, **kwargs: Any)
 
 def build_var(path: Path) -> VAR:
     """A VAR transformer from a checkpoint file, in evaluation mode, float32."""
-    what, state = f"checkpoint {path}", read_state(path, "VAR")
-    model = construct(VAR, what, **infer_var(state, what))
-    fill(model, state, what)
+    what, state = f"checkpoint {shown(path, 4096)}", read_state(path, "VAR")
+    with _part_named(path):
+        model = construct(VAR, what, **infer_var(state, what))
+        fill(model, state, what)
     return model.eval().requires_grad_(False)
 
 
 def build_vqvae(path: Path, patch_nums: tuple[int, ...], using_znorm: bool = False) -> VQVAE:
     """A VQVAE from a checkpoint file, in evaluation mode, float32."""
-    what, state = f"checkpoint {path}", read_state(path, "VQVAE")
-    model = construct(VQVAE, what, **infer_vqvae(state, patch_nums, what), using_znorm=using_znorm)
-    fill(model, state, what)
+    what, state = f"checkpoint {shown(path, 4096)}", read_state(path, "VQVAE")
+    with _part_named(path):
+        model = construct(VQVAE, what, **infer_vqvae(state, patch_nums, what), using_znorm=using_znorm)
+        fill(model, state, what)
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _part_named(path: Path) -> Iterator[None]:
+    """Say of a file that does not fit that it is one of several, where its name says so."""
+    try:
+        yield
+    except UserError as error:
+        if part := re.search(r"(\d+)-of-(\d+)\.", path.name):
+            whole = f"part {int(part[1])} of {int(part[2])}"
+            raise UserError(f"{error}; its name says {whole}: join the parts into one safetensors file") from None
+        raise

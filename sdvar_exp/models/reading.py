@@ -25,7 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.files import DAMAGED, LEGACY, beginning, unopened, unreadable
 from sdvar_exp.models.files import shown as shown
+from sdvar_exp.words import count
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +50,6 @@ READABLE = re.compile(
     r"torch\.(?:cuda\.|storage\.|nn\.parameter\.|_utils\._rebuild|_tensor\._rebuild|serialization\._get_layout)?\w*"
     r"|collections\.(?:OrderedDict|Counter)|(?:builtins|__builtin__)\.(?:set|frozenset|complex)|_codecs\.encode"
 )
-KINDS = (
-    (b"version https://git-lfs", "it is a git-lfs pointer, a text in place of the weights: fetch them with `git lfs pull`"),
-    (b"<", "it is the text of a web page, not weights: download the file itself"),
-    (b"\x1f\x8b", "it is packed by gzip: unpack it first"),
-    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive: unpack it first"),
-    (b"BZh", "it is packed by bzip2: unpack it first"),
-    (b"\xfd7zXZ", "it is packed by xz: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "it is packed by zstd: unpack it first"),
-    (b"\x93NUMPY", "it is an array of NumPy: save the weights with torch.save or as safetensors"),
-    (b"\x89HDF", "it is an HDF5 file: save the weights with torch.save or as safetensors"),
-    (b"GGUF", "it is a GGUF file: save the weights with torch.save or as safetensors"),
-)
-LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number with which torch.save began before version 1.6
-DAMAGED = "it is damaged or was cut off; copy or download it again"
 _loading = threading.Lock()  # the list of objects that torch.load lets pass belongs to the process
 
 
@@ -75,11 +63,6 @@ class Setting:
         pass
 
 
-def unreadable(path: Path, reason: str) -> UserError:
-    """The error of a file whose content cannot be used at all."""
-    return UserError(f"checkpoint {shown(path, 4096)} cannot be read (truncated, or not a checkpoint of tensors): {reason}")
-
-
 def read_state(path: Path, role: Role) -> State:
     """Names and tensors of one model in a checkpoint file, as the model calls them; runs no code from it.
 
@@ -91,37 +74,23 @@ def read_state(path: Path, role: Role) -> State:
 
 def read_file(path: Path) -> Any:
     """All that a checkpoint file holds."""
+    start = beginning(path)
     try:
-        if path.is_dir():
-            raise UserError(f"checkpoint {shown(path, 4096)} is a folder: name the file in it")
-        if not path.is_file():
-            raise UserError(f"checkpoint {shown(path, 4096)} does not exist")
-        with path.open("rb") as f:
-            start = f.read(512)
         return _read(path, start, path.stat().st_size)
     except OSError as error:
-        raise UserError(f"checkpoint {shown(path, 4096)} cannot be opened: {error.strerror or error}") from None
+        raise unopened(path, error) from None
     except (MemoryError, RecursionError):
         raise unreadable(path, "it asks for more memory than there is") from None
 
 
 def _read(path: Path, start: bytes, size: int) -> Any:
-    if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= size:
-        return _read_safetensors(path, size)
     if start.startswith(b"PK\x03\x04"):
         return _read_zip(path, size)
     if start.startswith(LEGACY):
         with path.open("rb") as f:
             outlines = [outline(f) for _ in range(4)]  # magic number, version, machine, content
         return _torch_load(path, outlines[-1], size, mmap=False)
-    kind = next((reason for magic, reason in KINDS if start.lstrip().startswith(magic)), None)
-    if kind is None and start[257:262] == b"ustar":
-        kind = "it is a tar archive: unpack it first"
-    if kind is None and start and all(byte >= 32 or byte in b"\t\n\r\f" for byte in start):
-        kind = "it is a text, not weights"
-    if kind is None and start.startswith(b"\x80"):
-        kind = "it is a plain pickle, not made by torch.save: save the weights with torch.save or as safetensors"
-    raise unreadable(path, kind or DAMAGED)
+    return _read_safetensors(path, size)
 
 
 def _read_safetensors(path: Path, size: int) -> State:
@@ -206,7 +175,7 @@ def _torch_load(path: Path, pickle: Outline, room: int, mmap: bool) -> Any:
 
 
 def _opaque(path: Path, names: list[str]) -> UserError:
-    more = f" and {len(names) - 1} more kinds of objects" if len(names) > 1 else ""
+    more = f" and {count(len(names) - 1, 'more kind')} of objects" if len(names) > 1 else ""
     return unreadable(
         path,
         f"beside tensors it holds {shown(names[0])}{more}, which only running its code could make; where it comes from, "
@@ -217,7 +186,7 @@ def _opaque(path: Path, names: list[str]) -> UserError:
 def weights_in(content: Any, role: Role, path: Path) -> State:
     """The weights of one model in what a file holds, by its own names for them.
 
-    Mappings are searched to any depth for names that only this model has. Of several sets the one in the place that
+    Mappings and lists are searched to any depth for names that only this model has. Of several sets the one in the place that
     stands first in `NESTS` is taken, an average (ema) last, and the choice is logged.
 
     Raises:
@@ -263,6 +232,8 @@ def _tensors(content: Any) -> Iterator[tuple[str, State]]:
     queue, seen = deque([("", content)]), set[int]()
     while queue:
         place, node = queue.popleft()
+        if isinstance(node, list | tuple) and not all(isinstance(v, torch.Tensor | int | float | str) for v in node):
+            node = {i: v for i, v in enumerate(node)}
         if not isinstance(node, Mapping) or id(node) in seen:
             continue
         seen.add(id(node))
@@ -271,13 +242,17 @@ def _tensors(content: Any) -> Iterator[tuple[str, State]]:
         tensors = {k: v for k, v in tensors.items() if not v.is_nested}
         if tensors:
             yield place, tensors
-        queue += ((f"{place}{k}.", v) for k, v in node.items() if isinstance(k, str))
+        queue += ((f"{place}{k}.", v) for k, v in node.items() if isinstance(k, str | int))
 
 
 def _sets(tensors: State, role: Role, path: Path) -> dict[str, State]:
     """Sets of weights among the tensors of one mapping by the prefix of their names; wrappers' names are taken out."""
     names: dict[str, str] = {}
+    anchors = [raw for raw in tensors if raw.endswith(ANCHORS[role])]
+    wrapped = bool(anchors) and all(map(WRAPPERS.match, anchors))
     for raw in tensors:
+        if wrapped and not WRAPPERS.match(raw):
+            continue  # a wrapper's own, such as the count of torch.optim.swa_utils.AveragedModel
         name = WRAPPERS.sub("", raw)
         if name in names:
             raise UserError(

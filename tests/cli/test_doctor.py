@@ -66,11 +66,14 @@ def test_a_results_folder_that_cannot_be_made() -> None:
 
 def test_checkpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("vae_ch160v4096z32.pth", "var_d16.pth", "var_d30.pth"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"PK\3\4")
     monkeypatch.setenv("SDVAR_CHECKPOINTS", str(tmp_path))
     there, partly = doctor.checkpoints()
     assert (there.state, there.text) == ("ok", f"var_d16_d30 in {tmp_path}")
     assert partly.state == "note" and "lacks" in partly.text and "SDVAR_CHECKPOINTS" in partly.fix
+    (tmp_path / "var_d16.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    pointer = next(iter(doctor.checkpoints()))
+    assert pointer.state == "problem" and "var_d16.pth" in pointer.text and "git-lfs pointer" in pointer.text
 
 
 def test_git_and_an_importable_wandb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.checkpoint import build_var, build_vqvae
+from sdvar_exp.models.files import LEGACY
 from sdvar_exp.models.pair import load_pair
-from sdvar_exp.models.reading import LEGACY
 from sdvar_exp.models.var import VAR
 from sdvar_exp.models.vqvae import VQVAE
 
@@ -125,6 +125,19 @@ def test_other_tensors_beside_the_weights(tmp_path: Path, var_state: State, nest
     assert torch.equal(build_var(path).head.weight, var_state["head.weight"])
 
 
+def test_containers_that_are_lists_or_count_their_models(tmp_path: Path, var_state: State) -> None:
+    averaged = {"module." + k: t for k, t in var_state.items()} | {"n_averaged": torch.tensor(3)}
+    for content in ([var_state], (var_state, {"lr": 1}), {"models": [{"loss": 1}, var_state]}, {0: var_state}, averaged):
+        assert torch.equal(build_var(saved(tmp_path / "x.pth", content)).head.weight, var_state["head.weight"])
+
+
+def test_a_part_of_a_checkpoint(tmp_path: Path, var_state: State) -> None:
+    part = dict(list(var_state.items())[: len(var_state) // 2])
+    for name in ("model-00001-of-00002.safetensors", "pytorch_model-00001-of-00002.bin"):
+        save_file(part, tmp_path / name)
+        assert refused(tmp_path / name).endswith("; its name says part 1 of 2: join the parts into one safetensors file")
+
+
 def test_of_several_sets_one_is_taken_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain, ema, other = (make_var(seed).state_dict() for seed in range(3))
     path = saved(tmp_path / "x.pth", {"ema": ema, "weights": other, "model": plain})
@@ -187,6 +200,7 @@ def test_weights_of_any_floating_type(tmp_path: Path, var_state: State, dtype: t
     assert torch.equal(model.head.weight, state["head.weight"].float())
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
 def test_weights_of_other_types_are_refused(tmp_path: Path, var_state: State, dtype: torch.dtype) -> None:
     path = saved(tmp_path / "x.pth", var_state | {"head.weight": var_state["head.weight"].to(dtype)})
@@ -194,6 +208,9 @@ def test_weights_of_other_types_are_refused(tmp_path: Path, var_state: State, dt
     assert refused(path) == (
         f"checkpoint FILE: head.weight is {kind}, weights are floating-point: save them in float32, bfloat16 or float16"
     )
+    if dtype in (torch.bool, torch.complex64):
+        stages = saved(tmp_path / "x.pth", var_state | {"lvl_1L": var_state["lvl_1L"].to(dtype)})
+        assert f"lvl_1L is {kind}, which counts no stages" in refused(stages)
 
 
 def test_tensors_without_values_of_their_own(tmp_path: Path, var_state: State) -> None:
@@ -298,7 +315,16 @@ def other_files() -> dict[str, tuple[bytes, str]]:
         "numpy": (array.getvalue(), "it is an array of NumPy: save the weights with torch.save or as safetensors"),
         "pickle": (plain, "it is a plain pickle, not made by torch.save: save the weights with torch.save or as safetensors"),
         "zeros": (bytes(100), "it is damaged or was cut off; copy or download it again"),
-        "empty": (b"", "it is damaged or was cut off; copy or download it again"),
+        "one byte": (b"\x80", "it is damaged or was cut off; copy or download it again"),
+        "empty": (b"", "it is empty; copy or download it again"),
+        "annex": (
+            b"/annex/objects/SHA256E-s1--a.pth\n",
+            "it is a git-annex pointer, a text in place of the weights: fetch them with `git annex get`",
+        ),
+        "index": (
+            b'{"metadata": {"total_size": 8}, "weight_map": {"a": "x-00001-of-00002.safetensors"}}',
+            "it is the index of a checkpoint in parts: join them into one safetensors file",
+        ),
     }
 
 
@@ -328,15 +354,19 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path, 
     [
         ({"folder": "~nouser/x"}, "there is no home folder ~nouser, in ~nouser/x; write the whole path"),
         ({"target": "~nouser/x.pth"}, "there is no home folder ~nouser, in ~nouser/x.pth; write the whole path"),
-        ({"target": "a" * 300 + ".pth"}, "File name too long; give the name of a file"),
-        ({"target": "."}, "is a folder; name the file in it"),
+        ({"target": "a" * 300 + ".pth"}, "cannot be opened: File name too long"),
+        ({"target": "."}, "is a folder: name the file in it"),
         ({"target": "\x1b[1m"}, r"model=files: \x1b[1m is not in"),
+        ({"target": "loop"}, "loop is a link that leads to no file: loop"),
+        ({"target": "/dev/null"}, "/dev/null is no regular file"),
+        ({}, "v.pth cannot be read (truncated, or not a checkpoint of tensors): it is empty; copy or download it again"),
     ],
 )
 def test_names_that_name_no_file(tmp_path: Path, names: dict[str, str], message: str) -> None:
     spec = {"vae": "v.pth", "draft": "d.pth", "target": "t.pth", "folder": str(tmp_path), **names}
     for role in ("v", "d", "t"):
         (tmp_path / f"{role}.pth").touch()
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError) as caught:
         load_pair(ModelSpec("files", **spec))
     assert message in str(caught.value) and str(caught.value).isprintable()
