@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
 from sdvar_exp.metrics.statistics import LEAST_FREEDOM
-from sdvar_exp.report.soundness import alarm, sound
+from sdvar_exp.report.soundness import alarm, sound, unsteady
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
 from sdvar_exp.words import count, span
@@ -42,7 +42,8 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
         console.print("no cells yet")
         return
     shown = _shown(summary)
-    rows = [_texts(row, shown) for row in summary.to_dict("records")] + _noise_rows(summary, shown)
+    timed = bool(summary["timed"].fillna(0).any())
+    rows = [_texts(row, shown, timed) for row in summary.to_dict("records")] + _noise_rows(summary, shown, timed)
     if not console.is_terminal:
         unlimited = Screen(file=StringIO(), width=10_000, color_system=None)
         unlimited.print(_table(rows, shown, list(rows[0]), wide=True))
@@ -56,6 +57,8 @@ def render_table(summary: pd.DataFrame, console: Console) -> None:
         _plain(console, [_paragraph(row) for row in rows])
     if warning := alarm(summary):
         _plain(console, [warning], "bold red")
+    if warning := unsteady(summary):
+        _plain(console, [warning], "yellow")
     _plain(console, legend(summary), "dim")
 
 
@@ -139,7 +142,7 @@ def _timing_line(summary: pd.DataFrame) -> str:
         return "speed-up: nothing timed" + (f" alone; {beside}" if left_out else "")
     timed = span(counts)
     text = f"speed-up: reference time ÷ cell time, paired, without VAE decode, geometric mean of {timed} images a cell"
-    text += ", each the median of its repeats"
+    text += ", each the median of its repeats, as are ms; spread: standard deviation of one repeat's speed-up"
     if summary["is_baseline"].any():
         text += f"; {AA_MARK}: the reference timed against itself"
     again = int(summary["again"].fillna(0).sum()) if "again" in summary else 0
@@ -159,13 +162,15 @@ def _reference_lines(summary: pd.DataFrame) -> list[str]:
     ]
 
 
-def _texts(row: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, str]:
+def _texts(row: dict[str, Any], metrics: Sequence[Metric], timed: bool) -> dict[str, str]:
+    """Text of each column. timed: some cell of the table was, so that milliseconds and their spread are columns."""
     mark = f" ({AA_MARK})" if row["is_baseline"] and row["timed"] else ""
     identical = identical_text(row)
     shown = {
         m.plain_heading: with_interval(row, m.name, m.digits) if m.interval else number(row[m.name], m.digits) for m in metrics
     }
-    return {"cell": f"{row['name']}{mark}", **shown, "identical": identical, "lossless": str(row["lossless"])}
+    times = {"ms": number(row["latency_ms"], 1), "spread": spread_text(row)} if timed else {}
+    return {"cell": f"{row['name']}{mark}", **shown, "identical": identical, **times, "lossless": str(row["lossless"])}
 
 
 def _shown(summary: pd.DataFrame) -> list[Metric]:
@@ -175,13 +180,13 @@ def _shown(summary: pd.DataFrame) -> list[Metric]:
     return [*(m for m in metrics() if m.shown in ("everywhere", "wide")), *(replace(m, shown="wide") for m in own)]
 
 
-def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric]) -> list[dict[str, str]]:
+def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric], timed: bool) -> list[dict[str, str]]:
     """One row per baseline whose other seeds were compared, with the same keys as a cell's row."""
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
         if not _missing(row[f"noise_{headline('difference').name}"]):
-            texts = dict.fromkeys(_texts(row, shown), DASH)
+            texts = dict.fromkeys(_texts(row, shown, timed), DASH)
             texts["cell"] = f"another seed of {names.get(row['baseline'], 'the reference')}"
             out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
     return out
@@ -195,7 +200,7 @@ def _fitting(rows: list[dict[str, str]], shown: Sequence[Metric], width: int) ->
     headings = {m.plain_heading: m.lines() for m in shown}
     heads = [headline(role).plain_heading for role in ("calls", "speed", "difference")]
     dispensable = [
-        "lossless",
+        *(key for key in ("lossless", "spread", "ms") if key in rows[0]),
         *(m.plain_heading for m in reversed(shown) if m.shown == "wide" and m.plain_heading not in heads),
     ]
     dispensable += [m.plain_heading for m in reversed(shown) if m.plain_heading not in (*heads, *dispensable)]
@@ -267,6 +272,13 @@ def identical_text(row: dict[str, Any]) -> str:
         else ""
     )
     return f"{row['identical']}/{row['compared']}{bound}"
+
+
+def spread_text(row: dict[str, Any]) -> str:
+    """`3 %`, how much one repeat of a speed-up varies; `14 % ~` where that is unsteady."""
+    if _missing(row["speedup_spread"]):
+        return DASH
+    return f"{100 * row['speedup_spread']:.0f} %{' ~' if row['unsteady'] else ''}"
 
 
 def number(value: float | None, digits: int) -> str:

@@ -15,9 +15,12 @@ import pandas as pd
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.plan import Timing
 from sdvar_exp.report.source import numbers, pareto
+from sdvar_exp.store.timing import UNSTEADY
 
 BAND = Timing().band
 """Band of studies that say none."""
+MOST_NAMED = 5
+"""Unsteady cells that a line names; of more a number."""
 
 
 def band_of(text: Any) -> tuple[float, float]:
@@ -61,6 +64,19 @@ def alarm(summary: pd.DataFrame) -> str:
     return (
         f"these speed-ups are not to be relied on: the reference timed against itself gives {seen}, which must lie within "
         f"[{row['band_low']:g}, {row['band_high']:g}]; time more images on a quieter machine (seeds, timing.units, threads=1)"
+    )
+
+
+def unsteady(summary: pd.DataFrame) -> str:
+    """One line that names the cells whose repeats vary by more than `UNSTEADY`; empty where there is none."""
+    if "unsteady" not in summary or not (wrong := summary[summary["unsteady"].astype("boolean").fillna(False)]).size:
+        return ""
+    worst = wrong.sort_values("speedup_spread", ascending=False, kind="stable")
+    named = [f"{name} ({100 * varies:.0f} %)" for name, varies in zip(worst["name"], worst["speedup_spread"], strict=True)]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return (
+        f"unsteady times: repeats of one image vary by more than {100 * UNSTEADY:.0f} % in "
+        f"{', '.join(named[:MOST_NAMED])}{more}; time more of them (timing.repeats), on a quieter machine"
     )
 
 

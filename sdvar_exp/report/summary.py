@@ -15,6 +15,7 @@ from sdvar_exp.metrics.quantities import OWN, Metric, headline, metric, metrics,
 from sdvar_exp.metrics.statistics import Interval, identical_bound, mean_interval, ratio_interval
 from sdvar_exp.report.soundness import band_of, judged
 from sdvar_exp.report.source import Tables, cells, noise_rows, numbers, of_cell, true, with_rates
+from sdvar_exp.store.timing import UNSTEADY, spread
 
 LEVEL = 0.95
 ENDS = ("", "_low", "_high")
@@ -42,6 +43,8 @@ def columns(own: bool = False) -> list[str]:
             "speedup_with_vae",
             "latency_ms",
             "baseline_latency_ms",
+            "speedup_spread",
+            "unsteady",
             "timed",
             "contended",
             "again",
@@ -81,7 +84,8 @@ def summarise(tables: Tables, noise: pd.DataFrame | None = None, level: float = 
     decode, over `timed` units, each with the median of its repeats; repeats timed beside another worker are left out, and units
     that have no others counted in `contended`. again: repeats measured in addition, see `store.timing.measure_again`. The
     baseline's own row has its A/A timing there: the baseline timed against itself. latency_ms: mean over units of the median of
-    a unit's repeats. sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`. cut: metrics
+    a unit's repeats. speedup_spread: how much one repeat varies, see `store.timing.spread`; unsteady: by more than `UNSTEADY`.
+    sound: whether that A/A timing lies within band_low … band_high, see `report.soundness`. cut: metrics
     whose interval reaches beyond their range and is cut to it, by name.
     noise_*: mean over `noise_pairs` pairs of images of the cell's baseline, of one label and two seeds; from `noise` or
     else `tables.noise`, see `source.NOISE_COLUMNS`.
@@ -157,7 +161,7 @@ def _pooled(metric: Metric, values: pd.DataFrame) -> dict[str, float]:
 
 def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
     if timings.empty:
-        return {"timed": 0, "contended": 0, "again": 0}
+        return {"timed": 0, "contended": 0, "again": 0, "unsteady": False}
     beside = true(timings["contended"])
     alone = timings[~beside]
     others = ["baseline", *(["own"] if "own_ms" in alone and alone["own_ms"].notna().any() else [])]
@@ -175,6 +179,8 @@ def _timing(timings: pd.DataFrame, level: float) -> dict[str, Any]:
         row |= _named(speed, ratio_interval(units[other].to_numpy(), units["label"].to_numpy(), level))
         row |= {f"speedup_with_vae{ending}": float(np.exp(units[f"{other}_vae"].mean()))}
     row |= {"latency_ms": times["cell_ms"], "baseline_latency_ms": times["baseline_ms"]}
+    varies = spread(alone.to_dict("records"))
+    row |= {"speedup_spread": varies, "unsteady": varies > UNSTEADY}
     again = int(true(alone["again"]).sum()) if "again" in alone else 0
     return row | {"timed": len(units), "contended": _unit_count(timings) - _unit_count(alone), "again": again}
 

@@ -13,7 +13,7 @@ import pandas as pd
 from sdvar_exp.metrics.quantities import Metric, metric
 from sdvar_exp.report.console import DASH, number
 from sdvar_exp.report.significance import ALPHA, comparisons, winners
-from sdvar_exp.report.soundness import alarm, sound
+from sdvar_exp.report.soundness import alarm, sound, unsteady
 from sdvar_exp.report.source import Tables
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.store.files import atomic_write
@@ -164,8 +164,7 @@ def note(summary: pd.DataFrame, plus_minus: bool = False, remarks: Sequence[str]
     times = f", {timed[-1]} of them timed" if timed else ""
     speed = "Speed-up: reference time ÷ cell time, geometric mean. " if timed else ""
     labels = int(summary["labels"].max()) if len(summary) else 0
-    warning = alarm(summary)
-    first = "".join(f"{text[0].upper()}{text[1:]}. " for text in [*([warning] if warning else []), *remarks])
+    first = "".join(f"{text[0].upper()}{text[1:]}. " for text in [alarm(summary), unsteady(summary), *remarks] if text)
     return (
         f"{first}n = {n} images a cell from {labels} labels{times}. {shown}: labels fixed, seeds resampled. Bold: better than "
         f"every other cell but the reference at {ALPHA:g}, paired sign flips corrected after Holm; equal cells share it. "

@@ -8,14 +8,18 @@ dropped, so what a unit is worth is never chosen by its value.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from itertools import combinations
+from statistics import NormalDist, median
 from typing import Any
 
 PARTS = ("draft_ms", "verify_ms", "accept_ms", "fhat_ms")
 FAR = 4.0
 """Standard deviations, told by the median absolute deviation, that are far off the median of a cell's log ratios."""
-NEAR = math.log(1.1)
+UNSTEADY = 0.1
+"""A cell whose pairs vary by more than this share is marked as unsteady, as torch.utils.benchmark warns from a tenth on."""
+NEAR = math.log(1 + UNSTEADY)
 """Log ratios as near to the median as this are never far off."""
 FEWEST = 3
 """Pairs of a cell without which none of them is called far off."""
@@ -86,6 +90,21 @@ def measure_again(cell: Sequence[float], unit: Sequence[float], repeats: int) ->
         return False
     far = sum(far_off(cell, unit))
     return far > 0 and (len(unit) - far < repeats or len(unit) - far <= far)
+
+
+def spread(records: Iterable[Record]) -> float:
+    """Standard deviation of one pair's baseline ÷ cell, as a share of it: how much the pairs of a unit vary.
+
+    Told by the median of |difference| of the log ratios of any two pairs of one unit (of normal values: 0.954 standard
+    deviations), so units may differ, a rare hiccup has no say, and two repeats are not flattered more than ten. NaN where
+    no unit has two pairs. Contended records are left out.
+    """
+    units: dict[tuple[Any, Any], list[float]] = defaultdict(list)
+    for record in records:
+        if record.get("contended") is not True and math.isfinite(ratio := log_ratio(record)):
+            units[record["label"], record["seed"]].append(ratio)
+    apart = [abs(a - b) for unit in units.values() for a, b in combinations(unit, 2)]
+    return median(apart) / (math.sqrt(2) * NormalDist().inv_cdf(0.75)) if apart else math.nan
 
 
 def _ratio(record: Record, parts: tuple[str, ...], above_of: str = "baseline") -> float | None:

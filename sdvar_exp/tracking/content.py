@@ -20,6 +20,7 @@ from sdvar_exp.store.images import image_name
 from sdvar_exp.store.ledger import canonical
 from sdvar_exp.store.rounds import commits_per_round, rate_by_stage
 from sdvar_exp.store.tables import Tables
+from sdvar_exp.store.timing import UNSTEADY, spread
 
 # Circumstances that are measurements; the rest (host, pid, time stamps) is about the process.
 LOGGED_CIRCUMSTANCES = ("noise_ms", "peak_memory_bytes")
@@ -92,9 +93,13 @@ def contents(folder: Path, tables: Tables) -> list[Content]:
     """One content per cell that has rows, in plan order."""
     by_cell = dict(iter(tables.samples.groupby("cell", sort=False)))
     stages = dict(iter(tables.stages.groupby("cell", sort=False)))
-    none = tables.stages.iloc[:0]
+    timings = dict(iter(tables.timings.groupby("cell", sort=False))) if len(tables.timings) else {}
+    none, untimed = tables.stages.iloc[:0], tables.timings.iloc[:0]
     runs = [run for run in tables.runs.to_dict("records") if run["cell"] in by_cell]
-    return [_content(folder, run, by_cell[run["cell"]], stages.get(run["cell"], none)) for run in runs]
+    return [
+        _content(folder, run, by_cell[run["cell"]], stages.get(run["cell"], none), timings.get(run["cell"], untimed))
+        for run in runs
+    ]
 
 
 def study_content(folder: Path, cells: Sequence[Content]) -> Content | None:
@@ -130,7 +135,9 @@ def _tags(run: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(tag[:64] for tag in (strategy, lossless, f"cell {run['cell']}") if tag)
 
 
-def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages: pd.DataFrame) -> Content:
+def _content(
+    folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages: pd.DataFrame, timings: pd.DataFrame
+) -> Content:
     metrics = _metrics(samples)
     units = list(zip(samples["label"].astype(int), samples["seed"].astype(int), strict=True))
     rows = tuple((unit, {"label": unit[0], "seed": unit[1], **row}) for unit, row in zip(units, metrics, strict=True))
@@ -142,7 +149,7 @@ def _content(folder: Path, run: Mapping[str, Any], samples: pd.DataFrame, stages
         group=run["study"],
         config=_config(run),
         rows=rows,
-        summary=_summary(samples, run) | _acceptance(stages),
+        summary=_summary(samples, run) | _acceptance(stages) | _steadiness(timings),
         pictures=tuple(p for p in pictures if p is not None),
         job_type="baseline" if run["cell"] == run["baseline"] else "cell",
         tags=_tags(run),
@@ -218,6 +225,12 @@ def _acceptance(stages: pd.DataFrame) -> dict[str, float]:
     judged = stages.dropna(subset="accepted_share")
     means = {int(stage): rows["accepted_share"] for stage, rows in judged.groupby("stage")}
     return {stage_key(stage): math.fsum(values) / len(values) for stage, values in sorted(means.items())}
+
+
+def _steadiness(timings: pd.DataFrame) -> dict[str, Any]:
+    """How much one repeat of the speed-up varies, and whether that is unsteady; nothing where it is not known."""
+    varies = spread(timings.to_dict("records"))
+    return {"speedup_spread": varies, "unsteady": varies > UNSTEADY} if math.isfinite(varies) else {}
 
 
 def _extra(samples: pd.DataFrame) -> list[str]:

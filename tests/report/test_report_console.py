@@ -47,7 +47,10 @@ def test_eighty_columns_drop_columns_instead_of_becoming_prose(summary):
 def test_a_pipe_gets_one_line_per_cell(summary):
     lines = shown(summary, width=80, terminal=False)
     line = next(x for x in lines if x.startswith("parallel_v1 γ=2 exact correct"))
-    assert " ".join(line.split()[4:]) == "8.0 [7.6, 8.3] 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 – 24/24 [≥ 0.88] tokens"
+    assert (
+        " ".join(line.split()[4:])
+        == "8.0 [7.6, 8.3] 1.90 2.14 0.81 [0.80, 0.83] 0 1.000 1.000 – 24/24 [≥ 0.88] 49.3 4 % tokens"
+    )
     hybrid = next(x for x in lines if x.startswith("hybrid"))
     assert all(text in hybrid for text in (" 4.2 [3.8, 4.5] ", " 0.933 [0.923, 0.942] ", " 0.777 [0.744, 0.808] ", " 0/24 "))
     assert "24/24  " in next(x for x in lines if x.startswith("sequential")), "a baseline is itself"

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sdvar_exp.report import render_table, summarise
 from sdvar_exp.report.page.words import paragraphs
-from sdvar_exp.report.soundness import alarm, front, sound
+from sdvar_exp.report.soundness import alarm, front, sound, unsteady
 from sdvar_exp.report.typeset import latex_table, markdown_table
 
 LOUD = "not to be relied on"
@@ -51,6 +51,24 @@ def test_not_shown_different_is_not_equal(new_study, spread, middle):
     markdown, latex = markdown_table(study, summary), latex_table(study, summary)
     assert LOUD in markdown and LOUD in latex and r"\textcolor{gray}{" in latex and "xcolor" in latex
     assert "**6.1" not in markdown, "no speed-up is the best one"
+
+
+def test_a_cell_whose_repeats_vary_is_marked_and_named(new_study):
+    study = new_study(seeds=4)
+    own = study.timings["cell"] == study.runs["cell"].iloc[3]
+    study.timings.loc[own, "cell_ms"] *= np.random.default_rng(3).lognormal(0, 0.3, int(own.sum()))
+    summary = summarise(study)
+    assert summary["unsteady"].tolist() == [i == 3 for i in range(8)]
+    assert summary["speedup_spread"].drop(3).between(0.02, 0.07).all() and summary["speedup_spread"][3] > 0.15
+    line = unsteady(summary)
+    assert line.startswith("unsteady times: ") and line.count(" %)") == 1 and f"in {summary['name'][3]} (" in line
+    console = Console(file=StringIO(), width=200, force_terminal=True, color_system=None)
+    render_table(summary, console)
+    text = " ".join(console.file.getvalue().split())
+    assert line in text and text.count("% ~") == 1
+    for shown in (paragraphs(study, summary.assign(front=front(summary))), latex_table(study, summary)):
+        assert "Unsteady times: repeats of one image vary by more than 10" in shown
+    assert unsteady(summarise(new_study(timed=False))) == ""
 
 
 def test_the_band_is_the_studys_own(new_study):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdvar_exp.metrics import ratio_interval
-from sdvar_exp.store.timing import far_off, measure_again, median_ratio
+from sdvar_exp.store.timing import UNSTEADY, far_off, measure_again, median_ratio, spread
 
 LABELS, SEEDS, REPEATS = 2, 5, 3
 TRIALS = 400
@@ -56,6 +56,21 @@ def study(rng: np.random.Generator, hiccups: float, own: float, rule: bool) -> t
             more += 1
         values.append(math.log(median_ratio(map(math.exp, unit)) or math.nan))
     return np.array(values), more
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 7])
+def test_the_spread_is_that_of_one_repeat_whatever_their_number(repeats: int) -> None:
+    """Images that differ are not in it, hiccups of a few repeats move it little, contended repeats are left out."""
+    rng = np.random.default_rng(repeats)
+    truth = np.exp(rng.normal(0, 0.5, 400))
+    pairs = [(seed, r, value * rng.lognormal(0, 0.04)) for seed, value in enumerate(truth) for r in range(repeats)]
+    rows = [{"label": 0, "seed": s, "repeat": r, "baseline_ms": ms, "cell_ms": 1.0, "contended": False} for s, r, ms in pairs]
+    assert spread(rows) == pytest.approx(0.04, rel=0.1)
+    late = [{**row, "baseline_ms": 3 * row["baseline_ms"]} if i % 30 == 0 else row for i, row in enumerate(rows)]
+    assert spread(late) == pytest.approx(0.04, rel=0.2) and spread(late) < UNSTEADY
+    noisy = [{**row, "baseline_ms": 1.0 + row["repeat"], "contended": True} for row in rows]
+    assert spread(rows + noisy) == spread(rows)
+    assert math.isnan(spread(noisy)) and math.isnan(spread([row for row in rows if not row["repeat"]]))
 
 
 @pytest.mark.parametrize("hiccups", [0.0, 0.05, 0.1])

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sdvar_exp.errors import UserError
@@ -130,6 +131,11 @@ def test_content_of_a_cell(tmp_path: Path) -> None:
     assert not {"psnr_db", "near_tie", "host", "pid", "finished_at", "gamma_trace", "study"} & row.keys()
     assert "speedup" not in content.rows[1][1]
     assert content.summary["speedup"] == pytest.approx(1.0), "geometric mean of 2 and 1/2"
+    assert "unsteady" not in content.summary, "a single repeat tells nothing"
+    tables = load_tables(plan.folder)
+    slower = tables.timings.assign(repeat=1, cell_ms=1.5 * tables.timings["cell_ms"])
+    varying = contents(plan.folder, replace(tables, timings=pd.concat([tables.timings, slower])))[2].summary
+    assert varying["unsteady"] and varying["speedup_spread"] == pytest.approx(math.log(1.5) / 0.9539, rel=1e-4)
     assert content.summary["planned"] == 6 and content.summary["identical_units"] == 0
     assert content.config["strategy"]["name"] == "parallel_v1" and content.config["packages"]["torch"] == "2.13.0"
     assert content.config["lossless"] == "no" and content.config["overrides"] == "strategy=parallel_v1 gamma.value=3"

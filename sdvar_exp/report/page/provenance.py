@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from sdvar_exp.metrics.quantities import metrics
-from sdvar_exp.report.console import number
+from sdvar_exp.report.console import number, spread_text
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.store.columns import TABLES
 from sdvar_exp.store.ledger import LedgerReader
@@ -29,6 +29,7 @@ def _card(row: dict[str, Any], about: Mapping[str, Any], base: str) -> dict[str,
         "images": f"{row['n']}, {row['failed']} failed",
         "timed": f"{int(row['timed'] or 0)} images, {int(row['contended'] or 0)} left out beside other work",
         "milliseconds of the baseline": number(row["baseline_latency_ms"], 1),
+        "spread of one repeat's speed-up": spread_text(row),
         **{m.plain_heading: number(row[m.name], m.digits) for m in metrics() if m.summarised and not m.tabled},
         "another seed": ", ".join(
             f"{m.plain_heading} {number(row[f'noise_{m.name}'], m.digits)}" for m in metrics() if m.has_floor

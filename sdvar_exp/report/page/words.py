@@ -10,7 +10,7 @@ from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
 from sdvar_exp.report.page.cells import listed
 from sdvar_exp.report.page.markup import part
-from sdvar_exp.report.soundness import alarm, sound
+from sdvar_exp.report.soundness import alarm, sound, unsteady
 from sdvar_exp.report.source import Tables
 from sdvar_exp.words import count, span
 
@@ -69,6 +69,8 @@ def paragraphs(tables: Tables, summary: pd.DataFrame) -> str:
     sentences = [*_speed(summary), *_closeness(summary), *_exactness(summary), *_missing(tables, summary)]
     warning = alarm(summary)
     loud = f"{warning[0].upper()}{warning[1:]}." if warning else ""
+    if doubt := unsteady(summary):
+        sentences.append(f"{doubt[0].upper()}{doubt[1:]}.")
     return part("prose", warning=loud, sentences=sentences, notes=[*legend(summary), *getattr(tables, "notes", ())])
 
 
