@@ -99,6 +99,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             require_part(name)
 
 
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry of this test's own: what the test registers is gone after it, and no other test lacks what it loads."""
+    from sdvar_exp import registry
+
+    for kind in registry.PACKAGES:
+        registry.load(kind)
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the working tree."""

@@ -36,13 +36,12 @@ def test_every_entry_has_a_line_with_a_description() -> None:
                 assert f"| `{name}` |" in page and entry.doc
 
 
-def test_an_edited_plugin_is_another_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_plugin_is_another_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: None) -> None:
     """An entry from outside the project carries the hash of its file; the project's own carry none."""
     file = tmp_path / "hashed_rule.py"
     text = "from sdvar_exp.registry import register\n\n"
     text += '@register("acceptance", "hashed")\ndef hashed(_, view):\n    """A rule."""\n'
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     seen = []
     for body in ("    return 1\n", "    return 22\n"):
         file.write_text(text + body)

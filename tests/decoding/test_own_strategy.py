@@ -40,10 +40,9 @@ class OwnOptions:
 
 
 @pytest.fixture
-def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Choice]]:
+def add(entries: None) -> Iterator[Callable[..., Choice]]:
     """Registers a strategy for one test."""
     registry.discover()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     def made(function: Callable[..., None], params: Any = Own, **meta: Any) -> Choice:
         register("strategy", "own", params, **meta)(function)
@@ -117,9 +116,8 @@ def test_an_option_that_says_continue_is_read_whatever_its_class(add: Callable[.
     assert not batch_free(bonus) and lossless(replace(bonus, acceptance=choose("acceptance", "exact"))) == "tokens"
 
 
-def test_a_rule_and_a_mask_of_ones_own_declare_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_and_a_mask_of_ones_own_declare_it_too(entries: None) -> None:
     registry.discover()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     for kind, name, meta in (("acceptance", "exact", {"lossless": "tokens"}), ("mask", "block_causal", {"lossless": True})):
         register(kind, f"own_{name}", **meta)(registry.get(kind, name).function)
         register(kind, f"other_{name}")(registry.get(kind, name).function)

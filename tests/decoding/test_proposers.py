@@ -231,10 +231,9 @@ def test_a_file_says_how_deep_its_target_is(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Choice]:
+def own(entries: None) -> Iterator[Choice]:
     """A proposer from outside: repeats the target's own argmax of an empty image's rows. Sees only public verbs."""
     registry.discover()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @register("proposer", "own")
     def guess(_: Any, d: Decoder, out: Proposal, count: int, weights: Any) -> None:

@@ -202,9 +202,8 @@ class Above:
     share: float = 0.5
 
 
-def test_a_controller_reads_the_shares_of_its_own_image(near: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_controller_reads_the_shares_of_its_own_image(near: Pair, entries: None) -> None:
     """The calls that each image of a batch would need alone are those of a decode of it alone."""
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     seen: list[float] = []
 
     @registry.register("gamma", "by_share", Above, reads_share=True)
@@ -265,10 +264,9 @@ def test_calls_alone_of_an_image_that_meets_a_stage_left_to_the_target() -> None
 
 
 @pytest.fixture
-def by_share_so_far(monkeypatch: pytest.MonkeyPatch) -> Choice:
+def by_share_so_far(entries: None) -> Choice:
     """A controller that reads `accepted_share`: two stages while all tokens of the last judged stage were accepted, else one."""
     registry.discover()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("gamma", "by_share_so_far", reads_share=True)
     def by_share_so_far(_: Any, context: GammaContext) -> tuple[int, str]:

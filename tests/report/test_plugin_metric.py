@@ -26,11 +26,8 @@ from sdvar_exp.tracking.content import picture_metrics
 
 
 @pytest.fixture
-def blur(monkeypatch: pytest.MonkeyPatch) -> None:
+def blur(entries: None) -> None:
     """A metric of two images, registered for one test."""
-    registry.load("metric")
-    registry.load("figure")
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("metric", "blur", heading="blur of edges", formula="twice |a − b|", range=(0, 2), better=-1)
     def blur(image_a: np.ndarray, image_b: np.ndarray) -> float:
@@ -90,10 +87,7 @@ def test_it_has_a_figure_and_a_panel(blurred, tmp_path) -> None:
         assert any("blur" in text for text in texts), name
 
 
-def test_what_an_entry_must_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load("metric")
-    registry.load("figure")
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def test_what_an_entry_must_say(entries: None) -> None:
 
     @registry.register("metric", "bare", heading="bare")
     def bare(image_a: np.ndarray) -> float:
@@ -110,10 +104,7 @@ def test_what_an_entry_must_say(monkeypatch: pytest.MonkeyPatch) -> None:
         metric("bare")
 
 
-def test_one_that_fails_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load("metric")
-    registry.load("figure")
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def test_one_that_fails_names_itself(entries: None) -> None:
 
     @registry.register("metric", "broken", heading="broken", formula="1 ÷ 0")
     def broken(image_a: np.ndarray) -> float:

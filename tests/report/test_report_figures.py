@@ -314,11 +314,8 @@ def test_the_report_imports_no_torch():
 
 
 @pytest.fixture
-def mine(monkeypatch):
+def mine(entries):
     """Two figures of a user's own, registered for one test: one of one function, and one that raises."""
-    registry.load("metric")
-    registry.load("figure")
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     @registry.register("figure", "speed-by-calls", title="Speed by calls", needs=("target_calls", "speedup"))
     def speed_by_calls(data, axis):

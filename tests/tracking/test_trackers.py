@@ -29,10 +29,8 @@ def studied(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mine(monkeypatch: pytest.MonkeyPatch) -> list[Content]:
+def mine(entries: None) -> list[Content]:
     """What a tracker of one function was given; it refuses the second cell at first."""
-    registry.load("tracker")
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     got: list[Content] = []
 
     @registry.register("tracker", "mine")
