@@ -25,6 +25,7 @@ them) chooses cells by the number that the table shows: images chosen by how the
   sdvar-exp table guide --where "strategy == 'test3' and label < 5"
   sdvar-exp table guide --where "pixel_mae < 0.05 and target_calls < 6"
   sdvar-exp table guide --group strategy,gamma_value
+  sdvar-exp table guide --interactions --csv
   sdvar-exp table guide --stable > samples.csv
   sdvar-exp table guide --latex > table.tex
   sdvar-exp table guide --macros > numbers.tex
@@ -45,6 +46,13 @@ def parser() -> Parser:
     known.add_argument("--by-outcome", action="store_true", help="--where also chooses images by how they came out: biased")
     known.add_argument(
         "--group", metavar="COLUMNS", help="means by these columns (comma-separated) instead of by cell", source=columns
+    )
+    factors = known.add_mutually_exclusive_group()
+    factors.add_argument(
+        "--effects", action="store_true", help="instead: what each change of one factor does, paired, with Holm's p"
+    )
+    factors.add_argument(
+        "--interactions", action="store_true", help="instead: whether changes of two factors depend on each other"
     )
     known.add_argument("--superseded", action="store_true", help="with cells whose own entries were changed since")
     known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort=-COLUMN from the largest on")
@@ -74,12 +82,16 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
-        if asked.where or asked.group or asked.json or asked.sort:
-            raise UserError("--stable gives the whole table; leave out --where, --group, --sort and --json")
+        if asked.where or asked.group or asked.json or asked.sort or asked.effects or asked.interactions:
+            raise UserError(
+                "--stable gives the whole table; leave out --where, --group, --sort, --json, --effects and --interactions"
+            )
         from sdvar_exp.store import stable_csv
 
         sys.stdout.write(stable_csv(folder, asked.stable))
         return 0
+    if (asked.effects or asked.interactions) and (asked.group or asked.latex or asked.markdown or asked.macros):
+        raise UserError("--effects and --interactions go with --where, --sort, --csv and --json; leave out the others")
     if (asked.latex or asked.markdown or asked.macros) and (asked.group or asked.json or asked.csv):
         raise UserError("--latex, --markdown and --macros show the summary by cell; leave out --group, --json and --csv")
     if asked.macros:
@@ -90,6 +102,10 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(macros(_chosen(folder, None).tables))
         return 0
     chosen = _chosen(folder, asked.where, asked.by_outcome, asked.superseded)
+    if asked.effects or asked.interactions:
+        _say(chosen)
+        print(_of_factors(chosen, asked))
+        return 0
     if asked.latex or asked.markdown:
         _say(chosen)
         sys.stdout.write(_typeset(chosen, asked.latex, asked.plus_minus, asked.sort))
@@ -169,6 +185,24 @@ def _typeset(chosen: Chosen, latex: bool, plus_minus: bool, sort: str | None) ->
 
     way = latex_table if latex else markdown_table
     return way(chosen.tables, _sorted(summarise(chosen.tables), sort), plus_minus, chosen.remarks)
+
+
+def _of_factors(chosen: Chosen, asked: argparse.Namespace) -> str:
+    """Effects of single factors, or interactions of two, as text, csv or JSON."""
+    from sdvar_exp.report.effects import effects, interactions
+
+    rows = _sorted((effects if asked.effects else interactions)(chosen.tables), asked.sort)
+    if asked.json:
+        return str(rows.to_json(orient="records", indent=1, force_ascii=False))
+    if asked.csv:
+        return _csv(rows)
+    if rows.empty:
+        return (
+            f"no {'two' if asked.effects else 'four'} cells differ in {'one factor' if asked.effects else 'two factors'} alone"
+        )
+    shown = rows.drop(columns=["low", "high"]).astype(object)
+    shown["effect"] = [_interval(*values) for values in zip(rows["effect"], rows["low"], rows["high"], strict=True)]
+    return str(shown.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.3g}"))
 
 
 def _csv(summary: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Effect of each factor: paired differences between cells that differ in it alone, averaged over such pairs.
+"""Effect of each factor, and interactions of two: paired differences between cells that differ in them alone.
 
 A unit is (label, seed). For a change of one factor, e.g. mask block_causal → block_diagonal, every pair of cells that agree
 in all else gives one difference per unit; these are averaged over the pairs first, because pairs share the unit's noise,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -24,10 +24,18 @@ from sdvar_exp.report.material import spread
 from sdvar_exp.report.source import Tables, numbers, with_rates
 
 COLUMNS = ("factor", "change", "metric", "effect", "low", "high", "p", "p_holm", "pairs", "n")
+INTERACTIONS = ("factor", "change", "by", "by_change", "metric", "effect", "low", "high", "p", "p_holm", "squares", "n")
+ROUNDING = 1e-12
+"""Of the values that are summed: what a sum of them that should be 0 may be."""
 
 Config = dict[str, Any]
 Level = tuple[str, str, float | None]
 """Factor, its value as text, and as a number if it is one."""
+Change = tuple[Level, Level]
+Changes = dict[str, dict[Change, list[tuple[str, str]]]]
+"""By factor and change of it, the pairs of cells that differ in it alone."""
+Samples = Mapping[str, pd.DataFrame]
+"""By cell, its rows by (label, seed)."""
 
 
 def drawn() -> list[Metric]:
@@ -43,8 +51,72 @@ def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.
     whatever its A/A timing gave. most: of a factor with more changes than this, so many are computed, evenly spread over its
     values; `attrs["changes"]` of the table counts all.
     """
+    changes, samples = _changes(tables)
+    rows = [
+        {"factor": factor, "change": _words(change), "pairs": len(found[change]), **row}
+        for factor, found in changes.items()
+        for change in _at_most(list(found), most)
+        for row in _rows([{b: 1, a: -1} for a, b in found[change]], samples, level)
+    ]
+    return _corrected(rows, COLUMNS, sum(map(len, changes.values())))
+
+
+def interactions(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.DataFrame:
+    """One row per pair of changes of two factors and metric, columns `INTERACTIONS`: whether one depends on the other.
+
+    A square is four cells that agree in all else, a and b at the two values of `factor`, c and d the same at the other value
+    of `by`. effect: (d − c) − (b − a), the change under `by`'s second value less that under its first; of ratios (d/c)/(b/a),
+    so that none is 0, or 1. It is averaged over the squares within each unit, n counts units, p_holm is over all pairs of
+    changes of a metric. Factors are changed as in `effects`. most: so many pairs of changes are computed, evenly spread over
+    them; `attrs["changes"]` of the table counts all that have a square.
+    """
+    changes, samples = _changes(tables)
+    several = [(factor, change) for factor, found in changes.items() for change in found]
+    squares = {
+        (one, other): found
+        for one, other in combinations(several, 2)
+        if one[0] != other[0] and (found := _squares(changes[one[0]][one[1]], changes[other[0]][other[1]]))
+    }
+    rows = [
+        {"factor": one[0], "change": _words(one[1]), "by": other[0], "by_change": _words(other[1])}
+        | {"squares": len(squares[one, other]), **row}
+        for one, other in _at_most(list(squares), most)
+        for row in _rows(squares[one, other], samples, level)
+    ]
+    return _corrected(rows, INTERACTIONS, len(squares))
+
+
+def _squares(pairs: list[tuple[str, str]], others: list[tuple[str, str]]) -> list[dict[str, int]]:
+    """The sign of each cell in (d − c) − (b − a), for pairs (a, b) and (c, d) of one change whose ends differ by the other."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for a, c in others:
+        ends[a].append(c)
+    known = set(pairs)
+    return [{d: 1, c: -1, b: -1, a: 1} for a, b in pairs for c in ends[a] for d in ends[b] if (c, d) in known]
+
+
+def _corrected(rows: list[dict[str, Any]], columns: tuple[str, ...], changes: int) -> pd.DataFrame:
+    """Rows as a table, with Holm's correction over those of each metric; `attrs["changes"]` says how many there could be."""
+    out = pd.DataFrame(rows, columns=list(columns))
+    out.attrs["changes"] = changes
+    for m in drawn():
+        own = out["metric"] == m.name
+        out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
+    return out
+
+
+def _at_most(found: list[Any], most: int | None) -> list[Any]:
+    return found if most is None else [found[i] for i in spread(range(len(found)), most)]
+
+
+def _words(change: Change) -> str:
+    return f"{change[0][1]} → {change[1][1]}"
+
+
+def _changes(tables: Tables) -> tuple[Changes, Samples]:
+    """Every change of one factor from its first value, with the pairs of cells that show it, and the rows of each cell."""
     configs, reference = _configs(tables)
-    changes: dict[str, dict[tuple[Level, Level], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    changes: Changes = defaultdict(lambda: defaultdict(list))
     varying = _varying(configs)
     met: dict[Level, float] = {}  # numbers go upwards, other values in the order in which they are met
     for (a, one), (b, other) in combinations(configs.items(), 2):
@@ -61,14 +133,7 @@ def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.
     if reference in samples and (speed := headline("speed").name) in samples[reference]:
         samples[reference] = samples[reference].assign(**{speed: samples[reference][speed].where(lambda s: s.isna(), 1.0)})
     own = configs.get(reference, {})
-    chosen = {factor: _from_reference(found, _level_of(own, factor, varying)) for factor, found in changes.items()}
-    rows = [row for factor, found in changes.items() for row in _rows(factor, found, chosen[factor], samples, level, most)]
-    out = pd.DataFrame(rows, columns=list(COLUMNS))
-    out.attrs["changes"] = sum(map(len, chosen.values()))
-    for m in drawn():
-        own = out["metric"] == m.name
-        out.loc[own, "p_holm"] = holm(out.loc[own, "p"].tolist())
-    return out
+    return {factor: _from_reference(found, _level_of(own, factor, varying)) for factor, found in changes.items()}, samples
 
 
 def _configs(tables: Tables) -> tuple[dict[str, Config], str]:
@@ -147,56 +212,46 @@ def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str
     return choice["name"] + (f"({', '.join(shown)})" if shown else "")
 
 
-def _from_reference(found: Mapping[tuple[Level, Level], list[tuple[str, str]]], own: Level | None) -> list[tuple[Level, Level]]:
+def _from_reference(found: Mapping[Change, list[tuple[str, str]]], own: Level | None) -> dict[Change, list[tuple[str, str]]]:
     """Changes from `own`, the reference's value, or, where no cell can be compared with that, from the value that most can."""
     partners: dict[Level, int] = defaultdict(int)
     for a, b in found:
         partners[a] += 1
         partners[b] += 1
     start = own if own in partners else max(partners, key=lambda one: partners[one])  # the first of equals
-    return [(b, a) if b == start else (a, b) for a, b in found if start in (a, b)]
+    return {
+        (b, a) if b == start else (a, b): [(y, x) for x, y in pairs] if b == start else pairs
+        for (a, b), pairs in found.items()
+        if start in (a, b)
+    }
 
 
-def _rows(
-    factor: str,
-    found: Mapping[tuple[Level, Level], list[tuple[str, str]]],
-    chosen: list[tuple[Level, Level]],
-    samples: Mapping[str, pd.DataFrame],
-    level: float,
-    most: int | None,
-) -> list[dict[str, Any]]:
-    if most is not None and len(chosen) > most:
-        chosen = [chosen[i] for i in spread(range(len(chosen)), most)]
-    rows = []
-    for start, end in chosen:
-        flipped = (start, end) not in found
-        cells = found[(end, start) if flipped else (start, end)]
-        pairs = [(y, x) if flipped else (x, y) for x, y in cells]
-        for m in drawn():
-            units = _differences(m, pairs, samples)
-            if units.empty:
-                continue
-            mean = mean_interval(units.to_numpy(), units.index.get_level_values("label").to_numpy(), level)
-            p = sign_flip(units.to_numpy())
-            values = [mean.mean, mean.low, mean.high]
-            if m.ratio:
-                values = [None if v is None else float(np.exp(v)) for v in values]
-            rows.append(
-                dict(
-                    zip(COLUMNS, (factor, f"{start[1]} → {end[1]}", m.name, *values, p, None, len(pairs), mean.n), strict=True)
-                )
-            )
-    return rows
+def _rows(signs: list[dict[str, int]], samples: Samples, level: float) -> Iterator[dict[str, Any]]:
+    """A row per metric: mean over units of the contrasts `signs` of cells, with interval and p."""
+    for m in drawn():
+        units = _contrasts(m, signs, samples)
+        if units.empty:
+            continue
+        mean = mean_interval(units.to_numpy(), units.index.get_level_values("label").to_numpy(), level)
+        values = [mean.mean, mean.low, mean.high]
+        if m.ratio:
+            values = [None if v is None else float(np.exp(v)) for v in values]
+        row = dict(zip(("effect", "low", "high"), values, strict=True))
+        yield {"metric": m.name, **row, "p": sign_flip(units.to_numpy()), "p_holm": None, "n": mean.n}
 
 
-def _differences(metric: Metric, pairs: list[tuple[str, str]], samples: Mapping[str, pd.DataFrame]) -> pd.Series:
-    """Per unit the mean over pairs of second − first, of logarithms for ratios; units that every pair has."""
-    found: list[pd.Series] = []
-    for a, b in pairs:
-        if metric.name not in samples[a] or metric.name not in samples[b]:
+def _contrasts(metric: Metric, signs: list[dict[str, int]], samples: Samples) -> pd.Series:
+    """Per unit the mean over contrasts of Σ sign · value, of logarithms for ratios; units that every cell has.
+
+    Sums that are nothing but rounding are 0, or a sign flip would count them.
+    """
+    columns: dict[str, pd.Series] = {}
+    for cell in dict.fromkeys(cell for one in signs for cell in one):
+        if metric.name not in samples[cell]:
             return pd.Series(dtype=float)
-        one, other = (numbers(samples[c][metric.name]) for c in (a, b))
-        if metric.ratio:
-            one, other = np.log(one), np.log(other)
-        found.append((other - one).rename(str(len(found))))
-    return pd.concat(found, axis=1).dropna().mean(axis=1)
+        values = numbers(samples[cell][metric.name])
+        columns[cell] = np.log(values) if metric.ratio else values
+    known = pd.DataFrame(columns).replace([np.inf, -np.inf], np.nan).dropna()
+    found = [sum(sign * known[cell] for cell, sign in one.items()) for one in signs]
+    total = pd.concat(found, axis=1).mean(axis=1)
+    return total.where(total.abs() > ROUNDING * known.abs().max(axis=1), 0.0)

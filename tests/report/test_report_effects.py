@@ -11,7 +11,7 @@ import pytest
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.report import summarise
-from sdvar_exp.report.effects import effects
+from sdvar_exp.report.effects import effects, interactions
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.plots import breakdown, gamma, masks, schedules, tradeoff
 from sdvar_exp.report.power import power_table
@@ -62,7 +62,7 @@ class Small:
     runs: pd.DataFrame
 
 
-def small(configs: list[dict], values: list[float]) -> Small:
+def small(configs: list[dict], values: list[float], seeds: int = 3) -> Small:
     cells = [f"c{i}" for i in range(len(configs))]
     runs = pd.DataFrame({"cell": cells, "baseline": "base", "order": range(len(cells)), "config": map(json.dumps, configs)})
     samples = pd.DataFrame(
@@ -70,7 +70,7 @@ def small(configs: list[dict], values: list[float]) -> Small:
             {"cell": c, "label": y, "seed": s, "pixel_mae": v + 0.01 * y + 0.001 * s * i}
             for i, (c, v) in enumerate(zip(cells, values, strict=True))
             for y in (0, 1)
-            for s in range(3)
+            for s in range(seeds)
         ]
     )
     return Small(samples, runs)
@@ -90,6 +90,74 @@ def test_pairs_of_one_change_are_averaged_by_unit():
     assert tau["factor"] == "acceptance.tau" and tau["pairs"] == 2 and tau["n"] == 6
     assert tau["effect"] == pytest.approx(((0.1 - 0.3) + (0.2 - 0.6)) / 2 - 0.001)
     assert row(table, "2 → 3", "pixel_mae")["pairs"] == 2
+
+
+FOUR = [config(tau, gamma) for gamma in (2, 3) for tau in (0.5, 0.9)]
+
+
+def test_an_interaction_is_the_difference_of_differences():
+    study = small([*FOUR, config(0.5, 4), config(0.9, 4)], [0.1, 0.3, 0.2, 0.6, 0.5, 0.5])
+    table = interactions(study).set_index("by_change")
+    assert table[["factor", "change", "by", "metric"]].drop_duplicates().to_numpy().tolist() == [
+        ["acceptance.tau", "0.5 → 0.9", "gamma.value", "pixel_mae"]
+    ]
+    assert table["squares"].tolist() == [1, 1] and table["n"].tolist() == [6, 6]
+    assert table.loc["2 → 3", "effect"] == pytest.approx((0.6 - 0.2) - (0.3 - 0.1))
+    assert table.loc["2 → 4", "effect"] == pytest.approx((0.5 - 0.5) - (0.3 - 0.1))
+    assert table["p"].tolist() == [2 / 64] * 2 and table["p_holm"].tolist() == [4 / 64] * 2
+    assert interactions(study, most=1).attrs["changes"] == 2 and len(interactions(study, most=1)) == 1
+
+
+def test_of_speed_ups_it_is_a_ratio_and_rounding_is_none():
+    study = small(FOUR, [0.1, 0.3, 0.4, 0.6])
+    speeds = dict(zip(study.runs["cell"], (1.0, 1.3, 1.7, 2.21), strict=True))
+    study.samples = study.samples.assign(speedup=study.samples["cell"].map(speeds) * (1 + 0.3 * study.samples["seed"]))
+    table = interactions(study).set_index("metric")
+    assert table.loc["speedup", "effect"] == 1 and table.loc["pixel_mae", "effect"] == 0, "additive, or multiplicative"
+    assert (table["p"] == 1).all()
+    doubled = study.samples["speedup"].where(study.samples["cell"] != "c3", 2 * study.samples["speedup"])
+    study.samples = study.samples.assign(speedup=doubled)
+    assert interactions(study).set_index("metric").loc["speedup", "effect"] == pytest.approx(2)
+
+
+def test_squares_of_a_larger_design_are_averaged_and_incomplete_ones_left_out():
+    """Three factors of two values: each pair has two squares; without one cell those that it belongs to are missing."""
+    configs = [
+        {**config(tau, gamma), "mask": {"name": m}} for m in ("full", "diagonal") for gamma in (2, 3) for tau in (0.5, 0.9)
+    ]
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0]
+    table = interactions(small(configs, values))
+    assert table["squares"].tolist() == [2, 2, 2] and table["effect"].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    less = interactions(small(configs[:-1], values[:-1]))
+    assert less["squares"].tolist() == [1, 1, 1] and less["effect"].abs().max() == 0
+    assert interactions(small(FOUR[:3], values[:3])).empty
+
+
+@pytest.mark.long
+def test_false_alarms_of_interactions_are_rare_and_a_true_one_is_found():
+    """Three factors without any interaction, images with noise that cells share in part: at most 5 % of studies have one."""
+    rng = np.random.default_rng(19)
+    configs = [
+        {**config(tau, gamma), "mask": {"name": m}} for m in ("full", "diagonal") for gamma in (2, 3) for tau in (0.5, 0.9)
+    ]
+    study = small(configs, [0.0] * 8, seeds=5)
+    cells = study.samples["cell"].str[1:].astype(int).to_numpy()
+    main = 0.3 * (cells % 2) + 0.2 * (cells // 2 % 2) - 0.1 * (cells // 4)
+    unit = study.samples.groupby(["label", "seed"]).ngroup().to_numpy()
+    alarms, found, inside, studies = 0, 0, 0, 100
+    for trial in range(studies):
+        noise = rng.normal(0, 0.05, 10)[unit] + rng.normal(0, 0.05, len(cells))
+        for extra in (0.0, 0.3)[: 1 + (trial % 10 == 0)]:
+            study.samples["pixel_mae"] = main + noise + extra * (cells % 2) * (cells // 2 % 2)
+            table = interactions(study)
+            own = table[(table["factor"] == "acceptance.tau") & (table["by"] == "gamma.value")].iloc[0]
+            if extra:
+                found += own["low"] > 0
+            else:
+                alarms += bool((table["p_holm"] <= 0.05).any())
+                inside += own["low"] <= 0 <= own["high"]
+    assert alarms / studies <= 0.05 + 2 * (0.05 * 0.95 / studies) ** 0.5
+    assert inside / studies >= 0.95 - 2.5 * (0.05 * 0.95 / studies) ** 0.5 and found >= 9
 
 
 def test_a_change_has_one_row_whatever_the_order_of_its_cells():

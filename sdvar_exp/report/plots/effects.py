@@ -1,9 +1,9 @@
-"""The effect of each factor: paired changes of pixel difference, speed-up and target calls with intervals."""
+"""The effect of each factor, and how two depend on each other: paired changes of the headline metrics with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from math import log
 
 import pandas as pd
@@ -13,17 +13,46 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.registry import register
-from sdvar_exp.report.effects import drawn, effects
+from sdvar_exp.report.effects import drawn, effects, interactions
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.soundness import alarm
 from sdvar_exp.report.style import INK, MUTED, PALETTE, UNSOUND, Drawn, data_hash, wrapped
 
-NAME, TITLE = "factor-effects", "Effect of each factor"
+NAME, TWO = "factor-effects", "factor-interactions"
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
 PER_PAGE = 24
 SURE = 0.05
+
+
+@dataclass(frozen=True)
+class About:
+    """What a figure of changes is called, and its caption says: of which differences, and what they are averaged over."""
+
+    name: str
+    title: str
+    says: str
+    averaged: str
+    more: str
+
+
+EFFECTS = About(
+    NAME,
+    "Effect of each factor",
+    "Paired differences between cells that differ in one factor alone, from the value of the study's reference where it has "
+    "one, averaged over such pairs; 95 % intervals. ",
+    "pairs of cells",
+    "changes, the largest of each factor",
+)
+INTERACTIONS = About(
+    TWO,
+    "Interactions of two factors",
+    "The first factor's change at the second value of the other less that at its first value (of ratios: ÷), averaged over "
+    "squares of four cells that agree in all else; 95 % intervals. ",
+    "squares of cells",
+    "pairs of changes",
+)
 
 
 @register("figure", NAME, place=90)
@@ -32,12 +61,28 @@ def figures(material: Material) -> Iterator[Drawn]:
     data = effects(material.tables, most=None if material.every else PER_PAGE)
     if data.empty:
         raise Skipped("no two cells differ in one factor alone")
-    changes, total = data[["factor", "change"]].drop_duplicates(), data.attrs["changes"]
-    shown = changes if material.every else largest(data, PER_PAGE)
+    shown = data[["factor", "change"]].drop_duplicates() if material.every else largest(data, PER_PAGE)
+    yield from _pages(data, shown, material, EFFECTS)
+
+
+@register("figure", TWO, place=91)
+def pairs_of_factors(material: Material) -> Iterator[Drawn]:
+    """One page of 24 pairs of changes, or as many as all of them need."""
+    data = interactions(material.tables, most=None if material.every else PER_PAGE)
+    if data.empty:
+        raise Skipped("no four cells differ in two factors alone")
+    for both in ("factor", "change"):
+        data[both] += " × " + data[both.replace("factor", "by").replace("change", "by_change")]
+    data = data.rename(columns={"squares": "pairs"})
+    yield from _pages(data, data[["factor", "change"]].drop_duplicates(), material, INTERACTIONS)
+
+
+def _pages(data: pd.DataFrame, shown: pd.DataFrame, material: Material, about: About) -> Iterator[Drawn]:
+    total = data.attrs["changes"]
+    note = f" Shown: {len(shown)} of {total} {about.more}; `figures --all` draws all." if len(shown) < total else ""
     for page, start in enumerate(range(0, len(shown), PER_PAGE), 1):
-        drawn = figure(data.merge(shown.iloc[start : start + PER_PAGE]), material.size, page, alarm(material.summary))
-        note = f" Shown: {len(shown)} of {total} changes, the largest of each factor; `figures --all` draws all."
-        yield replace(drawn, caption=drawn.caption + note * (len(shown) < total))
+        part = data.merge(shown.iloc[start : start + PER_PAGE])
+        yield figure(part, material.size, page, alarm(material.summary), about, note)
 
 
 def largest(data: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -50,7 +95,9 @@ def largest(data: pd.DataFrame, most: int) -> pd.DataFrame:
     return changes.loc[sorted(chosen)]
 
 
-def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1, warning: str = "") -> Drawn:
+def figure(
+    data: pd.DataFrame, size: Size | None = None, page: int = 1, warning: str = "", about: About = EFFECTS, note: str = ""
+) -> Drawn:
     """A panel per metric; rows are changes, grouped by factor. warning: why times are not sound; speed-ups are grey then."""
     changes = list(data[["factor", "change"]].drop_duplicates().itertuples(index=False, name=None))
     places = _places(changes)
@@ -78,14 +125,12 @@ def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1, warning:
         if (factor, change) == next(c for c in changes if c[0] == factor):
             fig.text(0.012, 1, factor, transform=_beside(fig, y - 1), fontsize=6.5, va="center", weight="bold", color=INK)
     caption = (
-        "Paired differences between cells that differ in one factor alone, from the value of the study's reference where it "
-        "has one, averaged over such pairs; 95 % intervals. "
-        f"Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign flips), "
-        "and the interval leaves it out. "
-        f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], 'pairs of cells').removeprefix('n = ')}."
-        f"{f' Grey: {warning}.' if warning else ''}"
+        f"{about.says}Filled: differs from no effect at {SURE:g} after Holm's correction over the rows of a panel (sign "
+        "flips), and the interval leaves it out. "
+        f"{images_of(data['n'], 'images a row')}; {images_of(data['pairs'], about.averaged).removeprefix('n = ')}."
+        f"{f' Grey: {warning}.' if warning else ''}{note}"
     )
-    return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
+    return Drawn(page_name(about.name, page), about.title, fig, data_hash(data), caption)
 
 
 def _places(changes: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
