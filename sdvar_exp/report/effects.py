@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ Config = dict[str, Any]
 Level = tuple[str, str, float | None]
 """Factor, its value as text, and as a number if it is one."""
 Change = tuple[Level, Level]
-Changes = dict[str, dict[Change, list[tuple[str, str]]]]
+Pairs = list[tuple[str, str]]
+Changes = dict[str, dict[Change, Pairs]]
 """By factor and change of it, the pairs of cells that differ in it alone."""
 Samples = Mapping[str, pd.DataFrame]
 """By cell, its rows by (label, seed)."""
@@ -51,14 +52,15 @@ def effects(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.
     whatever its A/A timing gave. most: of a factor with more changes than this, so many are computed, evenly spread over its
     values; `attrs["changes"]` of the table counts all.
     """
-    changes, samples = _changes(tables)
+    changes, own, samples = _changes(tables)
+    chosen = {factor: _from_reference(found, own[factor]) for factor, found in changes.items()}
     rows = [
         {"factor": factor, "change": _words(change), "pairs": len(found[change]), **row}
-        for factor, found in changes.items()
+        for factor, found in chosen.items()
         for change in _at_most(list(found), most)
         for row in _rows([{b: 1, a: -1} for a, b in found[change]], samples, level)
     ]
-    return _corrected(rows, COLUMNS, sum(map(len, changes.values())))
+    return _corrected(rows, COLUMNS, sum(map(len, chosen.values())))
 
 
 def interactions(tables: Tables, level: float = 0.95, most: int | None = None) -> pd.DataFrame:
@@ -70,23 +72,34 @@ def interactions(tables: Tables, level: float = 0.95, most: int | None = None) -
     changes of a metric. Factors are changed as in `effects`. most: so many pairs of changes are computed, evenly spread over
     them; `attrs["changes"]` of the table counts all that have a square.
     """
-    changes, samples = _changes(tables)
-    several = [(factor, change) for factor, found in changes.items() for change in found]
-    squares = {
-        (one, other): found
-        for one, other in combinations(several, 2)
-        if one[0] != other[0] and (found := _squares(changes[one[0]][one[1]], changes[other[0]][other[1]]))
-    }
+    changes, own, samples = _changes(tables)
+    squares: dict[tuple[str, Change, str, Change], list[dict[str, int]]] = {}
+    for one, other in combinations(changes, 2):
+        both = _cells(changes[one]) & _cells(changes[other])  # others are in no square, and do not say where changes start
+        first, second = (_from_reference(_among(changes[factor], both), own[factor]) for factor in (one, other))
+        for (change, pairs), (by, others) in product(first.items(), second.items()):
+            if found := _squares(pairs, others):
+                squares[one, change, other, by] = found
     rows = [
-        {"factor": one[0], "change": _words(one[1]), "by": other[0], "by_change": _words(other[1])}
-        | {"squares": len(squares[one, other]), **row}
-        for one, other in _at_most(list(squares), most)
-        for row in _rows(squares[one, other], samples, level)
+        {"factor": one, "change": _words(change), "by": other, "by_change": _words(by), "squares": len(squares[key]), **row}
+        for key in _at_most(list(squares), most)
+        for one, change, other, by in [key]
+        for row in _rows(squares[key], samples, level)
     ]
     return _corrected(rows, INTERACTIONS, len(squares))
 
 
-def _squares(pairs: list[tuple[str, str]], others: list[tuple[str, str]]) -> list[dict[str, int]]:
+def _cells(found: Mapping[Change, Pairs]) -> set[str]:
+    return {cell for pairs in found.values() for pair in pairs for cell in pair}
+
+
+def _among(found: Mapping[Change, Pairs], cells: set[str]) -> dict[Change, Pairs]:
+    """The pairs whose cells are both among these."""
+    kept = {change: [pair for pair in pairs if cells.issuperset(pair)] for change, pairs in found.items()}
+    return {change: pairs for change, pairs in kept.items() if pairs}
+
+
+def _squares(pairs: Pairs, others: Pairs) -> list[dict[str, int]]:
     """The sign of each cell in (d − c) − (b − a), for pairs (a, b) and (c, d) of one change whose ends differ by the other."""
     ends: dict[str, list[str]] = defaultdict(list)
     for a, c in others:
@@ -113,8 +126,9 @@ def _words(change: Change) -> str:
     return f"{change[0][1]} → {change[1][1]}"
 
 
-def _changes(tables: Tables) -> tuple[Changes, Samples]:
-    """Every change of one factor from its first value, with the pairs of cells that show it, and the rows of each cell."""
+def _changes(tables: Tables) -> tuple[Changes, dict[str, Level | None], Samples]:
+    """Every change of one factor with the pairs of cells that show it, the reference's level of each factor, and the rows of
+    each cell."""
     configs, reference = _configs(tables)
     changes: Changes = defaultdict(lambda: defaultdict(list))
     varying = _varying(configs)
@@ -133,7 +147,7 @@ def _changes(tables: Tables) -> tuple[Changes, Samples]:
     if reference in samples and (speed := headline("speed").name) in samples[reference]:
         samples[reference] = samples[reference].assign(**{speed: samples[reference][speed].where(lambda s: s.isna(), 1.0)})
     own = configs.get(reference, {})
-    return {factor: _from_reference(found, _level_of(own, factor, varying)) for factor, found in changes.items()}, samples
+    return changes, {factor: _level_of(own, factor, varying) for factor in changes}, samples
 
 
 def _configs(tables: Tables) -> tuple[dict[str, Config], str]:
@@ -212,13 +226,13 @@ def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str
     return choice["name"] + (f"({', '.join(shown)})" if shown else "")
 
 
-def _from_reference(found: Mapping[Change, list[tuple[str, str]]], own: Level | None) -> dict[Change, list[tuple[str, str]]]:
+def _from_reference(found: Mapping[Change, Pairs], own: Level | None) -> dict[Change, Pairs]:
     """Changes from `own`, the reference's value, or, where no cell can be compared with that, from the value that most can."""
     partners: dict[Level, int] = defaultdict(int)
     for a, b in found:
         partners[a] += 1
         partners[b] += 1
-    start = own if own in partners else max(partners, key=lambda one: partners[one])  # the first of equals
+    start = own if own in partners else max(partners, key=lambda one: partners[one], default=None)  # the first of equals
     return {
         (b, a) if b == start else (a, b): [(y, x) for x, y in pairs] if b == start else pairs
         for (a, b), pairs in found.items()

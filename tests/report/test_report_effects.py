@@ -133,6 +133,17 @@ def test_squares_of_a_larger_design_are_averaged_and_incomplete_ones_left_out():
     assert interactions(small(FOUR[:3], values[:3])).empty
 
 
+def test_the_reference_that_is_in_no_square_does_not_say_where_changes_start():
+    masks = [
+        {"strategy": {"name": name}, "mask": {"name": mask}} for name in ("test3", "hybrid") for mask in ("full", "diagonal")
+    ]
+    study = small([{"strategy": {"name": "sequential"}}, *masks], [0.0, 0.1, 0.2, 0.3, 0.6])
+    study.runs["baseline"] = "c0"
+    (found,) = interactions(study).to_dict("records")
+    assert (found["factor"], found["change"]) == ("strategy", "test3 → hybrid") and found["by_change"] == "full → diagonal"
+    assert found["effect"] == pytest.approx(0.2)
+
+
 @pytest.mark.long
 def test_false_alarms_of_interactions_are_rare_and_a_true_one_is_found():
     """Three factors without any interaction, images with noise that cells share in part: at most 5 % of studies have one."""

@@ -28,13 +28,18 @@ SURE = 0.05
 
 @dataclass(frozen=True)
 class About:
-    """What a figure of changes is called, and its caption says: of which differences, and what they are averaged over."""
+    """What a figure of changes is called, what its caption says, and how a change is written.
+
+    says: of which differences. averaged: what they are averaged over. more: which of them are shown where not all are.
+    lines: of a change's text.
+    """
 
     name: str
     title: str
     says: str
     averaged: str
     more: str
+    lines: int = 1
 
 
 EFFECTS = About(
@@ -52,6 +57,7 @@ INTERACTIONS = About(
     "squares of four cells that agree in all else; 95 % intervals. ",
     "squares of cells",
     "pairs of changes",
+    lines=2,
 )
 
 
@@ -103,7 +109,7 @@ def figure(
     places = _places(changes)
     shown = [m for m in drawn() if (data["metric"] == m.name).any()]
     width, left = (size or Size()).full, 0.36
-    height = 0.8 + 0.19 * (max(places.values()) + 1)
+    height = 0.8 + (0.1 + 0.09 * about.lines) * (max(places.values()) + 1)
     fig = Figure((width, height))
     step = (0.985 - left) / len(shown)
     for i, m in enumerate(shown):
@@ -115,7 +121,7 @@ def figure(
         fig.axes[0].text(
             -0.04,
             y,
-            wrapped(change, characters, 1),
+            wrapped(change, characters, about.lines),
             transform=fig.axes[0].get_yaxis_transform(),
             ha="right",
             va="center",
