@@ -1,9 +1,12 @@
 """Sample mutants of a folder and run tests on each: which changes of the code would nobody see?
 
-    python scripts/mutants.py sdvar_exp/decoding --count 150 --seed 1 -- tests/decoding -m "not long" -q -x
+    python scripts/mutants.py sdvar_exp/decoding --count 150 --seed 14 -- tests/decoding -m "not long"
+    python scripts/mutants.py sdvar_exp/decoding --again earlier.txt -- tests/decoding/test_masks.py
 
-A mutant is one comparison, operator, constant or condition changed in a copy of the repository; survivors are printed.
-The tests of each run in a fork of this process, which has imported the large packages already.
+A mutant is one comparison, operator, constant or condition changed in a copy of the repository. First all tests run once,
+traced: a mutant is then shown to the tests that execute its line, the shortest first, until one fails. The tests of each
+run in a fork of this process, which has imported the large packages already. Each mutant gives a line: killed, survived,
+or unseen (no test executes it); `--again` reads such lines and tries those again that were not killed.
 """
 
 from __future__ import annotations
@@ -12,20 +15,28 @@ import argparse
 import ast
 import copy
 import importlib
+import json
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGE = ("torch", "hypothesis")  # without threads of their own, so that forks are safe
+# Imported before the forks; none of them starts threads by that.
+LARGE = ("torch", "hypothesis", "pandas", "pyarrow.parquet", "scipy.stats", "hydra", "PIL.Image", "safetensors.torch", "jinja2")
 COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 OPERATE = {
     ast.Add: ast.Sub,
@@ -35,6 +46,34 @@ OPERATE = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+# Keywords that forbid mistakes or save time, and change nothing that correct code does.
+GUARDS = {"frozen", "slots", "kw_only", "repr", "maxsize", "strict", "stacklevel", "weakref_slot"}
+LOGS = {"debug", "info", "warning", "error", "exception", "warn"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: where it stands, the lines whose execution shows it, and the whole file with it."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    shown: range
+    whole: str
+
+    @property
+    def change(self) -> str:
+        return " ".join(f"{self.before} → {self.after}".split())
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.change}"
+
+
+def joins(node: ast.BinOp) -> bool:
+    """Whether an operator joins a path or text, so that any other one would only raise."""
+    parts = (node.left, node.right)
+    return any(isinstance(part, ast.JoinedStr) or isinstance(getattr(part, "value", None), str) for part in parts)
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -43,7 +82,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(new, ast.Compare) and type(new.ops[0]) in COMPARE:
         new.ops = [COMPARE[type(new.ops[0])](), *new.ops[1:]]
         yield new
-    elif isinstance(new, ast.BinOp) and type(new.op) in OPERATE:
+    elif isinstance(new, ast.BinOp) and type(new.op) in OPERATE and not joins(new):
         new.op = OPERATE[type(new.op)]()
         yield new
     elif isinstance(new, ast.BoolOp):
@@ -59,31 +98,118 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield new
 
 
-def mutants(file: Path) -> list[tuple[int, str, str, str]]:
-    """(line, code before, code after, the whole file) of every mutant of a file."""
-    text, out = file.read_text(encoding="utf-8"), []
-    node: Any
-    for node in ast.walk(ast.parse(text)):
+def behaves(node: Any) -> Iterator[Any]:
+    """The parts of a node that decide what the code does: no types, no words of errors and logs, no guards."""
+    called = getattr(getattr(node, "func", None), "attr", None)
+    if isinstance(node, ast.JoinedStr | ast.Raise) or called in LOGS or getattr(node, "name", None) == "__repr__":
+        return
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        return
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    for name, value in ast.iter_fields(node):
+        for part in value if isinstance(value, list) else [value]:
+            guard = isinstance(part, ast.keyword) and part.arg in GUARDS
+            if isinstance(part, ast.AST) and name not in ("annotation", "returns") and not guard:
+                yield part
+
+
+def walk(node: Any, shown: range, imported: range) -> Iterator[tuple[Any, range]]:
+    """Every part below a node, with the lines whose execution shows it; the whole definition shows what runs at import."""
+    for part in behaves(node):
+        inside, outside = shown, imported
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            outside = range(part.lineno, (part.end_lineno or 0) + 1)
+            inside = outside
+        elif isinstance(part, ast.stmt):
+            within = isinstance(node, ast.FunctionDef) or shown is not imported
+            first = getattr(part, "body", None)
+            end = first[0].lineno - 1 if isinstance(first, list) else part.end_lineno
+            inside = range(part.lineno, max(part.lineno, end or 0) + 1) if within else imported
+        yield part, inside
+        yield from walk(part, inside, outside)
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """All mutants of a file."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    everything = range(1, len(lines) + 1)
+    for node, shown in walk(ast.parse(text), everything, everything):
         for new in changes(node):
-            before = ast.get_source_segment(text, node) or ""
-            after = ast.unparse(new)
-            lines = text.splitlines(keepends=True)
             a = len("".join(lines[: node.lineno - 1]).encode()) + node.col_offset
             b = len("".join(lines[: node.end_lineno - 1]).encode()) + node.end_col_offset
+            after = ast.unparse(new)
             whole = (text.encode()[:a] + f"({after})".encode() + text.encode()[b:]).decode()
-            try:
-                ast.parse(whole)
-            except SyntaxError:  # inside an f-string
-                continue
-            out.append((node.lineno, before, after, whole))
-    return out
+            before = ast.get_source_segment(text, node) or ""
+            yield Mutant(str(file.relative_to(ROOT)), node.lineno, before, after, shown, whole)
 
 
-def killed(copied: Path, tests: list[str], timeout: float) -> bool:
-    """Whether the tests fail on the copy; one that does not end counts as killed."""
+class Trace:
+    """Notes of every passed test its processor seconds and the lines of the files that it executes."""
+
+    def __init__(self, copied: Path, files: set[str], notes: Path) -> None:
+        self.files, self.notes = {str(copied / file): file for file in files}, notes
+        self.lines: set[tuple[str, int]] = set()
+        self.left_out: set[str] = set()
+        self.wide: dict[str, set[tuple[str, int]]] = {}
+        self.tests: dict[str, tuple[float, set[tuple[str, int]]]] = {}
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        file = self.files.get(frame.f_code.co_filename)
+        if file is None:
+            return None
+        self.lines.add((file, frame.f_lineno))
+        return self.trace
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
+        """Lines of a fixture that several tests share count for each of them."""
+        before, self.lines = self.lines, set()
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                self.wide[fixturedef.argname] = self.lines
+            self.lines |= before
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Generator[None, object, object]:
+        self.lines, start = set(), time.process_time()
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            lines = self.lines.union(*(self.wide.get(name, ()) for name in item.fixturenames))
+            self.tests[item.nodeid] = (time.process_time() - start, lines)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.passed:
+            self.left_out.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        kept = {test: (seconds, sorted(lines)) for test, (seconds, lines) in self.tests.items() if test not in self.left_out}
+        self.notes.write_text(json.dumps(kept), encoding="utf-8")
+
+
+class Only:
+    """Keeps the named tests, in their order."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        found = {item.nodeid: item for item in items}
+        items[:] = [found[name] for name in self.names]
+
+
+def passed(copied: Path, tests: list[str], plugin: object, timeout: float) -> bool:
+    """Whether the tests pass on the copy, in a fork; those that do not end fail."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1] != 0
+        return os.waitpid(child, 0)[1] == 0
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(round(timeout))
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -94,9 +220,22 @@ def killed(copied: Path, tests: list[str], timeout: float) -> bool:
     sys.dont_write_bytecode = True
     code = 1
     try:
-        code = int(pytest.main(["-p", "no:cacheprovider", "--assert=plain", *tests]))
+        code = int(pytest.main(["-q", "-p", "no:cacheprovider", "--assert=plain", *tests], plugins=[plugin]))
     finally:
         os._exit(code)
+
+
+def tried_again(found: list[Mutant], earlier: Path) -> list[Mutant]:
+    """The mutants that an earlier run did not kill, wherever their lines stand now."""
+    out = []
+    for text in earlier.read_text(encoding="utf-8").splitlines():
+        verdict, _, rest = text.partition(" ")
+        if verdict in ("survived", "unseen"):
+            file, line, change = rest.split(":", 2)
+            change = change.partition("  # ")[0].strip()
+            same = [mutant for mutant in found if (mutant.file, mutant.change) == (file, change)]
+            out.extend(sorted(same, key=lambda mutant: abs(mutant.line - int(line)))[:1])
+    return out
 
 
 def main() -> None:
@@ -104,28 +243,47 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", help="files or folders of the package")
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for the tests of one mutant")
+    parser.add_argument("--again", type=Path, help="output of an earlier run: try what it did not kill")
+    parser.add_argument("--seconds", type=float, default=30.0, help="processor seconds of the tests of one mutant, traced")
+    parser.add_argument("--timeout", type=float, default=200.0, help="seconds until the tests of one mutant count as failed")
     here = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     asked, tests = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
     files = [f for p in asked.paths for f in (sorted((ROOT / p).rglob("*.py")) if (ROOT / p).is_dir() else [ROOT / p])]
-    found = [(file.relative_to(ROOT), *mutant) for file in files for mutant in mutants(file)]
+    found = [mutant for file in files for mutant in mutants(file)]
     chosen = random.Random(asked.seed).sample(found, min(asked.count, len(found)))
+    if asked.again:
+        chosen = tried_again(found, asked.again)
     for name in LARGE:
-        importlib.import_module(name)
+        with suppress(ImportError):
+            importlib.import_module(name)
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / "copy"
+        copied, notes = Path(folder).resolve() / "copy", Path(folder) / "notes.json"
         shutil.copytree(ROOT, copied, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__"))
-        if killed(copied, tests, asked.timeout):
-            sys.exit("the tests fail on the code as it is: choose others")
-        for file, line, before, after, whole in chosen:
-            original = (copied / file).read_text(encoding="utf-8")
-            (copied / file).write_text(whole, encoding="utf-8")
-            if not killed(copied, tests, asked.timeout):
-                survivors += 1
-                sys.stdout.write(f"survived: {file}:{line}: {before} → {after}\n")
-                sys.stdout.flush()
-            (copied / file).write_text(original, encoding="utf-8")
+        passed(copied, tests, Trace(copied, {mutant.file for mutant in chosen}, notes), 3600)
+        shown: dict[tuple[str, int], set[str]] = defaultdict(set)
+        seconds = {}
+        for test, (took, lines) in json.loads(notes.read_text(encoding="utf-8")).items():
+            seconds[test] = took
+            for file, line in lines:
+                shown[file, line].add(test)
+        sys.stdout.write(f"{len(seconds)} tests execute {len(shown)} lines in {sum(seconds.values()):.0f} s\n")
+        for mutant in chosen:
+            names: list[str] = []
+            start, left = time.monotonic(), asked.seconds
+            for test in sorted(set().union(*(shown[mutant.file, line] for line in mutant.shown)), key=seconds.__getitem__):
+                left -= seconds[test]
+                if left > 0 or not names:
+                    names.append(test)
+            original = (copied / mutant.file).read_text(encoding="utf-8")
+            (copied / mutant.file).write_text(mutant.whole, encoding="utf-8")
+            where = sorted({name.partition("::")[0] for name in names})
+            survived = not names or passed(copied, where, Only(names), asked.timeout)
+            (copied / mutant.file).write_text(original, encoding="utf-8")
+            survivors += survived
+            verdict = "killed" if not survived else "survived" if names else "unseen"
+            sys.stdout.write(f"{verdict} {mutant}  # {len(names)} tests, {time.monotonic() - start:.0f} s\n")
+            sys.stdout.flush()
     sys.stdout.write(f"{len(chosen) - survivors} of {len(chosen)} killed ({len(found)} possible)\n")
 
 
