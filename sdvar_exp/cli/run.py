@@ -75,7 +75,7 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
             print(f"nothing of this command failed in {plan.folder}", file=sys.stderr if launch else sys.stdout)
         return 0
     check_machine(chosen)
-    from sdvar_exp.runner import run_study
+    from sdvar_exp.runner.running.run import run_study
     from sdvar_exp.screen import Faults, Screen
 
     chosen = replace(chosen, argv=tuple(argv))

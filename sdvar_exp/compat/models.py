@@ -111,7 +111,7 @@ class VQVAE(vqvae.VQVAE):
 def draw_labels(label_B: int | torch.Tensor | None, batch: int, classes: int, seed: int) -> list[int]:
     """Labels as the official code reads them: None draws, an int fills (negative: the null class), a tensor gives."""
     if label_B is None:
-        return np.random.Generator(np.random.Philox(key=seed)).integers(classes, size=batch).tolist()
+        return [int(y) for y in np.random.Generator(np.random.Philox(key=seed)).integers(classes, size=batch)]
     null_or_one = classes if isinstance(label_B, int) and label_B < 0 else label_B
     labels = null_or_one.flatten().tolist() if isinstance(null_or_one, torch.Tensor) else [null_or_one] * batch
     if len(labels) != batch:

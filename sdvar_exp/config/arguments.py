@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         """Refuse an option's value that is empty or `--`, for which argparse gives an empty list, also behind `--sort=`."""
         if arg_strings in (["--"], [""]) and action.option_strings and action.nargs is None:
             raise UserError(f"{action.option_strings[0]} needs a value, got {arg_strings[0]!r}")
-        return super()._get_values(action, arg_strings)  # type: ignore[misc]
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake instead of ending the program."""

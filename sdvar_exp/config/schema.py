@@ -204,7 +204,7 @@ def _twin_enum(enum: type[Enum]) -> type[Enum]:
     if all(member.name == member.value for member in enum):
         return enum
     members = [(str(member.value), member.value) for member in enum]
-    return typing.cast(type[Enum], Enum(enum.__name__, members))  # type: ignore[misc]
+    return typing.cast(type[Enum], Enum(enum.__name__, members))
 
 
 def _twin_default(hint: Any, value: Any) -> Any:
@@ -245,7 +245,7 @@ def writable(node: Any) -> None:
 
 def _node(params: type, name: str | None, what: str) -> DictConfig:
     try:
-        node = OmegaConf.structured(twin(params, name))
+        node: DictConfig = OmegaConf.structured(twin(params, name))
     except OmegaConfBaseException as error:
         raise UserError(
             f"{what}: parameters cannot be configured, use numbers, text, enums, lists or Any: {one_line(error)}"

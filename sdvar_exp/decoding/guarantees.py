@@ -29,7 +29,7 @@ def lossless(cell: Cell) -> str:
 
 
 def _corrects(cell: Cell) -> bool:
-    return _option(cell, "on_reject", OnReject.correct.value) == OnReject.correct.value
+    return bool(_option(cell, "on_reject", OnReject.correct.value) == OnReject.correct.value)
 
 
 def _exact_passes(mask: Choice | None) -> bool:

@@ -55,7 +55,7 @@ def uniforms(unit: Unit, stream: Stream, stage: int, positions: int, codes: int,
 
 def gumbels(unit: Unit, stream: Stream, stage: int, positions: int, codes: int) -> np.ndarray:
     """g = -log(-log u), computed in float64, rounded to float32 (positions, codes)."""
-    return (-np.log(-np.log(uniforms(unit, stream, stage, positions, codes)))).astype(np.float32)
+    return np.asarray(-np.log(-np.log(uniforms(unit, stream, stage, positions, codes))), np.float32)
 
 
 class NoiseBook:

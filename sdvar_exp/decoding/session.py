@@ -243,7 +243,7 @@ class ModelSession:
         condition = self.condition if whole else self.condition.narrow(rows)
         before = self.cache.length
         if self.hidden is None:
-            logits = self.model(x, condition, self.cache, mask, rows, runs)
+            logits: torch.Tensor = self.model(x, condition, self.cache, mask, rows, runs)
         else:
             parts = list[torch.Tensor]()
             logits = self.model(x, condition, self.cache, mask, rows, runs, hidden=parts)

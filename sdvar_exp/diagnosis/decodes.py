@@ -9,7 +9,8 @@ import torch
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import make_noise
-from sdvar_exp.decoding.decoder import Decoder, Judged, Proposal
+from sdvar_exp.decoding.decoder import Decoder
+from sdvar_exp.decoding.evidence import Judged, Proposal
 from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.options import Loop
 from sdvar_exp.decoding.sampling import NEAR_TIE, margin

@@ -88,7 +88,7 @@ def _what_rows(s: Subject, role: str, off: Off, other_half: Sequence[torch.Tenso
 
 def _places(model: VAR) -> torch.Tensor:
     """Level plus position embedding of every row, (1, L, C)."""
-    return model.lvl_embed(model.lvl_1L) + model.pos_1LC
+    return torch.add(model.lvl_embed(model.lvl_1L), model.pos_1LC)
 
 
 def _class_of(s: Subject, role: str, got: torch.Tensor) -> str:

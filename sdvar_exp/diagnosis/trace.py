@@ -16,7 +16,8 @@ import torch
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import NoiseBook, decode
 from sdvar_exp.decoding.clock import Clock, now_ms
-from sdvar_exp.decoding.decoder import Decoder, Judged, Proposal
+from sdvar_exp.decoding.decoder import Decoder
+from sdvar_exp.decoding.evidence import Judged, Proposal
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.decoding.session import Forward, ModelSession
 from sdvar_exp.models.pair import Pair

@@ -23,8 +23,9 @@ from sdvar_exp.plan import Settings
 from sdvar_exp.runner.running.failures import record_failure
 from sdvar_exp.runner.running.progress import Step, phase
 from sdvar_exp.runner.running.sweep import Outcome, Sweep
-from sdvar_exp.runner.running.work import Group, UnitKey
+from sdvar_exp.runner.running.work import Group
 from sdvar_exp.store import StorageError
+from sdvar_exp.store.state import UnitKey
 
 POLL_S = 0.2
 GRACE_S = 2.0

@@ -24,9 +24,10 @@ from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import phase, say
 from sdvar_exp.runner.running.protocol import Backend, Detached
 from sdvar_exp.runner.running.sweep import Sweep, attempts_of
-from sdvar_exp.runner.running.work import Group, UnitKey, groups
+from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.screen import Screen
 from sdvar_exp.store import Study
+from sdvar_exp.store.state import UnitKey
 
 FIRST_POLL_S, LAST_POLL_S = 0.5, 10.0
 

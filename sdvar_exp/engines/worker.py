@@ -30,8 +30,9 @@ from sdvar_exp.plan import EngineOptions, Plan
 from sdvar_exp.runner.running.presence import Presence
 from sdvar_exp.runner.running.protocol import Factory, at_work
 from sdvar_exp.runner.running.sweep import Tasks
-from sdvar_exp.runner.running.work import Group, UnitKey
+from sdvar_exp.runner.running.work import Group
 from sdvar_exp.store import StorageError, Study
+from sdvar_exp.store.state import UnitKey
 
 UNUSABLE = 75
 """Exit code of a worker whose device can no longer be used; the coordinator starts another."""

@@ -170,7 +170,7 @@ def _bca(strata: list[np.ndarray], weights: np.ndarray, reach: float) -> tuple[f
     stretched = [s.mean() + math.sqrt(s.size / (s.size - 1)) * (s - s.mean()) for s in strata]
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sum(w * s.mean(axis=axis) for w, s in zip(weights, samples, strict=True))
+        return np.asarray(sum(w * s.mean(axis=axis) for w, s in zip(weights, samples, strict=True)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

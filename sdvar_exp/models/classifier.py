@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.layers import TensorMap
 
 FEATURES = 64
 SIDE = 40  # pixels of the images it takes
@@ -30,7 +31,7 @@ class Classifier(nn.Module):
         self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
         self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(8, width * n) for n in (1, 2, 4))
         self.hidden = nn.Linear(4 * width * 25, FEATURES)
-        self.out = nn.Linear(FEATURES, classes)
+        self.out: TensorMap = nn.Linear(FEATURES, classes)
 
     def features(self, image_B3hw: torch.Tensor) -> torch.Tensor:
         """Activations before the last layer, (B, 64), ≥ 0."""

@@ -6,6 +6,7 @@ normalised straight into their slots and nothing is kept for a gradient; without
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from torch.nn import functional as F
 
 from sdvar_exp.models.cache import KVCache
 from sdvar_exp.models.products import Weight
+
+TensorMap = Callable[[torch.Tensor], torch.Tensor]
+"""A module that takes a tensor and gives one, which torch leaves untyped."""
 
 Spans = tuple[tuple[int, int, int, int], ...]
 """Attention without a mask tensor: rows first … stop-1 of a pass see the columns from … to-1, run by run."""

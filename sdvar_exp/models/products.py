@@ -87,7 +87,8 @@ class Prepacked:
         inside, behind = gelu and self.fused, gelu and not self.fused
         then, kind = ("gelu", "tanh") if inside else ("none", "")
         out = torch.ops.mkldnn._linear_pointwise(h.to(self.dtype), self.weight, bias.to(self.dtype), then, [], kind)
-        return torch.ops.aten.gelu_(out, approximate="tanh") if behind else out
+        done: torch.Tensor = torch.ops.aten.gelu_(out, approximate="tanh") if behind else out
+        return done
 
 
 def weight_of(layer: nn.Linear) -> Weight:

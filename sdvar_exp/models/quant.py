@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sdvar_exp.models.layers import TensorMap
 from sdvar_exp.pyramid import Pyramid
 
 
@@ -106,7 +107,7 @@ class MultiScaleQuantizer(nn.Module):
         """Names of the counts of codes used in training, which nothing here reads."""
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(self.pyramid.stages, self.vocab_size))
 
-    def phi(self, stage: int) -> nn.Module:
+    def phi(self, stage: int) -> TensorMap:
         last = self.pyramid.stages - 1
         return self.quant_resi.at(stage / last if last else 0.0)
 
@@ -119,7 +120,7 @@ class MultiScaleQuantizer(nn.Module):
     def code_map(self, stage: int, tokens_Bl: torch.Tensor) -> torch.Tensor:
         """Code vectors of the tokens of one stage, (B, c, p_k, p_k)."""
         p = self.pyramid.patch_nums[stage]
-        return self.embedding(tokens_Bl).transpose(1, 2).reshape(-1, self.width, p, p)
+        return F.embedding(tokens_Bl, self.embedding.weight).transpose(1, 2).reshape(-1, self.width, p, p)
 
     def empty(self, batch: int) -> torch.Tensor:
         """f̂ before any stage: zeros (B, c, side, side)."""

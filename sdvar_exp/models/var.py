@@ -10,6 +10,7 @@ The rows of stage k are built from f̂_{k-1}, never from its codes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -140,6 +141,7 @@ class VAR(nn.Module):
         attn_l2_norm: cosine attention with a learnt gain per head.
     """
 
+    __call__: Callable[..., torch.Tensor]
     lvl_1L: torch.Tensor
     attn_bias_for_masking: torch.Tensor
 
@@ -217,7 +219,7 @@ class VAR(nn.Module):
     def positions(self, first: int, stop: int) -> torch.Tensor:
         """Level plus position embedding of the stages first … stop-1, (1, rows, C)."""
         rows = self.pyramid.rows(first, stop)
-        return self.lvl_embed(self.lvl_1L[:, rows]) + self.pos_1LC[:, rows]
+        return torch.add(self.lvl_embed(self.lvl_1L[:, rows]), self.pos_1LC[:, rows])
 
     def first_rows(self, class_NC: torch.Tensor) -> torch.Tensor:
         """x_0 = class embedding + start embedding + position, (N, L_0, C)."""
@@ -225,7 +227,7 @@ class VAR(nn.Module):
 
     def stage_rows(self, first: int, input_Bqc: torch.Tensor, stop: int) -> torch.Tensor:
         """x_k of the stages first ≥ 1 … stop-1 from their area-averaged maps, (B, rows, C)."""
-        return self.word_embed(input_Bqc) + self.positions(first, stop)
+        return torch.add(self.word_embed(input_Bqc), self.positions(first, stop))
 
     def forward(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sdvar_exp.models.layers import TensorMap
 from sdvar_exp.models.quant import MultiScaleQuantizer
 from sdvar_exp.pyramid import Pyramid
 
@@ -29,7 +30,7 @@ class Resample(nn.Module):
     def __init__(self, channels: int, down: bool) -> None:
         super().__init__()
         self.down = down
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if down else 1, padding=0 if down else 1)
+        self.conv: TensorMap = nn.Conv2d(channels, channels, 3, stride=2 if down else 1, padding=0 if down else 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.down:
@@ -48,7 +49,7 @@ class ResBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.nin_shortcut(x) + h
+        return torch.add(self.nin_shortcut(x), h)
 
 
 class AttnBlock(nn.Module):
@@ -58,7 +59,7 @@ class AttnBlock(nn.Module):
         super().__init__()
         self.norm = _norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out: TensorMap = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, c, h, w = x.shape
@@ -70,8 +71,8 @@ class AttnBlock(nn.Module):
 class Level(nn.Module):
     """One resolution: residual blocks, each followed by attention at the lowest resolution, then a resampling."""
 
-    downsample: Resample
-    upsample: Resample
+    downsample: TensorMap
+    upsample: TensorMap
 
     def __init__(self, channels: list[tuple[int, int]], attention: bool, dropout: float) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Middle(nn.Module):
         super().__init__()
         self.block_1 = ResBlock(channels, channels, dropout)
         self.attn_1 = AttnBlock(channels) if attention else nn.Identity()
-        self.block_2 = ResBlock(channels, channels, dropout)
+        self.block_2: TensorMap = ResBlock(channels, channels, dropout)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(h)))
@@ -118,7 +119,8 @@ class Encoder(nn.Module):
             self.down.append(level)
             width = out
         self.mid = Middle(width, attention, dropout)
-        self.norm_out, self.conv_out = _norm(width), _conv(width, z_channels)
+        self.norm_out = _norm(width)
+        self.conv_out: TensorMap = _conv(width, z_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv_in(x)
@@ -147,7 +149,8 @@ class Decoder(nn.Module):
             levels.insert(0, level)
             width = out
         self.up = nn.ModuleList(levels)
-        self.norm_out, self.conv_out = _norm(width), _conv(width, 3)
+        self.norm_out = _norm(width)
+        self.conv_out: TensorMap = _conv(width, 3)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         h = self.mid(self.conv_in(z))
@@ -178,7 +181,7 @@ class VQVAE(nn.Module):
         self.decoder = Decoder(ch, ch_mult, num_res_blocks, z_channels, dropout)
         self.quantize = MultiScaleQuantizer(vocab_size, z_channels, patch_nums, using_znorm, quant_resi, share_quant_resi)
         pad = quant_conv_ks // 2
-        self.quant_conv = nn.Conv2d(z_channels, z_channels, quant_conv_ks, padding=pad)
+        self.quant_conv: TensorMap = nn.Conv2d(z_channels, z_channels, quant_conv_ks, padding=pad)
         self.post_quant_conv = nn.Conv2d(z_channels, z_channels, quant_conv_ks, padding=pad)
         self.downsample = 2 ** (len(ch_mult) - 1)
 
@@ -197,5 +200,5 @@ class VQVAE(nn.Module):
     def decode(self, f_hat_Bchw: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) in [-1, 1] from a feature map."""
         own, given = self.post_quant_conv.weight.dtype, f_hat_Bchw.dtype  # f̂ itself is kept in float32 at least
-        image = self.decoder(self.post_quant_conv(f_hat_Bchw.to(own)))
+        image: torch.Tensor = self.decoder(self.post_quant_conv(f_hat_Bchw.to(own)))
         return (image if own == given else image.to(given)).clamp(-1, 1)

@@ -86,5 +86,5 @@ def pooled(rows: pd.DataFrame, metric: Metric, level: float = 0.95) -> Interval:
 
 
 def _pooled(rows: pd.DataFrame, values: pd.Series, level: float, ratio: bool = False) -> Interval:
-    means, labels = unit_means(values.to_numpy(), rows["cell"], rows["label"], rows["seed"])  # type: ignore[arg-type]
+    means, labels = unit_means(values.to_numpy(), rows["cell"], rows["label"], rows["seed"])
     return (ratio_interval if ratio else mean_interval)(means, labels, level)  # type: ignore[arg-type]

@@ -223,7 +223,7 @@ def _level(factor: str, value: Any) -> Level:
 
 def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str], set[str]]) -> str:
     shown = [f"{k}={choice[k]}" for k in sorted(varying.get((group, choice["name"]), ()))]
-    return choice["name"] + (f"({', '.join(shown)})" if shown else "")
+    return str(choice["name"]) + (f"({', '.join(shown)})" if shown else "")
 
 
 def _from_reference(found: Mapping[Change, Pairs], own: Level | None) -> dict[Change, Pairs]:

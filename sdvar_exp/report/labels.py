@@ -77,4 +77,4 @@ def _overlap(box: Box, others: Sequence[Box]) -> float:
 def _outside(box: Box, corners: np.ndarray) -> float:
     """By how many points the box leaves the axes."""
     (left, bottom), (right, top) = corners
-    return max(left - box[0], 0) + max(bottom - box[1], 0) + max(box[2] - right, 0) + max(box[3] - top, 0)
+    return float(max(left - box[0], 0) + max(bottom - box[1], 0) + max(box[2] - right, 0) + max(box[3] - top, 0))

@@ -54,7 +54,7 @@ class Material:
         chosen = spread(own.index[on].tolist(), most)
         rest = [i for i in loss.sort_values(kind="stable").index if i not in set(chosen)]
         chosen = [*chosen, *spread(rest, most - len(chosen))]
-        return own.loc[sorted(chosen), "cell"].tolist()
+        return list(own.loc[sorted(chosen), "cell"])
 
 
 def spread(places: Sequence[int], most: int) -> list[int]:

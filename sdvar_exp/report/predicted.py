@@ -88,4 +88,4 @@ def _fitted(cells: pd.DataFrame, without: Mapping[str, Any]) -> np.ndarray | Non
     from scipy.optimize import nnls
 
     solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
-    return solution / scale
+    return np.asarray(solution / scale)

@@ -50,7 +50,7 @@ def sound(summary: pd.DataFrame) -> np.ndarray:
     """(n,) bool: False where times were shown not to be sound; a summary that does not say it counts as sound."""
     if "sound" not in summary:
         return np.ones(len(summary), bool)
-    return summary["sound"].astype("boolean").fillna(True).to_numpy(bool)
+    return np.asarray(summary["sound"].astype("boolean").fillna(True), bool)
 
 
 def alarm(summary: pd.DataFrame) -> str:
@@ -91,7 +91,7 @@ def front(summary: pd.DataFrame, loss: str | None = None, gain: str | None = Non
     gains = numbers(summary[gain]).to_numpy()
     if gain == headline("speed").name:
         gains = np.where(base, 1.0, np.where(sound(summary), gains, np.nan))
-    return pareto(gains, numbers(summary[loss]).to_numpy()) & ~base
+    return np.asarray(pareto(gains, numbers(summary[loss]).to_numpy()) & ~base)
 
 
 def _number(value: Any) -> float:

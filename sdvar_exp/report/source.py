@@ -156,4 +156,4 @@ def pareto(gain: np.ndarray, loss: np.ndarray) -> np.ndarray:
     known = np.isfinite(gain) & np.isfinite(loss)
     better = (gain[None] >= gain[:, None]) & (loss[None] <= loss[:, None])
     strictly = (gain[None] > gain[:, None]) | (loss[None] < loss[:, None])
-    return known & ~(better & strictly & known[None]).any(axis=1)
+    return np.asarray(known & ~(better & strictly & known[None]).any(axis=1))

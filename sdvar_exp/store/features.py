@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.store.ledger import Body, LedgerReader
+from sdvar_exp.store.ledger import LedgerReader
+from sdvar_exp.store.records import Body
 
 
 @dataclass(frozen=True)

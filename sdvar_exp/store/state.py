@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.store.ledger import Body, LedgerReader
+from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import is_kept
+from sdvar_exp.store.records import Body
 
 UnitKey = tuple[str, int, int]
 """(cell, label, seed)."""

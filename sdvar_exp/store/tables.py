@@ -37,8 +37,9 @@ from sdvar_exp.store.columns import (
 from sdvar_exp.store.files import atomic_write, storage_errors
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import kept_frames
-from sdvar_exp.store.ledger import Body, LedgerReader
+from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept, planned_units, read_cells, read_manifest
+from sdvar_exp.store.records import Body
 from sdvar_exp.store.rounds import round_columns
 from sdvar_exp.store.state import UnitKey, unit_key
 from sdvar_exp.store.timing import timing_row, unit_times

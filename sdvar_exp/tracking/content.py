@@ -166,7 +166,7 @@ def _metrics(samples: pd.DataFrame) -> list[dict[str, Any]]:
 def _is_metric(samples: pd.DataFrame, column: str) -> bool:
     if column in IDENTITY or (column in CIRCUMSTANCES and column not in LOGGED_CIRCUMSTANCES):
         return False
-    return pd.api.types.is_numeric_dtype(samples[column])
+    return bool(pd.api.types.is_numeric_dtype(samples[column]))
 
 
 def _summary(samples: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _mean(name: str, column: pd.Series, labels: pd.Series, metric: Metric | None
     ratio = name.startswith("speedup") or (metric is not None and metric.ratio)
     if metric is None or not metric.tabled:
         return {name: math.exp(np.log(values).mean()) if ratio else math.fsum(values) / len(values)}
-    found = (ratio_interval if ratio else mean_interval)(np.log(values) if ratio else values, labels[there].tolist(), 0.95)  # type: ignore[arg-type]
+    found = (ratio_interval if ratio else mean_interval)(np.log(values) if ratio else values, labels[there].tolist(), 0.95)
     ends = {f"{name}_low": found.low, f"{name}_high": found.high}
     return {name: float(found.mean or 0), f"{name}_n": found.n, **{k: v for k, v in ends.items() if v is not None}}
 

@@ -51,7 +51,7 @@ class Pushed:
 
     def has(self, content: Content) -> bool:
         """Whether exactly this content was sent."""
-        return self.cells.get(content.cell, {}).get("hash") == content.hash
+        return bool(self.cells.get(content.cell, {}).get("hash") == content.hash)
 
     def remember(self, content: Content) -> None:
         """The content was sent."""

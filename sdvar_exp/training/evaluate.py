@@ -42,7 +42,7 @@ def evaluate(s: EvaluateSettings, folder: Path, weights: Path, docs: Path, data_
     card_path = weights / "card.json"
     if not card_path.is_file():
         raise UserError(f"{card_path} does not exist: run part=export first")
-    card = json.loads(card_path.read_text(encoding="utf-8"))
+    card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
     pair, seconds = loaded(weights)
     classifier = load_classifier(weights / "classifier.safetensors")
     samples = draw_grid(pair, s, folder / "evaluate")
@@ -135,7 +135,9 @@ def measured(
     return {"classifier": digest, "n": len(labels), "rows": rows, "best": best, "recall_within_class": recall}
 
 
-def row_of(features: np.ndarray, predicted: np.ndarray, labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray) -> dict:
+def row_of(
+    features: np.ndarray, predicted: np.ndarray, labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray
+) -> dict[str, Any]:
     """Class accuracy and distances with 95 % intervals as plain numbers, refused ones as None."""
     accuracy = mean_interval((predicted == labels).astype(float).tolist(), labels.tolist())
     low, high = (None if x is None else min(max(x, 0.0), 1.0) for x in (accuracy.low, accuracy.high))
@@ -170,7 +172,7 @@ def train_features(classifier: Classifier, images: torch.Tensor, folder: Path, d
         with torch.inference_mode():
             parts = [classifier.features(images_of(part, classifier.side)) for part in images.split(500)]
         np.save(path, torch.cat(parts).numpy())
-    return np.load(path)
+    return np.asarray(np.load(path))
 
 
 def nearest_training(

@@ -85,7 +85,7 @@ def read(profile: str, digest: str) -> dict[str, Any]:
     require(bool(good), f"{where}: pass_rate must be a list of numbers in [0, 1], got {rates!r}")
     if stages is not None:
         require(stages == len(rates), f"{where}: {stages} stages need as many pass rates, got {len(rates)}")
-    return data
+    return dict(data)
 
 
 def _number(value: Any) -> bool:

@@ -61,7 +61,7 @@ class Power:
 @register("cfg_schedule", "power", Power)
 def power(s: Power, stage: int, stages: int) -> float:
     """t_k = cfg·(k/(S-1))^exponent."""
-    return s.cfg * _depth(stage, stages) ** s.exponent
+    return s.cfg * math.pow(_depth(stage, stages), s.exponent)
 
 
 @dataclass(frozen=True)

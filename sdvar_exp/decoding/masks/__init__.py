@@ -13,20 +13,24 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import Choice, choose
+
+Places = NDArray[np.int64]
+Matrix = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Grid:
     """Index arrays of one pass: rows (q, 1), columns (1, K) and their stages; `entry` is the last stage."""
 
-    row: np.ndarray
-    column: np.ndarray
-    row_stage: np.ndarray
-    column_stage: np.ndarray
+    row: Places
+    column: Places
+    row_stage: Places
+    column_stage: Places
     entry: int
 
 

@@ -16,7 +16,8 @@ from sdvar_exp.registry import Empty, plain, register
 
 if TYPE_CHECKING:
     from sdvar_exp.cell import Cell
-    from sdvar_exp.decoding.decoder import Decoder, Proposal
+    from sdvar_exp.decoding.decoder import Decoder
+    from sdvar_exp.decoding.evidence import Proposal
     from sdvar_exp.models.hidden import HiddenRows
     from sdvar_exp.models.pair import Pair
     from sdvar_exp.models.var import VAR

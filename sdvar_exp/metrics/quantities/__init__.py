@@ -248,6 +248,7 @@ def _checked(m: Metric, given: Mapping[str, Any]) -> float | int | bool | None:
         value = m.function(**given)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
-        return {"float": float, "int": int, "bool": bool}[m.values](value)
+        number: float | int | bool = {"float": float, "int": int, "bool": bool}[m.values](value)
+        return number
     except Exception as error:
         raise UserError(f"metric={m.name} failed: {type(error).__name__}: {error}") from error

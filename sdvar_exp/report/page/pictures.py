@@ -224,7 +224,7 @@ def _plain(values: pd.Series) -> list[Any]:
 
 
 def _objects(values: pd.Series) -> Iterable[Any]:
-    return values.astype(object).where(values.notna(), None).tolist()
+    return list(values.astype(object).where(values.notna(), None))
 
 
 def _short(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image as mpl_image
 import pandas as pd
@@ -121,7 +122,7 @@ def draw(data: pd.DataFrame, axis: Axes, images: Path) -> None:
         axis.text(i + 0.5, -0.06, _verdict(row), ha="center", va="bottom", fontsize=5.8, color=MUTED, linespacing=1.1)
 
 
-def _verdict(row: dict) -> str:
+def _verdict(row: dict[str, Any]) -> str:
     """Stage, and below it what happened to the proposal."""
     if row["source"] != "verified" or pd.isna(row["accepted_share"]):
         return f"stage {row['stage']}\n{MARKS.get(row['source'], row['source'])}".replace("draft, unjudged", "unjudged")

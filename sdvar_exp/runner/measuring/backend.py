@@ -17,8 +17,9 @@ from sdvar_exp.runner.measuring.results import Body
 from sdvar_exp.runner.measuring.timing import device_name, run_timing
 from sdvar_exp.runner.measuring.units import Job, evaluate, start_job
 from sdvar_exp.runner.running.interrupt import Interrupt
-from sdvar_exp.runner.running.work import Group, Task, UnitKey, timings
+from sdvar_exp.runner.running.work import Group, Task, timings
 from sdvar_exp.store import Study
+from sdvar_exp.store.state import UnitKey
 
 
 @dataclass(frozen=True)

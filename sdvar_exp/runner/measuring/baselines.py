@@ -16,8 +16,9 @@ from sdvar_exp.metrics.quantities.fidelity import noise_floor
 from sdvar_exp.registry import plain
 from sdvar_exp.runner.measuring.prepare import Prepared
 from sdvar_exp.runner.measuring.results import Body, Result, result_of, to_numpy
-from sdvar_exp.store import Study, baseline_key
+from sdvar_exp.store.baseline import baseline_key
 from sdvar_exp.store.provenance import definitions
+from sdvar_exp.store.study import Study
 
 log = logging.getLogger(__name__)
 

@@ -93,4 +93,4 @@ class Pixels:
 
 def amplified_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|a-b| × 4, clipped to [0, 1], (3, H, W)."""
-    return np.clip(np.abs(a - b) * 4, 0, 1)
+    return np.asarray(np.clip(np.abs(a - b) * 4, 0, 1))

@@ -23,8 +23,9 @@ from sdvar_exp.runner.measuring.pictures import Pixels, amplified_difference, st
 from sdvar_exp.runner.measuring.prepare import Prepared
 from sdvar_exp.runner.measuring.results import Body, Result, compared, f_hat_of, result_of, to_numpy, unit_body
 from sdvar_exp.runner.running.failures import PEAK, BaselineError, NotFiniteError, out_of_memory
-from sdvar_exp.runner.running.work import Task, UnitKey
+from sdvar_exp.runner.running.work import Task
 from sdvar_exp.store import StorageError, Study
+from sdvar_exp.store.state import UnitKey
 
 
 @dataclass(frozen=True)

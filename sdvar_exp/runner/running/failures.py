@@ -22,10 +22,11 @@ from typing import Any
 
 from sdvar_exp.cell import Unit
 from sdvar_exp.errors import UserError
-from sdvar_exp.runner.running.work import Group, Task, UnitKey
+from sdvar_exp.runner.running.work import Group, Task
 from sdvar_exp.store import Study
 from sdvar_exp.store.lock import flock
 from sdvar_exp.store.provenance import without_home
+from sdvar_exp.store.state import UnitKey
 
 Body = dict[str, Any]
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Plan, Settings
-from sdvar_exp.runner.running.work import Group, Task, UnitKey
+from sdvar_exp.runner.running.work import Group, Task
 from sdvar_exp.store.lock import flock
+from sdvar_exp.store.state import UnitKey
 
 if TYPE_CHECKING:
     from sdvar_exp.runner.running.interrupt import Interrupt

@@ -21,9 +21,10 @@ from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory
 from sdvar_exp.runner.running.sweep import SHOWN_FAILURES, Sweep, attempts_of
 from sdvar_exp.runner.running.until import first, looks
 from sdvar_exp.runner.running.work import Group, groups
-from sdvar_exp.store import Study, keep_diff, redact, session_record
 from sdvar_exp.store.lock import InUse
 from sdvar_exp.store.manifest import settle_reference
+from sdvar_exp.store.provenance import keep_diff, redact, session_record
+from sdvar_exp.store.study import Study
 from sdvar_exp.tracking import Follower, Options, Outcome, resolve, start_follower
 from sdvar_exp.tracking.options import said_on_command_line
 from sdvar_exp.words import count

@@ -24,8 +24,10 @@ from sdvar_exp.runner.running.failures import UnitTimeout, out_of_memory, poison
 from sdvar_exp.runner.running.interrupt import Interrupt
 from sdvar_exp.runner.running.progress import say
 from sdvar_exp.runner.running.protocol import Backend, Body, Factory
-from sdvar_exp.runner.running.work import Group, Task, UnitKey
-from sdvar_exp.store import StorageError, Study
+from sdvar_exp.runner.running.work import Group, Task
+from sdvar_exp.store.files import StorageError
+from sdvar_exp.store.state import UnitKey
+from sdvar_exp.store.study import Study
 from sdvar_exp.words import size
 
 log = logging.getLogger(__name__)
