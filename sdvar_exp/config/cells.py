@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, ModelSpec, Sampling
@@ -102,7 +102,7 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
         return []
     combinations = [c for row in arranged for c in row if not designs.excluded(rules, c, None)]
     work.composer.large = len(combinations) > LARGE
-    offered = {group: {i.value for row in rows for i in row.get(group, ())} for group in registry.KINDS}
+    offered = {group: {v for row in rows for v in _values(row, group, context, master)} for group in registry.KINDS}
     made = []
     for combination in combinations:
         made.append(_job(combination, context, rules, offered, work))
@@ -116,6 +116,15 @@ def jobs(master: Tree, cell_axes: Mapping[str, list[Item]], context: Mapping[str
         leave = f"{kinds[0]} leaves" if len(kinds) == 1 else f"{' and '.join(kinds)} leave"
         work.errors.append(f"{leave} out every combination; drop a rule")
     return good
+
+
+def _values(row: designs.Axes, group: str, context: Mapping[str, Item], master: Tree) -> list[Any]:
+    """The choices of a group that a row asks for: its own, else the one that the command makes for all rows."""
+    if group in row:
+        return [item.value for item in row[group]]
+    if group in context:
+        return [context[group].value]
+    return [OmegaConf.select(master.cfg, f"{group}.name", throw_on_resolution_failure=False)]
 
 
 def _leave_out(good: Sequence[Job], misfits: Sequence[Misfit], rows: Sequence[designs.Axes], work: Work) -> None:

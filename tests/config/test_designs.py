@@ -173,6 +173,18 @@ class TestNaturalSweeps:
         plan = compose(["acceptance=exact,match_rate", "acceptance.tau=0.7"])
         assert [p.overrides for p in plan.cells] == [("acceptance=exact",), ("acceptance=match_rate", "acceptance.tau=0.7")]
 
+    def test_rows_of_cells_that_choose_another_entry(self) -> None:
+        """A parameter of the study's own choice is dropped in the rows that choose one without it."""
+        rows = "cells=[['gamma=fixed'],['strategy=dynamic_gamma','gamma=aimd,margin']]"
+        plan = compose([rows, "gamma.value=4", "acceptance=exact"])
+        assert [p.cell.gamma and p.cell.gamma.name for p in plan.cells] == ["fixed", "aimd", "margin"]
+        assert [n for n in plan.notices if "left out" in n] == [
+            f"gamma.value is left out for gamma={name}, which has no value" for name in ("aimd", "margin")
+        ]
+        assert len(compose([rows.replace("'gamma=fixed'", ""), "gamma.value=4", "acceptance=exact"]).cells) == 3
+        with pytest.raises(UserError, match="unknown key"):
+            compose(["cells=[['strategy=dynamic_gamma','gamma=aimd,margin']]", "gamma.value=4"])
+
     def test_choices_that_do_not_go_together(self) -> None:
         plan = compose(["strategy=parallel_v1,dynamic_gamma", "gamma=fixed,aimd", "acceptance=exact"])
         assert [p.cell.gamma.name for p in plan.cells if p.cell.gamma] == ["fixed", "aimd"]
