@@ -4,9 +4,10 @@
     python scripts/mutants.py sdvar_exp/decoding --again earlier.txt -- tests/decoding/test_masks.py
 
 A mutant is one comparison, operator, constant or condition changed in a copy of the repository. First all tests run once,
-traced: a mutant is then shown to the tests that execute its line, the shortest first, until one fails. The tests of each
-run in a fork of this process, which has imported the large packages already. Each mutant gives a line: killed, survived,
-or unseen (no test executes it); `--again` reads such lines and tries those again that were not killed.
+traced: a mutant is then shown to the tests that execute its line, the shortest first, until one fails. Each is tried in a
+fork of a process that has collected the tests, where the changed function takes its new code; what runs at import, in a
+fork that has imported no more than the large packages. Each mutant gives a line: killed, survived, or unseen (no test
+executes it); `--again` reads such lines and tries those again that were not killed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import importlib
 import json
 import os
@@ -28,11 +30,13 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
+from _pytest.main import pytest_runtestloop as runtestloop
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported before the forks; none of them starts threads by that.
@@ -53,9 +57,10 @@ LOGS = {"debug", "info", "warning", "error", "exception", "warn"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: where it stands, the lines whose execution shows it, and the whole file with it."""
+    """One change: where it stands, the function (none: it runs at import), the lines that show it, the whole file with it."""
 
     file: str
+    function: str
     line: int
     before: str
     after: str
@@ -114,20 +119,24 @@ def behaves(node: Any) -> Iterator[Any]:
                 yield part
 
 
-def walk(node: Any, shown: range, imported: range) -> Iterator[tuple[Any, range]]:
-    """Every part below a node, with the lines whose execution shows it; the whole definition shows what runs at import."""
+def walk(node: Any, shown: range, imported: range, function: str, path: str) -> Iterator[tuple[Any, range, str]]:
+    """Every part below a node, with the lines whose execution shows it; the whole definition shows what runs at import.
+
+    function: the outermost one that the node is in, by its qualified name; path: the definitions around it.
+    """
     for part in behaves(node):
-        inside, outside = shown, imported
+        inside, outside, own, below = shown, imported, function, path
+        if not function and isinstance(node, ast.FunctionDef) and part in node.body:
+            own = path
         if isinstance(part, ast.FunctionDef | ast.ClassDef):
-            outside = range(part.lineno, (part.end_lineno or 0) + 1)
-            inside = outside
-        elif isinstance(part, ast.stmt):
-            within = isinstance(node, ast.FunctionDef) or shown is not imported
+            inside = outside = range(part.lineno, (part.end_lineno or 0) + 1)
+            below = f"{path}.{part.name}".lstrip(".")
+        elif isinstance(part, ast.stmt) and own:
             first = getattr(part, "body", None)
             end = first[0].lineno - 1 if isinstance(first, list) else part.end_lineno
-            inside = range(part.lineno, max(part.lineno, end or 0) + 1) if within else imported
-        yield part, inside
-        yield from walk(part, inside, outside)
+            inside = range(part.lineno, max(part.lineno, end or 0) + 1)
+        yield part, inside, own
+        yield from walk(part, inside, outside, own, below)
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
@@ -135,14 +144,14 @@ def mutants(file: Path) -> Iterator[Mutant]:
     text = file.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     everything = range(1, len(lines) + 1)
-    for node, shown in walk(ast.parse(text), everything, everything):
+    for node, shown, function in walk(ast.parse(text), everything, everything, "", ""):
         for new in changes(node):
             a = len("".join(lines[: node.lineno - 1]).encode()) + node.col_offset
             b = len("".join(lines[: node.end_lineno - 1]).encode()) + node.end_col_offset
             after = ast.unparse(new)
             whole = (text.encode()[:a] + f"({after})".encode() + text.encode()[b:]).decode()
             before = ast.get_source_segment(text, node) or ""
-            yield Mutant(str(file.relative_to(ROOT)), node.lineno, before, after, shown, whole)
+            yield Mutant(str(file.relative_to(ROOT)), function, node.lineno, before, after, shown, whole)
 
 
 class Trace:
@@ -189,9 +198,116 @@ class Trace:
         if not report.passed:
             self.left_out.add(report.nodeid)
 
-    def pytest_sessionfinish(self) -> None:
+    def write(self) -> None:
+        """To the notes."""
         kept = {test: (seconds, sorted(lines)) for test, (seconds, lines) in self.tests.items() if test not in self.left_out}
         self.notes.write_text(json.dumps(kept), encoding="utf-8")
+
+
+class Trials:
+    """Copy of the repository in which mutants are tried, one after the other, and what the trace found."""
+
+    def __init__(self, folder: Path, seconds: float, timeout: float) -> None:
+        self.copied, self.notes, self.seconds, self.timeout = folder / "copy", folder / "notes.json", seconds, timeout
+        shutil.copytree(ROOT, self.copied, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__"))
+        self.took: dict[str, float] = {}
+        self.shown: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+    def read(self) -> None:
+        """What the trace found."""
+        for test, (took, lines) in json.loads(self.notes.read_text(encoding="utf-8")).items():
+            self.took[test] = took
+            for file, line in lines:
+                self.shown[file, line].add(test)
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Tests that execute the mutant, the shortest first, in no more seconds than are given."""
+        left, names = self.seconds, list[str]()
+        found = set[str]().union(*(self.shown[mutant.file, line] for line in mutant.shown))
+        for test in sorted(found, key=self.took.__getitem__):
+            left -= self.took[test]
+            if left > 0 or not names:
+                names.append(test)
+        return names
+
+    def show(self, mutant: Mutant, run: Callable[[list[str]], int]) -> None:
+        """Try a mutant; `run` gives 0 where the tests passed."""
+        start, names = time.monotonic(), self.tests(mutant)
+        original = (self.copied / mutant.file).read_text(encoding="utf-8")
+        (self.copied / mutant.file).write_text(mutant.whole, encoding="utf-8")
+        failed = self.forked(lambda: run(names)) if names else 0
+        (self.copied / mutant.file).write_text(original, encoding="utf-8")
+        verdict = "killed" if failed else "survived" if names else "unseen"
+        self.out.write(f"{verdict} {mutant}  # {len(names)} tests, {time.monotonic() - start:.0f} s\n")
+        self.out.flush()
+
+    def forked(self, run: Callable[[], int], timeout: float = 0) -> int:
+        """What `run` gives in a fork inside the copy; one that does not end is no 0."""
+        child = os.fork()
+        if child:
+            return os.waitpid(child, 0)[1]
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(round(timeout or self.timeout))
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        os.chdir(self.copied)
+        os.environ["PYTHONPATH"] = sys.path[0] = str(self.copied)
+        sys.dont_write_bytecode = True
+        code = 1
+        try:
+            code = run()
+        finally:
+            os._exit(code)
+
+
+class Functions:
+    """Tries mutants of functions in place of running the tests that pytest collected."""
+
+    def __init__(self, trials: Trials, chosen: list[Mutant]) -> None:
+        self.trials, self.chosen = trials, chosen
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.trials.forked(lambda: self.traced(session), 3600)
+        self.trials.read()
+        for mutant in self.chosen:
+            if mutant.function:
+                self.trials.show(mutant, partial(self.changed, session, mutant))
+        return True
+
+    def traced(self, session: pytest.Session) -> int:
+        trace = Trace(self.trials.copied, {mutant.file for mutant in self.chosen}, self.trials.notes)
+        session.config.pluginmanager.register(trace)
+        runtestloop(session)
+        trace.write()
+        return 0
+
+    def changed(self, session: pytest.Session, mutant: Mutant, names: list[str]) -> int:
+        """Whether the named tests fail once the functions have the mutant's code; modules not imported yet have it anyway."""
+        file = str(self.trials.copied / mutant.file)
+        codes = {code.co_qualname: code for code in below(compile(mutant.whole, file, "exec", dont_inherit=True))}
+        for known in gc.get_objects():
+            code = known.__code__ if isinstance(known, FunctionType) else None
+            if code and (code.co_filename, code.co_qualname) == (file, mutant.function):
+                known.__code__ = codes[mutant.function]
+        items = {item.nodeid: item for item in session.items}
+        session.items[:] = [items[name] for name in names]
+        session.config.option.maxfail = 1
+        try:
+            runtestloop(session)
+        except session.Failed:
+            return 1
+        return int(session.testsfailed > 0)
+
+
+def below(code: CodeType) -> Iterator[CodeType]:
+    """All code inside code."""
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield one
+            yield from below(one)
 
 
 class Only:
@@ -205,24 +321,13 @@ class Only:
         items[:] = [found[name] for name in self.names]
 
 
-def passed(copied: Path, tests: list[str], plugin: object, timeout: float) -> bool:
-    """Whether the tests pass on the copy, in a fork; those that do not end fail."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(round(timeout))
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
-    os.chdir(copied)
-    os.environ["PYTHONPATH"] = sys.path[0] = str(copied)
-    sys.dont_write_bytecode = True
-    code = 1
-    try:
-        code = int(pytest.main(["-q", "-p", "no:cacheprovider", "--assert=plain", *tests], plugins=[plugin]))
-    finally:
-        os._exit(code)
+def pytest_run(tests: list[str], plugin: object) -> int:
+    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--assert=plain", *tests], plugins=[plugin]))
+
+
+def imported(names: list[str]) -> int:
+    """Whether the named tests fail where everything is imported anew."""
+    return pytest_run(sorted({name.partition("::")[0] for name in names}), Only(names))
 
 
 def tried_again(found: list[Mutant], earlier: Path) -> list[Mutant]:
@@ -244,8 +349,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="output of an earlier run: try what it did not kill")
-    parser.add_argument("--seconds", type=float, default=30.0, help="processor seconds of the tests of one mutant, traced")
-    parser.add_argument("--timeout", type=float, default=200.0, help="seconds until the tests of one mutant count as failed")
+    parser.add_argument("--seconds", type=float, default=20.0, help="processor seconds of the tests of one mutant, traced")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds until the tests of one mutant count as failed")
     here = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     asked, tests = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
     files = [f for p in asked.paths for f in (sorted((ROOT / p).rglob("*.py")) if (ROOT / p).is_dir() else [ROOT / p])]
@@ -256,35 +361,13 @@ def main() -> None:
     for name in LARGE:
         with suppress(ImportError):
             importlib.import_module(name)
-    survivors = 0
     with tempfile.TemporaryDirectory() as folder:
-        copied, notes = Path(folder).resolve() / "copy", Path(folder) / "notes.json"
-        shutil.copytree(ROOT, copied, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__"))
-        passed(copied, tests, Trace(copied, {mutant.file for mutant in chosen}, notes), 3600)
-        shown: dict[tuple[str, int], set[str]] = defaultdict(set)
-        seconds = {}
-        for test, (took, lines) in json.loads(notes.read_text(encoding="utf-8")).items():
-            seconds[test] = took
-            for file, line in lines:
-                shown[file, line].add(test)
-        sys.stdout.write(f"{len(seconds)} tests execute {len(shown)} lines in {sum(seconds.values()):.0f} s\n")
+        trials = Trials(Path(folder).resolve(), asked.seconds, asked.timeout)
+        trials.forked(lambda: pytest_run(tests, Functions(trials, chosen)), 10**6)
+        trials.read()
         for mutant in chosen:
-            names: list[str] = []
-            start, left = time.monotonic(), asked.seconds
-            for test in sorted(set().union(*(shown[mutant.file, line] for line in mutant.shown)), key=seconds.__getitem__):
-                left -= seconds[test]
-                if left > 0 or not names:
-                    names.append(test)
-            original = (copied / mutant.file).read_text(encoding="utf-8")
-            (copied / mutant.file).write_text(mutant.whole, encoding="utf-8")
-            where = sorted({name.partition("::")[0] for name in names})
-            survived = not names or passed(copied, where, Only(names), asked.timeout)
-            (copied / mutant.file).write_text(original, encoding="utf-8")
-            survivors += survived
-            verdict = "killed" if not survived else "survived" if names else "unseen"
-            sys.stdout.write(f"{verdict} {mutant}  # {len(names)} tests, {time.monotonic() - start:.0f} s\n")
-            sys.stdout.flush()
-    sys.stdout.write(f"{len(chosen) - survivors} of {len(chosen)} killed ({len(found)} possible)\n")
+            if not mutant.function:
+                trials.show(mutant, imported)
 
 
 if __name__ == "__main__":

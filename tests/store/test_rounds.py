@@ -32,6 +32,7 @@ BY_HAND = [
     ("11T0T", "3,2,1", {"skip_last": True}, "3,1,1", 3, 2),  # γ counts the stage that the draft skips
     ("T110", "0,2,1", {}, "1,2,1", 3, 2),
     ("TT110D", "2,1", {}, "2,1", 3, 2),  # two stages by the target alone before the rounds, one by the draft behind them
+    ("11D", "2,1", {}, "2,0", 3, 2),  # a round more than there are verdicts
 ]
 
 
@@ -42,6 +43,7 @@ def test_rounds_by_hand(verdicts: str, gammas: str, options: dict, commits: str,
     found = round_columns(sample, rows(verdicts), {"strategy": {"name": "x", **options}})
     assert found.get("commit_trace") == (None if verdicts == "1101T" else commits)
     assert (found["proposed_stages"], found["accepted_stages"]) == (proposed, accepted)
+    assert found["rounds"] == sum(g != "0" for g in gammas.split(","))
     assert found["round_commits"] == committed - gammas.split(",").count("0")
     assert found["stage_verdicts"] == verdicts.replace("T", "-").replace("D", "-")
 

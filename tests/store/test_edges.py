@@ -1,0 +1,242 @@
+"""What readers of a study take in and what not, exactly at the edges: values, images, files, clocks, queries."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdvar_exp.errors import UserError
+from sdvar_exp.store import images, lock, records, timing
+from sdvar_exp.store.files import StorageError, atomic_write, make_folders, remove_empty
+from sdvar_exp.store.results import select
+
+DEEP: Any = 0
+for _ in range(records.DEEPEST):
+    DEEP = [DEEP]
+BLOCK = {"labels": [0] * 10_000, "seeds": [0] * 1000}
+
+EDGES: dict[str, tuple[list[Any], list[Any]]] = {
+    "str": (["", "é", "\ud7ff"], ["a\ud800", "é\udfff", 1, None, b"x"]),
+    "line": (["", "a b"], ["a\nb", "a\u2028b", "\ud800", 1]),
+    "id": (["a", "a.b", "a" * 100, "é"], ["", ".a", "a/b", "a\\b", "a\nb", "a\x7f", "a" * 101, 1]),
+    "trace": (["3", "3,3,2", "1234"], ["", "3,", ",3", "12345", "a", 3]),
+    "when": (["", "2026-01-01T00:00:00Z", "1" * 40], ["1" * 41, "monday", 1]),
+    "base64": (["", "AAAA", "AA==", "A+/="], ["AAA", "AAAAA", "A=A=", "====", 1]),
+    "int": ([0, -(2**63), 2**63 - 1], [2**63, -(2**63) - 1, 1.0, True, "1", None]),
+    "count": ([0, 2**53], [-1, 2**53 + 1, 1.0, False]),
+    "place": ([0, 9999], [-1, 10_000, 1.0, True]),
+    "size": ([1, 2**31 - 1], [0, -1, 2**31, True, 1.0]),
+    "float": ([0, 1.5, 1e12, -1e12], [1.1e12, -1.1e12, math.nan, math.inf, True, "1"]),
+    "divergence": ([0.5, math.inf, 1e12], [-math.inf, math.nan, 1.1e12, "1"]),
+    "ms": ([0, 0.0, 1e-6, 1e12], [9e-7, -1.0, 1.1e12, math.nan, True, "1"]),
+    "bool": ([True, False], [0, 1, None, "true"]),
+    "scalar": ([None, True, 2**63 - 1, 0.5, "a"], [2**63, "\ud800", [], {}, math.nan]),
+    "lossless": (["tokens", "distribution", "no"], ["", "yes", None, True]),
+    "block": ([BLOCK, {"labels": [], "seeds": []}], [{**BLOCK, "seeds": [0] * 1001}, {"labels": [0]}, {"seeds": [0]}, []]),
+    "data": ([{"a": [1, {"b": None}]}, DEEP], [[DEEP], {"a": "\ud800"}, {"\ud800": 1}, [math.nan], {1, 2}]),
+    "config": (['{"batch": 1}', "{}"], ['{"batch": 0}', "[]", "{", "", 1, '{"strategy": {}}']),
+    "text or data": (["a", {}, {"a": [1]}], [1, None, [1], {"a": math.nan}, "\ud800"]),
+}
+
+
+def test_kinds_at_their_edges() -> None:
+    assert EDGES.keys() == records.KINDS.keys()
+    for kind, (good, bad) in EDGES.items():
+        fits, _ = records.KINDS[kind]
+        assert [value for value in good if not fits(value)] == [], kind
+        assert [value for value in bad if fits(value)] == [], kind
+    odd = [
+        {"labels": [0], "seeds": "abc"},
+        {"labels": "abc", "seeds": [0]},
+        {"labels": [0.5], "seeds": [0]},
+        {"labels": [0], "seeds": [True]},
+    ]
+    assert not any(map(records.KINDS["block"][0], odd))
+
+
+def test_what_a_fault_says() -> None:
+    shape = records.Shape({"a": "int"}, {"b": "float", "c": ["str"]}, "scalar", records._COLUMN)
+    said = {
+        "": {"a": 1, "b": None, "c": None, "other_1": 2},
+        "it is no mapping: 3": 3,
+        "a is missing": {"b": 1.0},
+        "a is no whole number of 64 bits: null": {"a": None},
+        "b is no number up to 1e+12: true": {"a": 1, "b": True},
+        "c[1] is no text: 2": {"a": 1, "c": ["x", 2]},
+        "c is no list: 3": {"a": 1, "c": 3},
+        '"1x" is no name of a value': {"a": 1, "1x": 0},
+        '"\\ud800" is no name of a value': {"a": 1, "\ud800": 0},
+        "other is no text or number: []": {"a": 1, "other": []},
+    }
+    assert {records.fault(value, shape): value for value in said.values()} == said
+    assert records.fault({"a": {"b": 1}}, records.Shape({"a": records.Shape({"c": "int"})})) == "a.c is missing"
+    assert (
+        records.fault({"\ud800": 0, "1x": 0}, records.Shape(rest="int"))
+        != ""
+        == records.fault({"1x": 0}, records.Shape(rest="int"))
+    )
+    assert records._shown("x" * 38) == f'"{"x" * 38}"' and records._shown("x" * 39) == '"' + "x" * 36 + "…"
+    assert records._shown({1}) == "set"
+
+
+def test_each_thing_left_out_is_named_once_and_twenty_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    with records.watched() as found:
+        before = records.left_out()
+        for k in (*range(30), *range(30)):
+            records.leave_out(f"thing {k}")
+        assert (before, records.left_out(), len(found)) == (0, 30, 30)
+    said = [record.message for record in caplog.records]
+    assert said == [*(f"thing {k}" for k in range(20)), "more is left out and not named here"]
+
+
+def test_images_of_every_shape_become_bytes() -> None:
+    grey, colour = np.array([[0.0, 0.4999 / 255], [0.5001 / 255, 1.0]]), np.zeros((3, 2, 4))
+    colour[1, 0, 3], colour[2, 1, 1] = 2.0, -1.0
+    assert images.to_bytes(grey).tolist() == images.to_bytes(grey[None]).tolist() == [[0, 0], [1, 255]]
+    made = images.to_bytes(colour)
+    assert made.shape == (2, 4, 3) and made.dtype == np.uint8 and made.flags.c_contiguous
+    assert made[0, 3].tolist() == [0, 255, 0] and made.sum() == 255
+    for ready in (made, made[..., 0]):
+        assert images.to_bytes(ready) is ready
+    assert images.to_bytes(np.ones((3, 4, 5), np.uint8)).shape == (4, 5, 3), "channels first, whatever the type"
+    for shape in ((2, 4, 4), (4,), (1, 2, 3, 4), (4, 4, 2), (1, 3)):
+        if len(shape) != 2:
+            with pytest.raises(ValueError, match="an image is"):
+                images.to_bytes(np.zeros(shape))
+    with pytest.raises(ValueError, match="an image is"):
+        images.to_bytes(np.zeros((4, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="not finite"):
+        images.to_bytes(np.array([[math.nan]]))
+
+
+def test_links_and_whole_files(tmp_path: Path) -> None:
+    of, path = tmp_path / "of", tmp_path / "new" / "folder" / "path"
+    assert not images.link(path, of) and not path.exists()
+    of.write_bytes(b"1")
+    assert images.link(path, of) and path.samefile(of)
+    assert images.link(path, of) and path.samefile(of), "both are one file already"
+    (other := tmp_path / "other").write_bytes(b"2")
+    assert images.link(path, other) and path.read_bytes() == b"2"
+    assert [p.name for p in path.parent.iterdir()] == ["path"], "nothing temporary stays"
+    for durable in (False, True):
+        atomic_write(tmp_path / "a" / "b" / "c", b"x" * (1 + durable), durable)
+        assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x" * (1 + durable)
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 1
+    with pytest.raises(StorageError, match="cannot write"):
+        atomic_write(of / "below", b"")
+    made = make_folders(tmp_path / "x" / "y" / "z")
+    assert made == [tmp_path / "x", tmp_path / "x" / "y", tmp_path / "x" / "y" / "z"] and make_folders(made[-1]) == []
+    (made[1] / "kept").touch()
+    remove_empty(made)
+    assert [p.exists() for p in made] == [True, True, False]
+    with pytest.raises(OSError):
+        make_folders(of / "p")
+
+
+def test_locks_and_holders(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert lock.holder_of(path) is None
+    first, second = lock.StudyLock(path), lock.StudyLock(path)
+    second.release()
+    first.acquire()
+    assert first.held and not second.held and (named := lock.holder_of(path)) is not None
+    assert named[1] and named[0]["pid"] == os.getpid()
+    with pytest.raises(lock.InUse, match=f"pid {os.getpid()} on host") as told:
+        second.acquire()
+    assert "remove" not in str(told.value), "on this host nobody has to remove the file"
+    first.acquire()
+    first.release()
+    assert not first.held and not path.exists()
+    here = lock.socket.gethostname()
+    assert lock._alive({"host": "elsewhere", "pid": -1}) and lock._alive({"host": here, "pid": os.getpid()})
+    assert not lock._alive({"host": here, "pid": os.getpid(), "started": "another"})
+    assert not lock._alive({"host": here}) and not lock._alive({"host": here, "pid": "1"})
+    assert lock._alive({"host": here, "pid": os.getpid(), "started": lock.start_time(os.getpid())})
+    for text, holder in ((b"[]", {}), (b"{", {}), (b"", {}), (b'{"pid": 1}', {"pid": 1})):
+        path.write_bytes(text)
+        assert (found := lock.holder_of(path)) is not None and found[0] == holder
+        assert found[1] == bool(holder), "who does not name a host is on another one"
+    with open(path) as one, open(path) as two, open(path) as three:
+        assert lock.flock(one.fileno(), shared=True) and lock.flock(two.fileno(), shared=True)
+        assert not lock.flock(three.fileno())
+    with open(path) as one, open(path) as two:
+        assert lock.flock(one.fileno()) and not lock.flock(two.fileno(), shared=True)
+
+
+def test_clocks_of_one_unit() -> None:
+    sound = {"baseline_ms": 30.0, "cell_ms": 10.0, "own_ms": 20.0, "baseline_decode_ms": 6.0, "cell_decode_ms": 8.0}
+    sound["breakdown"] = {"draft_ms": 3.0, "verify_ms": 6.0}
+    slow = {**sound, "baseline_ms": 60.0, "cell_ms": 5.0, "contended": True}
+    found = timing.unit_times([sound, slow])
+    assert (found["speedup"], found["speedup_own"], found["speedup_with_vae"]) == pytest.approx((3, 2, 2))
+    assert (found["latency_ms"], found["baseline_latency_ms"], found["vae_ms"]) == (10.0, 30.0, 8.0)
+    assert (found["draft_ms"], found["verify_ms"], found["fhat_ms"], found["contended"]) == (3.0, 6.0, None, False)
+    alone = timing.unit_times([slow])
+    assert alone["latency_ms"] == 5.0 and alone["speedup"] is None and alone["contended"] and "speedup_own" not in alone
+    for lacking in ({"cell_ms": 10.0}, {"baseline_ms": 30.0}, {"baseline_ms": 30.0, "cell_ms": 0.0}, {}):
+        assert timing.unit_times([lacking])["speedup"] is None
+        assert math.isnan(timing.log_ratio(lacking))
+    assert timing.median_ratio([None, 0.0, -1.0]) is None and timing.median_ratio([0.0, 2.0, None, 8.0]) == pytest.approx(4)
+    row = timing.timing_row({"type": "timing", "fingerprint": "f", "repeat": 0, "breakdown": {"draft_ms": 1.0}})
+    assert row == {"repeat": 0, "draft_ms": 1.0}
+
+
+def test_far_off_at_the_edge() -> None:
+    """Deviations 0, 0, 0.1, 0.1, 0.1 of which the median is 0.1: 4 standard deviations reach to 0.593."""
+    cell = [2.0, 2.0, 1.9, 2.1, 2.1]
+    reach = 4 * 1.4826 * 0.1
+    assert timing.far_off([*cell, 1.9], [2 + reach - 0.01, 2 - reach + 0.01]) == [False, False]
+    assert timing.far_off([*cell, 1.9], [2 + reach + 0.01, 2 - reach - 0.01]) == [True, True]
+    steady = [2.0] * 4
+    assert timing.far_off(steady, [2 + timing.NEAR - 1e-9, 2 + timing.NEAR + 1e-9]) == [False, True]
+    assert timing.far_off([1.0, 1.0, 5.0], [5.0]) == [True] and timing.far_off([1.0, 5.0, math.nan], [5.0]) == [False]
+    far, near = 9.0, 2.0
+    again = {
+        (1, 1, 1): True,
+        (1, 1, 2): True,
+        (1, 2, 2): False,
+        (0, 3, 3): False,
+        (1, 2, 3): True,
+        (2, 1, 1): False,
+        (1, 0, 1): True,
+    }
+    for (off, on, repeats), wanted in again.items():
+        unit = [far] * off + [near] * on
+        assert timing.measure_again([*steady, *steady, *unit], unit, repeats) == wanted, (off, on, repeats)
+
+
+def test_rows_that_a_query_asks_for() -> None:
+    frame = pd.DataFrame({"label": [0, 1, 2], "tau": [0.5, None, 0.7], "name": ["a", "b", None]})
+    asked: list[tuple[Any, list[int]]] = [
+        (None, [0, 1, 2]),
+        ("label >= 1 and tau > 0.6", [2]),
+        ({"label": 1}, [1]),
+        ({"label": [0, 2], "name": "a"}, [0]),
+        ({"label": range(2)}, [0, 1]),
+        ({"label": {2}}, [2]),
+        ({"tau": None}, [1]),
+        (lambda f: f["tau"] > 0.6, [2]),
+    ]
+    for where, rows in asked:
+        found = select(frame, where)
+        assert found["label"].tolist() == rows and found.index.tolist() == list(range(len(rows))), where
+    said = {
+        "label = 1": "did you mean 'label ==1'?",
+        "label == 1 AND tau > 0": "did you mean 'label == 1 and tau > 0'?",
+        "name == a": "did you mean",
+        "lable == 1": "there is no column 'lable'",
+        "label +": "cannot read",
+        "label + 1": "it is no condition",
+    }
+    for query, text in said.items():
+        with pytest.raises(UserError) as told:
+            select(frame, query)
+        assert text.replace("==1", "== 1") in str(told.value), (query, str(told.value))
+    with pytest.raises(UserError, match="there is no column 'x'"):
+        select(frame, {"x": 1})
