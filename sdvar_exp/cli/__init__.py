@@ -21,7 +21,7 @@ VERBS = {
     "run": "decode every cell of a command, or continue where it stopped",
     "plan": "what `run` would do: cells, units, what is left, how long; runs nothing",
     "status": "how far studies are, and whether one is running",
-    "logs": "what happened to a cell: starts, failures with tracebacks",
+    "logs": "what happened to a cell or in a study: starts, failures with tracebacks",
     "table": "the result table of a study: filtered, grouped, or stable for comparing",
     "diff": "what differs between two cells or studies; a regression gate with --fail-on",
     "figures": "write the figures of a study as PDF, PNG and SVG, at the size of a venue",

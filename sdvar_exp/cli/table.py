@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import choices_text, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ def parser() -> Parser:
         "--interactions", action="store_true", help="instead: whether changes of two factors depend on each other"
     )
     known.add_argument("--superseded", action="store_true", help="with cells whose own entries were changed since")
-    known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort=-COLUMN from the largest on")
+    known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort -COLUMN from the largest on")
     known.add_argument("--json", action="store_true", help="the summary for machines")
     known.add_argument("--csv", action="store_true", help="the summary as csv")
     known.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
@@ -79,7 +80,7 @@ def columns(asked: argparse.Namespace) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    asked = parser().parse_args(argv)
+    asked = parser().parse_args(_with_minus(argv))
     folder = find_study(asked.study, Path(asked.results_dir))
     if asked.stable:
         if asked.where or asked.group or asked.json or asked.sort or asked.effects or asked.interactions:
@@ -128,6 +129,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _with_minus(argv: list[str]) -> list[str]:
+    """`--sort -COLUMN` as `--sort=-COLUMN`, which argparse would take for an option."""
+    words = list(argv)
+    for i in range(len(words) - 2, -1, -1):
+        if words[i] == "--sort" and words[i + 1].startswith("-") and words[i + 1][1:2].isalpha():
+            words[i : i + 2] = ["=".join(words[i : i + 2])]
+    return words
+
+
 def _say(chosen: Chosen) -> None:
     for note in getattr(chosen.tables, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
@@ -154,7 +164,22 @@ def _summary(chosen: Chosen, group: str | None) -> pd.DataFrame:
 
     if chosen.tables.samples.empty:
         raise UserError("there are no rows to group yet")
-    return grouped(joined(chosen.tables), list(dict.fromkeys(word.strip() for word in group.split(",") if word.strip())))
+    rows, by = joined(chosen.tables), list(dict.fromkeys(word.strip() for word in group.split(",") if word.strip()))
+    found = grouped(rows, by)
+    _say_of_reference(rows, by, set(chosen.tables.runs["baseline"]))
+    return found
+
+
+def _say_of_reference(rows: pd.DataFrame, by: list[str], baselines: set[str]) -> None:
+    """Note that some group averages the reference, which differs from itself in nothing, with other cells."""
+    inside = rows["cell"].isin(baselines)
+    if (rows.assign(_inside=inside).groupby(by, dropna=False)["_inside"].nunique() > 1).any():
+        ids = sorted(set(rows.loc[inside, "cell"]))
+        without = f"cell != '{ids[0]}'" if len(ids) == 1 else f"cell not in {ids}"
+        print(
+            f'note: the reference is averaged in, whose differences are 0 by construction; without it: --where "{without}"',
+            file=sys.stderr,
+        )
 
 
 def _with_rounds(summary: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
@@ -175,7 +200,10 @@ def _sorted(summary: pd.DataFrame, column: str | None) -> pd.DataFrame:
         return summary
     name = column.removeprefix("-")
     if name not in summary:
-        raise UserError(f"there is no column {name!r} to sort by; columns are {', '.join(map(str, summary.columns))}")
+        known = list(map(str, summary.columns))
+        raise UserError(
+            f"there is no column {name!r} to sort by{did_you_mean(name, known, choices_text(known, 'columns are'))}"
+        )
     return summary.sort_values(name, ascending=not column.startswith("-"), kind="stable", ignore_index=True)
 
 

@@ -11,6 +11,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import Metric, metrics, tabled
 from sdvar_exp.metrics.statistics import Interval, mean_interval, ratio_interval, unit_means
 from sdvar_exp.report.source import numbers, with_rates
+from sdvar_exp.words import choices_text, did_you_mean
 
 DIFFERENCE_COLUMNS = ("metric", "a", "b", "difference", "low", "high", "n")
 
@@ -63,7 +64,9 @@ def grouped(frame: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.D
         raise UserError("--group names no column; write e.g. --group strategy,label")
     for column in by:
         if column not in frame:
-            raise UserError(f"there is no column {column!r} to group by; columns are {', '.join(map(str, frame.columns))}")
+            known = list(map(str, frame.columns))
+            near = did_you_mean(column, known, choices_text(known, "columns are"))
+            raise UserError(f"there is no column {column!r} to group by{near}")
     rows = []
     for values, part in with_rates(frame).groupby(list(by), sort=False, dropna=False):
         units = len(part[["label", "seed"]].drop_duplicates())

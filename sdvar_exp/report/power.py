@@ -11,6 +11,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.power import images_needed, power, seeds_needed, spread
 from sdvar_exp.metrics.quantities import Metric, tabled
 from sdvar_exp.report.source import Tables, by_unit, cells, of_cell
+from sdvar_exp.words import choices_text, did_you_mean
 
 __all__ = ["COLUMNS", "images_needed", "power_table"]
 
@@ -88,7 +89,7 @@ def power_table(
 def _known(name: str) -> Metric:
     known = {m.name: m for m in tabled()}
     if name not in known:
-        raise UserError(f"unknown metric {name!r}; use {', '.join(known)}")
+        raise UserError(f"unknown metric {name!r}{did_you_mean(name, known, choices_text(known, 'use'))}")
     return known[name]
 
 

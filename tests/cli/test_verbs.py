@@ -111,6 +111,11 @@ class TestLogs:
         assert out.splitlines()[-1].startswith("5 units with a row, the last at 20")
         bodies = [json.loads(line) for line in call("logs", "gamma=fixed", "--json")[1].splitlines()]
         assert [b["type"] for b in bodies] == ["cell", "failure", "summary"] and bodies[1]["done"] is False
+        for words in (["--study", "demo"], ["--study", "results/demo"], ["demo"], []):  # as the end of a run and the README say
+            code, out, _ = call("logs", *words)
+            first, *rest = out.splitlines()
+            assert code == 0 and first == "results/demo: 3 cells" and "failure" in rest[-1]
+            assert any(line.startswith("failed: ") and "parallel_v1" in line and "label 8, seed 2" in line for line in rest)
 
     @pytest.mark.parametrize(
         ("argv", "line"),
@@ -160,8 +165,10 @@ class TestTable:
             [r["pixel_mae"] for r in json.loads(call("table", "--json", f"--sort={c}")[1])] for c in ("pixel_mae", "-pixel_mae")
         ]
         assert rows[0] == sorted(rows[0]) == rows[1][::-1] and len(set(rows[0])) == 3
-        code, _, err = call("table", "--sort", "pixels")
-        assert code == 2 and "there is no column 'pixels' to sort by; columns are cell, name" in err
+        assert call("table", "--csv", "--sort", "-pixel_mae") == call("table", "--csv", "--sort=-pixel_mae")
+        for column, rest in (("pixels", "did you mean 'pixel_mae'?"), ("zzz", "columns are cell, name")):
+            code, _, err = call("table", "--sort", column)
+            assert code == 2 and f"there is no column {column!r} to sort by; {rest}" in err
 
     def test_where_chooses_rows(self, call: Call) -> None:
         make_study()
@@ -203,6 +210,11 @@ class TestTable:
         make_study()
         rows = json.loads(call("table", "--json", "--group", "label")[1])
         assert [(row["label"], row["cells"], row["units"]) for row in rows] == [(3, 3, 3), (8, 3, 3)]
+        err = call("table", "--group", "label")[2]
+        assert err.startswith("note: the reference is averaged in, whose differences are 0 by construction; without it: ")
+        alone = ("table", "--group", "label", "--where", err.split('"')[1], "--json")
+        assert [row["cells"] for row in json.loads(call(*alone)[1])] == [2, 2] and call(*alone)[2] == ""
+        assert call("table", "--group", "strategy")[2] == ""
         code, out, _ = call("table", "--group", "strategy,acceptance_tau")
         assert code == 0 and "parallel_v1" in out and "[" in out
         assert call("table", "--group", "strategy", "--csv")[1].splitlines()[0].startswith("strategy,cells,units,pixel_mae,")
@@ -219,7 +231,7 @@ class TestTable:
     @pytest.mark.parametrize(
         ("argv", "start"),
         [
-            (["--group", "starategy"], "there is no column 'starategy' to group by"),
+            (["--group", "starategy"], "there is no column 'starategy' to group by; did you mean 'strategy'?"),
             (["--where", "label =="], "where: cannot read 'label =='"),
             (["--where", "label > 99"], "--where 'label > 99' chooses no row of results/demo"),
             (["--where", "pixel_mae < 0"], "--where 'pixel_mae < 0' chooses no row of results/demo"),

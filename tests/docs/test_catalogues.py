@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from importlib import import_module
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +14,7 @@ from sdvar_exp.report.figures import known
 from sdvar_exp.report.summary import columns
 from sdvar_exp.store.columns import FORMERLY, TABLES
 from tests.docs.messages import explained, messages
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, blocks, pages
 
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 INTERVAL = re.compile(r"_(low|high)$")
@@ -82,6 +84,17 @@ def test_every_verb_has_its_line() -> None:
     rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / "running.md").read_text(encoding="utf-8"), re.MULTILINE)
     named = {text.split()[0] for row in rows for text in re.findall(r"`([^`]+)`", row)}
     assert set(VERBS) - named == set(), "docs/running.md lacks verbs of the command line"
+
+
+def test_every_command_that_is_not_run_can_be_read() -> None:
+    """Words of commands in fragments and in what needs a GPU, an account or hours are such that their verbs take."""
+    found = [b for page in pages() for b in blocks(page) if b.language == "bash" and "not run" in b.says]
+    lines = [line for b in found for line in b.text.replace("\\\n", " ").splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if re.match(r"(\.venv/bin/)?sdvar-exp [a-z]", line)]
+    for _, verb, *words in commands:
+        if verb not in ("run", "plan", "ls"):
+            import_module(f"sdvar_exp.cli.{verb}").parser().parse_args(words)
+    assert len(commands) > 10
 
 
 def test_every_figure_has_its_line() -> None:
