@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from sdvar_exp.cell import ROLES
 from sdvar_exp.config.folder import GROUPS
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean, nearest
 
+LOADERS = "omegaconf._yaml" if find_spec("omegaconf._yaml") else "omegaconf._utils"
+"""Where OmegaConf has its loader of yaml: from 2.4 on, which Hydra 1.4 needs, in a module of its own."""
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
 BOOL, NULL = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"
 SPELLINGS = {"on": True, "yes": True, "off": False, "no": False}
@@ -41,7 +44,7 @@ Names = Callable[[str], Iterable[str]]
 
 def _loader(text: str) -> Any:
     """OmegaConf's loader of yaml, with the truth values of YAML 1.2."""
-    made = get_yaml_loader()
+    made = import_module(LOADERS).get_yaml_loader()
     made.yaml_implicit_resolvers = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
         for letter, resolvers in made.yaml_implicit_resolvers.items()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,8 +92,13 @@ def test_code_that_changes_before_its_workers_start_is_refused(plan: MakePlan, r
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "pool"])
-def test_transient_failures_are_tried_again_and_mistakes_are_not(engine: str, plan: MakePlan, run: Run, tmp_path: Path) -> None:
+def test_transient_failures_are_tried_again_after_a_pause_and_mistakes_are_not(
+    engine: str, plan: MakePlan, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = plan(engine, retries=2)
+    pauses: list[float] = []
+    if engine == "inprocess":
+        monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
     marks = tmp_path / "marks"
     marks.mkdir()
     cell = "sequential"
@@ -103,6 +110,7 @@ def test_transient_failures_are_tried_again_and_mistakes_are_not(engine: str, pl
     assert code == 1 and "2 failed" in text and len(records(mine, "unit")) == 22
     tries = [f["seed"] for f in records(mine, "failure")]
     assert {s: tries.count(s) for s in set(tries)} == {0: 2, 1: 3, 2: 1}
+    assert pauses == ([0.1, 0.4] * 2 if engine == "inprocess" else []), "four times as long each time, for either image"
     row = load_tables(mine.folder).samples.query(f"name == '{cell}' and label == 3 and seed == 0").iloc[0]
     assert row["attempt"] == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -29,10 +30,14 @@ def test_a_failure_is_recorded_and_the_run_goes_on(plan: MakePlan, run: Run, mon
     (failure,) = records(small, "failure")
     assert failure["attempt"] == 1 and "Traceback" in failure["traceback"]
     assert len(records(small, "unit")) == 15
+    with monkeypatch.context() as patch:
+        break_at(patch, 1, throw(MemoryError("no room")))
+        assert run(small)[0] == 1
+    assert re.fullmatch(r"oom: MemoryError: no room( \(peak memory \d+ bytes\))?", records(small, "failure")[1]["error"])
     assert run(small)[0] == 0
     assert stable_csv(small.folder) == stable_csv(whole.folder)
     samples = load_tables(small.folder).samples
-    assert Counter(samples["attempt"]) == {1: 15, 2: 1}
+    assert Counter(samples["attempt"]) == {1: 15, 3: 1}
 
 
 def test_cells_wait_for_a_baseline_that_failed(plan: MakePlan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,9 @@ def test_baselines_are_taken_from_the_cache_and_rows_are_the_same(plan: MakePlan
     for path in (small.folder / "ledger").iterdir():
         path.unlink()
     decodes.clear()
-    run(small)
+    code, text = run(small)
+    count = len(records(small, "unit"))
+    assert code == 0 and f"cache    {count} of {count} images found their baselines in it" in text
     assert "sequential" not in {name for name, _, _ in decodes}
     assert (stable_csv(small.folder), stable_csv(small.folder, "stages")) == fresh
     assert load_tables(small.folder).samples["cache_hit"].all()
