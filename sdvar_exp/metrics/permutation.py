@@ -19,12 +19,16 @@ FLIPS = 9999
 CHUNK = 2_000_000  # signs in memory at a time
 
 
-def sign_flip(differences: Sequence[float], flips: int = FLIPS) -> float | None:
+def sign_flip(differences: Sequence[float]) -> float | None:
     """Two-sided p of the hypothesis that the paired `differences` (n,) are symmetric about 0; None for n = 0.
 
-    All 2^m patterns of the m differences that are not 0 up to m = 14, from there `flips` random ones, the observed one
-    counted among them: p = (b+1)/(flips+1) (Phipson and Smyth 2010). Seeded by a hash of the data, independent of their
+    All 2^m patterns of the m differences that are not 0 up to m = 14, from there `FLIPS` random ones, the observed one
+    counted among them: p = (b+1)/(FLIPS+1) (Phipson and Smyth 2010). Seeded by a hash of the data, independent of their
     order. If all are 0 then p = 1. Raises ValueError for values that are not finite.
+
+    `scipy.stats.permutation_test` gives the same p where it takes all patterns, and one as good where it draws (a test
+    compares them). It is not called here because it shuffles each value with its negative in every resample, where one
+    random sign does, and because other draws would move every p that is kept with a figure.
     """
     x = np.asarray(differences, np.float64)
     if x.ndim != 1 or not np.isfinite(x).all():
@@ -41,13 +45,13 @@ def sign_flip(differences: Sequence[float], flips: int = FLIPS) -> float | None:
         patterns = (np.arange(2**x.size)[:, None] >> np.arange(x.size)) & 1
         return float((np.abs((1 - 2 * patterns) @ x) >= least).mean())
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(x.tobytes()).digest()[:8], "little"))
-    beyond, left = 0, flips
+    beyond, left = 0, FLIPS
     while left:
         part = min(left, max(1, CHUNK // x.size))
         signs = 1 - 2 * rng.integers(0, 2, (part, x.size), dtype=np.int8)
         beyond += int((np.abs(signs @ x) >= least).sum())
         left -= part
-    return (beyond + 1) / (flips + 1)
+    return (beyond + 1) / (FLIPS + 1)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
