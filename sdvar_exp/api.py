@@ -124,8 +124,9 @@ class Study:
         from html import escape
 
         from sdvar_exp.report.typeset import html_table
+        from sdvar_exp.store.files import is_study
 
-        if not (self.folder / "manifest.json").is_file():
+        if not is_study(self.folder):
             items = "".join(f"<li>{escape(name)}</li>" for name in self.cells.values())
             return f"<p>{escape(str(self.folder))}: nothing run yet. Cells:</p><ul>{items}</ul>"
         return html_table(*self._summary())

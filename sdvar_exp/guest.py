@@ -17,20 +17,21 @@ import random
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from sdvar_exp.errors import UserError
 
+PACKAGE_PARENT = Path(__file__).resolve().parents[1]
 ESCAPED = "sdvar-escaped"
-"""How a terminal or file that cannot show a character gets it: as JSON escapes it, so that `--json` stays what it says."""
+"""Error handler of a stream that cannot show a character: it is written as JSON escapes it, so that JSON stays JSON."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters but for tab and line feed, what terminals take for a new line, and what turns the direction of text."""
 MISUSED = ("strict", "surrogateescape")
 COLLECT = (20_000, 20, 50)
-"""When Python looks for garbage: tables and figures make very many objects that stay, and looking for it takes a tenth."""
+"""Thresholds of the garbage collector: tables and figures make very many objects that stay, and looking takes a tenth."""
 
 _entrance = threading.Lock()
 _one_at_a_time = threading.RLock()
@@ -211,6 +212,17 @@ def processor() -> str:
         if found:
             return found.group(1)
     return platform.processor()
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process that imports this package from where it lies."""
+    paths = [str(PACKAGE_PARENT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**environment, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in paths)}
 
 
 def expand(path: Path | str) -> Path:

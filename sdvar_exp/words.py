@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -25,6 +25,17 @@ def choices_text(names: Iterable[str], what: str = "choose one of") -> str:
     return f"{what} {', '.join(names)}"
 
 
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else words[0]
+
+
+def some(texts: Iterable[object], most: int = 6, comma: str = ", ") -> str:
+    """The first of some texts, and an ellipsis where there are more."""
+    found = list(map(str, texts))
+    return comma.join([*found[:most], *(["…"] if len(found) > most else [])])
+
+
 def count(number: int, what: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
@@ -36,6 +47,27 @@ def span(numbers: Iterable[int]) -> str:
     if not found:
         raise ValueError("a span needs at least one number")
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: its kind, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def missing(value: object) -> bool:
+    """Whether a value of a table is not there: None, or not a number."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: bool = False) -> list[str]:
+    """Rows of texts as lines with equal columns. numbers: all columns but the first stand at their right edges."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        (text.rjust(w) if numbers and i else text.ljust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    return ["  ".join(line).rstrip() for line in lines]
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ KINDS = {
     "BaselineError": "baseline",
     "AcceleratorError": "device",
 }
-"""What a recorded failure begins with, and its kind. Others: `killed`, `error`; `usage`, `storage` of the command."""
+"""Kinds of failures, by how the record begins. Others: `killed`, `error`; `usage`, `storage` of the command."""
 
 
 def kind_of(error: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import kept_random_state, own_torch
 
@@ -40,10 +39,7 @@ def models(asked: argparse.Namespace) -> list[str]:
 
 def parser() -> Parser:
     known = Parser(
-        prog="sdvar-exp check",
-        description="Run the invariants of decoding on a pair of models.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="sdvar-exp check", description="Run the invariants of decoding on a pair of models.", epilog=EPILOG, json=MACHINES
     )
     known.add_argument(
         "pair", help="a choice of the group model (sdvar-exp ls model); files: checkpoints of your own", source=models
@@ -51,7 +47,6 @@ def parser() -> Parser:
     known.add_argument("overrides", nargs="*", help="model.KEY=…, device=…, dtype=float64|float32, threads=…")
     known.add_argument("--stages", type=int, help="how many stages to check (default: all that are affordable)")
     known.add_argument("--seed", type=int, default=0, help="of the codes and the noise")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -120,20 +115,16 @@ def report(pair: Pair, stages: int | None, seed: int, as_json: bool) -> int:
             print(_line(result), flush=True)
     failed = [r for r in results if not r.passed]
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "pair": pair.name,
-                    "dtype": dtype,
-                    "device": str(pair.target.device),
-                    "stages": subject.stages,
-                    "of": total,
-                    "passed": not failed,
-                    "results": [asdict(r) for r in results],
-                },
-                indent=1,
-                ensure_ascii=False,
-            )
+        say_json(
+            {
+                "pair": pair.name,
+                "dtype": dtype,
+                "device": str(pair.target.device),
+                "stages": subject.stages,
+                "of": total,
+                "passed": not failed,
+                "results": [asdict(r) for r in results],
+            }
         )
     else:
         seconds = f"{time.perf_counter() - start:.0f} s"

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json, tell
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.words import count
-
-FAILED = 1
 
 
 def parser() -> Parser:
     known = study_parser("collect", "Rebuild tables and figures from the ledger's pieces, whoever wrote them; runs nothing.")
     known.add_argument("--no-figures", action="store_true", help="tables only")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.store import write_tables
     from sdvar_exp.store.manifest import is_kept
 
@@ -40,27 +36,22 @@ def main(argv: list[str]) -> int:
     pieces = len(list((folder / "ledger").glob("*.jsonl")))
     missing = int((tables.runs["planned"] - tables.runs["units"]).clip(lower=0).sum())
     if asked.json:
-        print(
-            json.dumps(
-                {
-                    "folder": str(folder),
-                    "pieces": pieces,
-                    "samples": len(tables.samples),
-                    "cells": len(tables.runs),
-                    "missing": missing,
-                    "failures": len(tables.failures),
-                    "figures": [str(p) for p in figures],
-                    "notes": notes,
-                    "failed": failed,
-                },
-                indent=1,
-            )
+        say_json(
+            {
+                "folder": str(folder),
+                "pieces": pieces,
+                "samples": len(tables.samples),
+                "cells": len(tables.runs),
+                "missing": missing,
+                "failures": len(tables.failures),
+                "figures": [str(p) for p in figures],
+                "notes": notes,
+                "failed": failed,
+            }
         )
         return FAILED if failed else 0
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    for line in failed:
-        print(f"error: {line}", file=sys.stderr)
+    tell("note", notes)
+    tell("error", failed)
     print(
         f"{count(len(tables.samples), 'row')} of {count(len(tables.runs), 'cell')} from {count(pieces, 'ledger file')}"
         + (f"; {missing} units are missing" if missing else "")

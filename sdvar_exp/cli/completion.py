@@ -54,10 +54,7 @@ EPILOG = """\
 
 def parser() -> Parser:
     known = Parser(
-        prog="sdvar-exp completion",
-        description="Print a script that teaches a shell to complete sdvar-exp.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="sdvar-exp completion", description="Print a script that teaches a shell to complete sdvar-exp.", epilog=EPILOG
     )
     known.add_argument("shell", choices=sorted(SCRIPTS))
     return known

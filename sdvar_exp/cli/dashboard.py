@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.guest import kept_random_state
-
-FAILED = 1
 
 
 def parser() -> Parser:
@@ -18,17 +16,17 @@ def parser() -> Parser:
         "dashboard",
         "Make a W&B workspace and a report of a study: trade-off, acceptance by stage, speed-up "
         "by strategy, images. Push the study first. Needs the extra 'dashboards' and a login.",
+        json="the addresses for machines",
     )
     known.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     known.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
     known.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; needs no server")
-    known.add_argument("--json", action="store_true", help="the addresses for machines")
     return known
 
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.tracking import PushError, resolve
     from sdvar_exp.tracking.dashboard import as_plain, build, facts_of, save
 
@@ -36,7 +34,7 @@ def main(argv: list[str]) -> int:
     with kept_random_state():
         dashboards = build(facts_of(folder), options)
     if asked.dry_run:
-        print(json.dumps(as_plain(dashboards), indent=1, ensure_ascii=False))
+        say_json(as_plain(dashboards))
         return 0
     try:
         addresses = list(save(dashboards, options))

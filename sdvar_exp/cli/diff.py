@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdvar_exp import registry
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.cli.studies import add_results_dir, cells, find_study, one_cell, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import changes, choice_text
-from sdvar_exp.words import count
+from sdvar_exp.store.files import is_study
+from sdvar_exp.words import count, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,6 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-FAILED = 1
 EPILOG = """\
 A and B are studies, or cells: STUDY:CELL, or CELL with --study. Cells of two studies are paired by id, else by name.
 Differences are B − A over the images (label, seed) that both have, with 95 % intervals (labels fixed, seeds resampled). Of
@@ -43,10 +44,7 @@ images. It may be given several times.
 
 def parser() -> Parser:
     known = Parser(
-        prog="sdvar-exp diff",
-        description="Differences between two cells or two studies.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="sdvar-exp diff", description="Differences between two cells or two studies.", epilog=EPILOG, json=MACHINES
     )
     known.add_argument("a", metavar="A", source=sides)
     known.add_argument("b", metavar="B", source=sides)
@@ -59,7 +57,6 @@ def parser() -> Parser:
         help="exit with 1 if it holds",
         source=lambda _: [f"{metric}>" for metric in registry.names("metric")],
     )
-    known.add_argument("--json", action="store_true", help="for machines")
     add_results_dir(known)
     return known
 
@@ -79,7 +76,7 @@ def main(argv: list[str]) -> int:
     found = compare(a, b)
     broken = [line for condition in conditions for line in condition.broken(found)]
     if asked.json:
-        print(json.dumps({**found.as_dict(), "failed": broken}, indent=1, ensure_ascii=False))
+        say_json({**found.as_dict(), "failed": broken})
     else:
         print("\n".join([*found.lines(), *(f"FAILED: {line}" for line in broken)]))
     return FAILED if broken else 0
@@ -97,7 +94,7 @@ class Side:
         if study is not None:
             folder = find_study(study, results)
             return cls(folder, one_cell(word, folder))
-        if (results / word / "manifest.json").is_file() or (Path(word) / "manifest.json").is_file():
+        if is_study(results / word) or is_study(Path(word)):
             return cls(find_study(word, results))
         place, colon, cell = word.rpartition(":")
         if colon:
@@ -170,7 +167,7 @@ class Comparison:
             return [*out, "no metric that both have"]
         out.append(f"{'metric':22} {'A':>10} {'B':>10} {'B − A':>10}  95 % interval")
         for row in self.metrics.to_dict("records"):
-            ends = "–" if _none(row["low"]) else f"[{row['low']:.4g}, {row['high']:.4g}]"
+            ends = "–" if missing(row["low"]) else f"[{row['low']:.4g}, {row['high']:.4g}]"
             few = f"  (n = {row['n']})" if row["n"] != self.units else ""
             change = f"×{row['difference']:.4g}" if row["metric"] in ratios else f"{row['difference']:.4g}"
             out.append(f"{row['metric']:22} {row['a']:>10.4g} {row['b']:>10.4g} {change:>10}  {ends}{few}")
@@ -242,10 +239,6 @@ def _title(side: Side, cells: Mapping[str, Any]) -> str:
     return str(side.folder) if side.cell is None else f"{side.folder}:{side.cell}  {cells[side.cell]['name']}"
 
 
-def _none(value: float | None) -> bool:
-    return value is None or math.isnan(value)
-
-
 @dataclass(frozen=True)
 class Condition:
     """`metric>0.01`, `metric.low>0`, `|metric|>0.01`, `n<20`."""
@@ -298,7 +291,7 @@ class Condition:
     def _value(self, metrics: pd.DataFrame) -> float | None:
         rows = metrics[metrics["metric"] == self.metric]
         value = None if rows.empty else rows.iloc[0][self.end]
-        return None if value is None or _none(value) else float(value)
+        return None if value is None or missing(value) else float(value)
 
     def _holds(self, value: float) -> list[str]:
         if self.absolute:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 from sdvar_exp import __version__
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.errors import UserError
-from sdvar_exp.guest import expand, kept_random_state, own_torch
+from sdvar_exp.guest import cores, expand, kept_random_state, own_torch
 from sdvar_exp.words import size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -37,9 +36,10 @@ class Finding:
 
 
 def parser() -> Parser:
-    known = Parser(prog="sdvar-exp doctor", description="Check this machine; exit code 1 if something will not work.")
+    known = Parser(
+        prog="sdvar-exp doctor", description="Check this machine; exit code 1 if something will not work.", json=MACHINES
+    )
     known.add_argument("--results-dir", type=expand, default="results", help="where results go (default: results)")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     findings = [finding for check in checks(asked.results_dir) for finding in _safely(check)]
     if asked.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+        say_json([asdict(finding) for finding in findings])
     else:
         print("\n".join(_line(finding) for finding in findings))
     return int(any(finding.state == PROBLEM for finding in findings))
@@ -144,12 +144,11 @@ def torch_and_gpu() -> Iterator[Finding]:
 def threads() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = torch.get_num_threads()
-    if count > cores:
-        yield Finding("threads", NOTE, f"PyTorch uses {count} threads on {cores} cores", f"threads={cores}")
+    count, most = torch.get_num_threads(), cores()
+    if count > most:
+        yield Finding("threads", NOTE, f"PyTorch uses {count} threads on {most} cores", f"threads={most}")
     else:
-        yield Finding("threads", OK, f"{count} of {cores} cores")
+        yield Finding("threads", OK, f"{count} of {most} cores")
 
 
 def disk(results: Path) -> Iterator[Finding]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import cells, find_study, one_cell, split_cell, study_parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import cells, one_cell, split_cell, study_of, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 from sdvar_exp.words import count, size
 
-FAILED = 1
 ABOUT = """The kept images of one cell as an npz in the layout of OpenAI's guided-diffusion evaluator (arr_0, uint8,
 N×H×W×3), or as a folder of PNG files. The order is random but fixed, as the Inception Score needs it. Refuses while units
 are missing, unless --partial. With --dataset, rows and images of all cells (or of one) as a folder that Hugging Face's
@@ -32,7 +32,6 @@ def parser() -> Parser:
         "--dataset", action="store_true", help="--to is a dataset folder: parquet with rows and images, and a card"
     )
     known.add_argument("--partial", action="store_true", help="export what there is, although units are missing")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -40,13 +39,14 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     if asked.cell and asked.study is None:
         asked.study, asked.cell = split_cell(asked.cell, Path(asked.results_dir))
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     if asked.dataset:
         return _dataset(folder, asked.cell, asked.to, asked.json)
-    from sdvar_exp.store.export import sample_files, shuffled, usable, write_folder, write_npz
+    from sdvar_exp.store.export import LABELS, shuffled, usable, write_folder, write_npz
+    from sdvar_exp.store.images import unit_images
 
     cell = one_cell(asked.cell, folder) if asked.cell else _only(folder)
-    files = sample_files(folder / "images" / cell)
+    files = unit_images(folder / "images" / cell)
     missing = _missing(folder, cell, {(label, seed) for label, seed, _ in files})
     if not files:
         raise UserError(f"cell {cell} of {folder} keeps no images: run it with images=all")
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
         shape = write_npz(paths, asked.to)
         text = f"{asked.to}  arr_0 uint8 {'×'.join(map(str, shape))}, {size(asked.to.stat().st_size)}"
     else:
-        _own_folder(asked.to, len(paths))
+        _own_folder(asked.to, {LABELS, *(f"{i:06d}{end}" for i in range(len(paths)) for end in (".png", ".part"))})
         text = f"{asked.to}  {count(len(paths), 'image')}, {write_folder(paths, asked.to)} new"
-    print(json.dumps(said, indent=1, ensure_ascii=False) if asked.json else text)
+    say_json(said) if asked.json else print(text)
     return FAILED if unusable else 0
 
 
@@ -80,13 +80,11 @@ def _dataset(folder: Path, cell: str | None, out: Path, as_json: bool) -> int:
     cells = [one_cell(cell, folder)] if cell else [c for c in tables.runs["cell"] if c in set(tables.samples["cell"])]
     if tables.samples[tables.samples["cell"].isin(cells)].empty:
         raise UserError(f"{folder} has no rows yet; run it first")
-    foreign = {path.name for path in out.iterdir()} - FILES if out.is_dir() else {out.name} if out.exists() else set()
-    if foreign:
-        raise UserError(f"--to {out} holds other files ({sorted(foreign)[0]}): give an empty or new folder")
+    _own_folder(out, FILES)
     rows, images = write_dataset(folder, tables, cells, out)
     said = {"to": str(out), "cells": len(cells), "rows": rows, "images": images}
     text = f"{out}  {count(rows, 'row')} of {count(len(cells), 'cell')}, {count(images, 'image')}"
-    print(json.dumps(said, indent=1, ensure_ascii=False) if as_json else text)
+    say_json(said) if as_json else print(text)
     return 0
 
 
@@ -112,13 +110,9 @@ def _missing(folder: Path, cell: str, have: set[tuple[int, int]]) -> int:
     return len(set(planned_units(read_cells(folder)[cell])) - have)
 
 
-def _own_folder(folder: Path, n: int) -> None:
-    """Refuse a folder that holds anything but an earlier export of at most as many images."""
+def _own_folder(folder: Path, own: Collection[str]) -> None:
+    """Refuse a folder that holds anything but an earlier export, whose names are `own`."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder} is a file; give FILE.npz or a folder")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    from sdvar_exp.store.export import LABELS
-
-    foreign = names - {LABELS} - {f"{i:06d}.png" for i in range(n)} - {f"{i:06d}.part" for i in range(n)}
-    if foreign:
+    if foreign := {path.name for path in folder.iterdir()} - {*own} if folder.is_dir() else set():
         raise UserError(f"--to {folder} holds other files ({sorted(foreign)[0]}): give an empty or new folder")

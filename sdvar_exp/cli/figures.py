@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.guest import expand
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ data and versions give equal bytes. Of many cells a figure shows the most tellin
 def parser() -> Parser:
     from sdvar_exp.report.sizes import VENUES
 
-    known = study_parser("figures", "Write a study's figures as PDF, PNG and SVG.", EXAMPLES)
+    known = study_parser(
+        "figures",
+        "Write a study's figures as PDF, PNG and SVG.",
+        EXAMPLES,
+        "what was drawn, and why what was not, for machines",
+    )
     known.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="only this figure; may be repeated", source=figure_names
     )
@@ -47,7 +52,6 @@ def parser() -> Parser:
     )
     known.add_argument("--all", action="store_true", help="all cells in figures of many panels, not the most telling ones")
     known.add_argument("--list", action="store_true", help="list the figures there can be")
-    known.add_argument("--json", action="store_true", help="what was drawn, and why what was not, for machines")
     return known
 
 
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> int:
         from sdvar_exp.store.timing import read_profile
 
         read_profile(asked.profile)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     out = asked.out or folder / "figures"
     out.mkdir(parents=True, exist_ok=True)  # before anything is drawn: a folder that cannot be made takes no minutes
     handler = logging.StreamHandler()
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> int:
         figures.log.removeHandler(handler)
         figures.log.setLevel(before)
     if asked.json:
-        print(json.dumps(_as_dict(folder, out, written), indent=1, ensure_ascii=False))
+        say_json(_as_dict(folder, out, written))
         return 0 if written and not written.failed else 1
     for path in written:
         if path.suffix == ".pdf":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -10,13 +9,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.images import IMAGE_NAME
 from sdvar_exp.words import count, size
 
-FAILED = 1
 FRESH_S = 3600.0  # a detached worker may be about to write the row of an image that young
 
 
@@ -40,7 +39,6 @@ def parser() -> Parser:
     )
     known.add_argument("--delete", action="store_true", help="remove what is listed")
     known.add_argument("--dry-run", action="store_true", help="list only: the default")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -48,7 +46,7 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     if asked.delete and asked.dry_run:
         raise UserError("--delete and --dry-run exclude each other")
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     if asked.delete:
         from sdvar_exp.store import Study
         from sdvar_exp.store.lock import StudyLock
@@ -68,7 +66,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {path} stays: {why}", file=sys.stderr)
     if asked.json:
         listed = [{"path": str(w.path), "why": w.why, "bytes": w.bytes, "stays": stays.get(w.path)} for w in found]
-        print(json.dumps({"deleted": asked.delete, "found": listed}, indent=1))
+        say_json({"deleted": asked.delete, "found": listed})
         return FAILED if stays else 0
     found = [one for one in found if one.path not in stays]
     for one in found:

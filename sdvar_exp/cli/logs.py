@@ -11,12 +11,15 @@ from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.studies import add_results_dir, cells, find_study, one_cell, split_cell, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import choice_text
+from sdvar_exp.store.files import studies_in
 from sdvar_exp.words import count
 
 
 def parser() -> Parser:
     known = Parser(
-        prog="sdvar-exp logs", description="What happened to a cell, or in a study: starts, failures with tracebacks."
+        prog="sdvar-exp logs",
+        description="What happened to a cell, or in a study: starts, failures with tracebacks.",
+        json="the records for machines, one a line",
     )
     known.add_argument(
         "cell",
@@ -25,7 +28,6 @@ def parser() -> Parser:
         source=cells,
     )
     known.add_argument("--study", help="its folder or name; default: the study that has the cell", source=studies)
-    known.add_argument("--json", action="store_true", help="the records for machines, one a line")
     add_results_dir(known)
     return known
 
@@ -51,7 +53,7 @@ def find_cell(word: str, study: str | None, results_dir: Path) -> tuple[Path, st
     if study is not None:
         folder = find_study(study, results_dir)
         return folder, one_cell(word, folder)
-    folders = sorted(p.parent for p in results_dir.glob("*/manifest.json"))
+    folders = studies_in(results_dir)
     if len(folders) < 2:
         folder = find_study(None, results_dir)
         return folder, one_cell(word, folder)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sdvar_exp import registry
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.config import folder
 from sdvar_exp.config.template import entry_yaml, parameters
 from sdvar_exp.errors import UserError
@@ -26,7 +25,7 @@ ALIASES = {
 
 
 def parser() -> Parser:
-    known = Parser(prog="sdvar-exp ls", description=(__doc__ or "").split(": ", 1)[1])
+    known = Parser(prog="sdvar-exp ls", description=(__doc__ or "").split(": ", 1)[1], json=MACHINES)
     known.add_argument("group", nargs="?", help=f"one of {', '.join(folder.GROUPS)}", source=lambda _: folder.GROUPS)
     known.add_argument(
         "choice",
@@ -34,7 +33,6 @@ def parser() -> Parser:
         help="one of its choices: show its yaml",
         source=lambda asked: folder.names(_group(asked.group), asked.config_dir),
     )
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -46,11 +44,14 @@ def main(argv: list[str]) -> int:
     if asked.choice:
         yaml = _one(groups[0], asked.choice, extra)
         found = [option for option in folder.options(groups[0], extra) if option.name == asked.choice]
-        print(json.dumps({**_as_dict(found[0]), "yaml": yaml}, indent=1, ensure_ascii=False) if asked.json and found else yaml)
+        if asked.json and found:
+            say_json({**_as_dict(found[0]), "yaml": yaml})
+        else:
+            print(yaml)
         return 0
     options = [option for group in groups for option in folder.options(group, extra)]
     if asked.json:
-        print(json.dumps([_as_dict(option) for option in options], indent=1, ensure_ascii=False))
+        say_json([_as_dict(option) for option in options])
     else:
         print(_listing(options))
     return 0

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.cli.studies import add_results_dir, find_study, studies
 from sdvar_exp.guest import expand
 from sdvar_exp.words import count
 
-FAILED = 1
 SHOWN = 20
 
 
@@ -21,6 +20,7 @@ def parser() -> Parser:
         prog="sdvar-exp merge",
         description="Make one study of several folders of it. Equal rows of a unit are one; where rows differ they are listed "
         "and nothing is written. The folders stay as they are.",
+        json=MACHINES,
     )
     known.add_argument(
         "studies", nargs="+", metavar="STUDY", help="folders of one study, the first counts first", source=studies
@@ -30,7 +30,6 @@ def parser() -> Parser:
     known.add_argument(
         "--allow-mixed", action="store_true", help="merge rows of other code, packages or devices too; they are tagged"
     )
-    known.add_argument("--json", action="store_true", help="for machines")
     add_results_dir(known)
     return known
 
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> int:
     found = merge(folders, asked.into, asked.allow_mixed, asked.keep_first)
     written = not found.conflicts or asked.keep_first
     if asked.json:
-        print(json.dumps({"into": str(asked.into) if written else None, **asdict(found)}, indent=1, ensure_ascii=False))
+        say_json({"into": str(asked.into) if written else None, **asdict(found)})
         return 0 if written else FAILED
     for line in found.conflicts[:SHOWN]:
         print(f"{'note' if written else 'error'}: {line}", file=sys.stderr)

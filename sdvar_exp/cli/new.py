@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import keyword
 import re
@@ -46,7 +45,6 @@ def parser() -> Parser:
         prog="sdvar-exp new",
         description="Write the file of an entry of your own, or of an experiment, and say how to run it.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known.add_argument("kind", metavar="KIND", help=", ".join(EXAMPLES), source=lambda _: EXAMPLES)
     known.add_argument("name", metavar="NAME", help="letters, digits and _; an experiment's may have - and .")

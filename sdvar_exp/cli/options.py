@@ -1,18 +1,33 @@
-"""Shared by the verbs that take overrides: their help, made from conf/ and the registry."""
+"""Shared by the verbs: their parser, what they print, and the help of those that take overrides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Iterable, Sequence
 
 from sdvar_exp.config import folder
 from sdvar_exp.config.arguments import Parser
 
-__all__ = ["Parser", "help_wanted", "run_help"]
+__all__ = ["MACHINES", "Parser", "help_wanted", "run_help", "say_json", "tell"]
 
+MACHINES = "for machines"
+"""Help of `--json`."""
 USES = {
     "run": "decode every cell of the command, write tables, images and figures; run it again to continue",
     "plan": "show cells and units of the command, what is cached, pending, how long and how large; nothing is run",
 }
+
+
+def say_json(value: object) -> None:
+    """Print a value as `--json` shows it."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def tell(kind: str, lines: Iterable[object]) -> None:
+    """Lines on standard error, each behind its kind, such as `note` or `error`."""
+    for line in lines:
+        print(f"{kind}: {line}", file=sys.stderr)
 
 
 def help_wanted(argv: Sequence[str]) -> bool:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser, help_wanted, run_help
+from sdvar_exp.cli.options import MACHINES, Parser, help_wanted, run_help, say_json, tell
 from sdvar_exp.cli.studies import folder_notices
 from sdvar_exp.config.arguments import words_parser
 from sdvar_exp.config.folder import nearest_folder
@@ -22,6 +21,7 @@ from sdvar_exp.models.files import model_files
 from sdvar_exp.plan import Plan, PlannedCell
 from sdvar_exp.runner.running.until import present
 from sdvar_exp.runner.running.work import timings as missing_timings
+from sdvar_exp.store.files import studies_in
 from sdvar_exp.store.manifest import refusal_of, settle_reference
 from sdvar_exp.store.state import LedgerState
 from sdvar_exp.words import count, roughly, size
@@ -48,7 +48,7 @@ def with_remarks(plan: Plan) -> Plan:
 
 def parser() -> Parser:
     known = words_parser("sdvar-exp plan")
-    known.add_argument("--json", action="store_true", help="for machines")
+    known.add_argument("--json", action="store_true", help=MACHINES)
     return known
 
 
@@ -70,10 +70,9 @@ def main(argv: list[str]) -> int:
     left = whats_left(plan)
     if as_json:
         more = {"until": {**dict(until.widths), "most": until.most, "looks": until.looks, "look": look}} if until else {}
-        print(json.dumps({**as_dict(plan, left), **more}, indent=1, ensure_ascii=False))
+        say_json({**as_dict(plan, left), **more})
         return 0
-    for notice in plan.notices:
-        print(f"note: {notice}", file=sys.stderr)
+    tell("note", plan.notices)
     print(text(plan, left))
     if until:
         print(f"seeds until {until}\n{look}" + ("; the counts are those of the most seeds" if left.pending else ""))
@@ -156,7 +155,7 @@ def _estimate(plan: Plan, own: LedgerState, pending: dict[str, int], timings: in
 def _studies(plan: Plan) -> list[Path]:
     """This study and then the others of the results folder, the newest first: those whose models, device and dtype are the
     plan's, as a rate measured elsewhere tells nothing."""
-    found = [path.parent for path in plan.results_dir.glob("*/manifest.json") if _alike(plan, path)]
+    found = [folder for folder in studies_in(plan.results_dir) if _alike(plan, folder / "manifest.json")]
     found.sort(key=lambda folder: (folder != plan.folder, -(folder / "manifest.json").stat().st_mtime))
     return found
 

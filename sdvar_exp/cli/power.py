@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvar_exp import registry
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import cells, find_study, one_cell, study_parser
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import cells, one_cell, study_of, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import aligned, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +45,6 @@ def parser() -> Parser:
     known.add_argument("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
     known.add_argument("--labels", type=int, help="labels to plan with (default: those of the study)")
     known.add_argument("--identical", type=float, metavar="SHARE", help="plan a claim of k/N identical instead")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -60,7 +58,7 @@ def main(argv: list[str]) -> int:
         return _identical(asked.identical, asked.level, asked.json)
     if asked.effect is None:
         raise UserError("--effect is needed: what difference is to be shown? e.g. --metric speedup --effect 1.05")
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.metrics.statistics import LEAST_FREEDOM
     from sdvar_exp.report.power import power_table
     from sdvar_exp.report.source import read_tables
@@ -76,7 +74,7 @@ def main(argv: list[str]) -> int:
         labels=asked.labels,
     )
     if asked.json:
-        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1, ensure_ascii=False))
+        say_json(json.loads(table.to_json(orient="records")))
     else:
         print(_text(table))
         ratio = metric(asked.metric).ratio
@@ -98,7 +96,7 @@ def _identical(share: float, level: float, as_json: bool) -> int:
         raise UserError(f"--identical must lie in [{LEAST_SHARE:g}, 1), got {share}")
     n = images_needed(share, level)
     if as_json:
-        print(json.dumps({"share": share, "level": level, "images": n}))
+        say_json({"share": share, "level": level, "images": n})
     else:
         print(f"{n} of {n} identical images show that fewer than {100 * share:g} % differ, at {100 * level:g} % confidence")
     return 0
@@ -113,13 +111,8 @@ def _text(table: pd.DataFrame) -> str:
         few = " *" if row["freedom"] < LEAST_FREEDOM else ""
         line = [f"{row['name']}{few}", str(row["n"]), str(row["at_labels"]), f"{row['spread']:.3g}", f"{row['power_now']:.2f}"]
         lines.append([*line, *(_count(row[key]) for key in ("needed", "needed_cautious", "images"))])
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    cells = [
-        [word.rjust(w) if i else word.ljust(w) for i, (word, w) in enumerate(zip(line, widths, strict=True))]
-        for line in [head, *lines]
-    ]
-    return "\n".join("  ".join(line) for line in cells)
+    return "\n".join(aligned([head, *lines], numbers=True))
 
 
 def _count(value: float | None) -> str:
-    return "> 1e6" if value is None or isnan(value) else f"{value:.0f}"
+    return "> 1e6" if value is None or missing(value) else f"{value:.0f}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvar_exp import registry
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import MACHINES, Parser, say_json
 from sdvar_exp.cli.studies import add_results_dir, find_study, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count
@@ -15,13 +15,12 @@ from sdvar_exp.words import count
 if TYPE_CHECKING:
     from sdvar_exp.tracking import Outcome
 
-FAILED = 1
-
 
 def parser() -> Parser:
     known = Parser(
         prog="sdvar-exp push",
         description="Send studies from their ledgers to Weights & Biases or another tracker; a second push sends nothing.",
+        json=MACHINES,
     )
     known.add_argument(
         "studies", nargs="+", metavar="STUDY", help="a study's folder, or its name in the results folder", source=studies
@@ -37,7 +36,6 @@ def parser() -> Parser:
     known.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     known.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
     known.add_argument("--timeout", type=float, default=600.0, help="seconds per study (default 600)")
-    known.add_argument("--json", action="store_true", help="for machines")
     add_results_dir(known)
     return known
 
@@ -70,7 +68,7 @@ def main(argv: list[str]) -> int:
             {"study": str(f), "mode": options.place, "ok": o.ok, "sent": n, "message": o.message}
             for f, o, n in zip(folders, outcomes, sent, strict=True)
         ]
-        print(json.dumps(listed, indent=1, ensure_ascii=False))
+        say_json(listed)
     return 0 if all(outcome.ok for outcome in outcomes) else FAILED
 
 

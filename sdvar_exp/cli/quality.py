@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand, kept_random_state, own_torch
 
@@ -19,7 +18,6 @@ EXAMPLE = """example: sdvar-exp quality var_50k --extractor inception --real ima
 
 def parser() -> Parser:
     known = study_parser("quality", ABOUT, epilog=EXAMPLE)
-    known.add_argument("--json", action="store_true", help="for machines")
     known.add_argument(
         "--extractor",
         metavar="NAME",
@@ -39,7 +37,7 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     if asked.real and not asked.extractor:
         raise UserError("--real needs --extractor: classifier, inception or package.module:function")
     from sdvar_exp.report.quality import Real, render_quality, shipped_real, write_quality
@@ -68,7 +66,7 @@ def main(argv: list[str]) -> int:
                 "`sdvar-exp quality STUDY --extractor inception` looks at the kept images"
             )
     if asked.json:
-        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        say_json(json.loads(table.to_json(orient="records")))
     else:
         print(render_quality(table))
         print(f"\ntable    {folder / 'tables' / name}.csv")

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdvar_exp.cli.options import Parser
 from sdvar_exp.cli.status import state_of
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.guest import expand
 from sdvar_exp.words import count, roughly, size
 
@@ -30,7 +30,6 @@ def parser() -> Parser:
         "are none. A run of up to 2000 images ends with it too; one of more says this command.",
     )
     known.add_argument("--out", type=expand, help="the file (default: report.html in the study's folder, beside its images)")
-    known.add_argument("--json", action="store_true", help="for machines")
     known.add_argument(
         "--watch",
         action="store_true",
@@ -45,7 +44,7 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.report.page import write_page
 
     if asked.watch:

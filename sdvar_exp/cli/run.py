@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.options import Parser, help_wanted, run_help
+from sdvar_exp.cli.options import Parser, help_wanted, run_help, tell
 from sdvar_exp.cli.plan import with_remarks
 from sdvar_exp.cli.studies import cells, find_study, folder_notices, match_cells, split_cell
 from sdvar_exp.config.arguments import words_parser
@@ -67,8 +67,7 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
     from sdvar_exp.config import compose
 
     plan = with_remarks(compose(asked.words))
-    for notice in () if asked.quiet else (*plan.notices, *folder_notices(plan)):
-        print(f"note: {notice}", file=sys.stderr)
+    tell("note", () if asked.quiet else (*plan.notices, *folder_notices(plan)))
     chosen = choose(plan, asked)
     if chosen is None:
         if not asked.quiet:

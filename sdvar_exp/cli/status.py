@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json, tell
 from sdvar_exp.cli.studies import find_study, study_parser
 from sdvar_exp.errors import UserError
-from sdvar_exp.plan import Timing
+from sdvar_exp.store.files import studies_in
 from sdvar_exp.words import count, roughly
-
-FAILED = 1
 
 
 def parser() -> Parser:
     known = study_parser("status", "How far studies are: units done, failed and pending, and whether one is running.")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     results = Path(asked.results_dir)
-    folders = [find_study(asked.study, results)] if asked.study else sorted(p.parent for p in results.glob("*/manifest.json"))
+    folders = [find_study(asked.study, results)] if asked.study else studies_in(results)
     if not folders:
         raise UserError(f"{results} has no study; give --results-dir, or start one with sdvar-exp run")
     states, problems = [], []
@@ -38,12 +33,11 @@ def main(argv: list[str]) -> int:
             states.append(state_of(folder))
         except UserError as error:
             problems.append(error)
-    for problem in problems:  # a study that is damaged hides no other
-        print(f"error: {problem}", file=sys.stderr)
+    tell("error", problems)
     if not states:
         return problems[0].exit_code
     if asked.json:
-        print(json.dumps(states, indent=1, ensure_ascii=False))
+        say_json(states)
         return FAILED if problems else 0
     for place, state in enumerate(states):
         print(("\n" if place else "") + "\n".join(text(state, cells=len(states) == 1)))
@@ -52,8 +46,9 @@ def main(argv: list[str]) -> int:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """State of a study as plain data. lock: `free`, `live` or `stale`."""
+    from sdvar_exp.engines.squeue import status_lines
     from sdvar_exp.store.lock import holder_of
-    from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest, refusal_today
+    from sdvar_exp.store.manifest import is_kept, planned_units, read_cells, read_manifest, refusal_today, timings_of
     from sdvar_exp.store.state import read_rows
 
     manifest = read_manifest(folder) or {}
@@ -73,7 +68,7 @@ def state_of(folder: Path) -> dict[str, Any]:
                 "failed": failed[cell],
                 "pending": pending,
                 "timings": timings[cell],
-                "timings_planned": _timings(about, len(planned)),
+                "timings_planned": timings_of(about),
             }
         )
     found = holder_of(folder / "lock")
@@ -100,7 +95,7 @@ def state_of(folder: Path) -> dict[str, Any]:
             for body in ledger.failed.values()
         ],
         "damage": ledger.damage,
-        "jobs": jobs_of(folder),
+        "jobs": status_lines(folder),
         "refused": refusal_today(folder),
         "cells": cells,
     }
@@ -115,20 +110,6 @@ def _last_failures(state: Mapping[str, Any]) -> list[str]:
         trace = str(body.get("traceback") or "").rstrip().splitlines()
         lines += [f"    {line}" for line in trace] if len(lines) == 1 else []
     return lines
-
-
-def _timings(about: Mapping[str, Any], planned: int) -> int:
-    """Number of timings that a cell is to have at least: of its first images, so often each."""
-    asked = about.get("timing", {})
-    timing = replace(Timing(), **{name: asked[name] for name in ("units", "repeats") if name in asked})
-    return timing.batches(planned, int(about["config"].get("batch", 1))) * timing.repeats
-
-
-def jobs_of(folder: Path) -> list[str]:
-    """One line per Slurm job of a study; empty where the study was not run by that engine."""
-    from sdvar_exp.engines.squeue import status_lines
-
-    return status_lines(folder)
 
 
 def text(state: dict[str, Any], cells: bool) -> list[str]:

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.options import MACHINES, Parser
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
-from sdvar_exp.words import count, did_you_mean
+from sdvar_exp.store.files import is_study, studies_in
+from sdvar_exp.words import count, did_you_mean, some
 
 if TYPE_CHECKING:
     from sdvar_exp.plan import Plan
@@ -20,14 +21,9 @@ DEFAULT = "default"
 """The study of a command that names none."""
 
 
-def study_parser(verb: str, description: str, epilog: str | None = None) -> Parser:
-    """A parser with `[STUDY]` and `--results-dir`."""
-    parser = Parser(
-        prog=f"sdvar-exp {verb}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
-    )
+def study_parser(verb: str, description: str, epilog: str | None = None, json: str = MACHINES) -> Parser:
+    """A parser with `[STUDY]`, `--results-dir` and `--json`. json: the help of the last."""
+    parser = Parser(prog=f"sdvar-exp {verb}", description=description, epilog=epilog, json=json)
     what = "its folder, or its name in the results folder; default: the only one"
     parser.add_argument("study", nargs="?", help=what, source=studies)
     add_results_dir(parser)
@@ -40,7 +36,7 @@ def add_results_dir(parser: Parser) -> None:
 
 def studies(asked: argparse.Namespace) -> list[str]:
     """Names of the studies in the results folder of a command line that is being typed."""
-    return sorted(path.parent.name for path in Path(getattr(asked, "results_dir", "results")).glob("*/manifest.json"))
+    return [folder.name for folder in studies_in(Path(getattr(asked, "results_dir", "results")))]
 
 
 def cells(asked: argparse.Namespace) -> list[str]:
@@ -54,15 +50,20 @@ def cells(asked: argparse.Namespace) -> list[str]:
     return [f"{place}{colon}{cell}" for name in found for cell in read_cells(find_study(name, results))]
 
 
+def study_of(asked: argparse.Namespace) -> Path:
+    """The folder of the study that a command line names."""
+    return find_study(asked.study, Path(asked.results_dir))
+
+
 def find_study(name: str | None, results_dir: Path) -> Path:
     """The folder of a study; `UserError` naming the studies there are."""
-    known = sorted(path.parent.name for path in results_dir.glob("*/manifest.json"))
+    known = [folder.name for folder in studies_in(results_dir)]
     if name is None:
         if len(known) == 1:
             return results_dir / known[0]
         raise UserError(f"which study? {_listed(known, results_dir)}")
     for folder in (expand(name), results_dir / name):
-        if (folder / "manifest.json").is_file():
+        if is_study(folder):
             return folder
     raise UserError(f"there is no study {name!r}{did_you_mean(name, known, _listed(known, results_dir))}")
 
@@ -70,7 +71,7 @@ def find_study(name: str | None, results_dir: Path) -> Path:
 def split_cell(word: str, results_dir: Path) -> tuple[str | None, str]:
     """`STUDY:CELL` in its two parts, where such a study is there; else None and the whole word."""
     place, _, cell = word.rpartition(":")
-    there = place and any((folder / "manifest.json").is_file() for folder in (expand(place), results_dir / place))
+    there = place and any(map(is_study, (expand(place), results_dir / place)))
     return (place, cell) if there else (None, word)
 
 
@@ -120,14 +121,10 @@ def one_cell(word: str, folder: Path) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        listed = _some([f"{c} {names[c]}" for c in found])
+        listed = some([f"{c} {names[c]}" for c in found])
         raise UserError(f"{word!r} means {len(found)} cells of {folder}: {listed}; give an id")
-    has = f"it has {_some([f'{c} {n}' for c, n in names.items()])}"
+    has = f"it has {some([f'{c} {n}' for c, n in names.items()])}"
     raise UserError(f"{folder} has no cell {word!r}{did_you_mean(word, [*names.values(), *names], has)}")
-
-
-def _some(texts: list[str], most: int = 6) -> str:
-    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
 def folder_notices(plan: Plan) -> list[str]:

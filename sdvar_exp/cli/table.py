@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli.options import Parser, tell
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.errors import UserError
-from sdvar_exp.words import choices_text, did_you_mean
+from sdvar_exp.words import choices_text, did_you_mean, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ them) chooses cells by the number that the table shows: images chosen by how the
 
 
 def parser() -> Parser:
-    known = study_parser("table", "The result table of a study.", EXAMPLES)
+    known = study_parser("table", "The result table of a study.", EXAMPLES, "the summary for machines")
     known.add_argument(
         "--stable",
         nargs="?",
@@ -57,7 +57,6 @@ def parser() -> Parser:
     )
     known.add_argument("--superseded", action="store_true", help="with cells whose own entries were changed since")
     known.add_argument("--sort", metavar="COLUMN", help="by a column of the summary, --sort -COLUMN from the largest on")
-    known.add_argument("--json", action="store_true", help="the summary for machines")
     known.add_argument("--csv", action="store_true", help="the summary as csv")
     known.add_argument("--latex", action="store_true", help="the table for a paper (booktabs)")
     known.add_argument("--markdown", action="store_true", help="the table in Markdown")
@@ -71,7 +70,7 @@ def columns(asked: argparse.Namespace) -> list[str]:
     from sdvar_exp.store.manifest import read_cells
 
     found = {"label": None, "seed": None}
-    for about in read_cells(find_study(asked.study, Path(asked.results_dir))).values():
+    for about in read_cells(study_of(asked)).values():
         for key, value in about["config"].items():
             inner = value if isinstance(value, dict) else {"name": value}
             found |= dict.fromkeys(key if word == "name" else f"{key}_{word}" for word in inner)
@@ -81,7 +80,7 @@ def columns(asked: argparse.Namespace) -> list[str]:
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(_with_minus(argv))
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     if asked.stable:
         if asked.where or asked.group or asked.json or asked.sort or asked.effects or asked.interactions:
             raise UserError(
@@ -112,8 +111,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(_typeset(chosen, asked.latex, asked.plus_minus, asked.sort))
         return 0
     summary = _sorted(_summary(chosen, asked.group), asked.sort)
-    for remark in chosen.remarks:
-        print(f"note: {remark}", file=sys.stderr)
+    tell("note", chosen.remarks)
     if asked.json:
         summary = summary if asked.group else _with_rounds(summary, chosen.tables.samples)
         print(summary.to_json(orient="records", indent=1, force_ascii=False))
@@ -139,8 +137,7 @@ def _with_minus(argv: list[str]) -> list[str]:
 
 
 def _say(chosen: Chosen) -> None:
-    for note in getattr(chosen.tables, "notes", ()):
-        print(f"note: {note}", file=sys.stderr)
+    tell("note", getattr(chosen.tables, "notes", ()))
 
 
 def _chosen(folder: Path, where: str | None, by_outcome: bool = False, superseded: bool = False) -> Chosen:
@@ -250,10 +247,8 @@ def _plain(summary: pd.DataFrame) -> str:
 
 
 def _interval(mean: float | None, low: float | None, high: float | None) -> str:
-    from math import isnan
-
-    if mean is None or isnan(mean):
+    if mean is None or missing(mean):
         return "–"
-    if low is None or high is None or isnan(low) or low == high:
+    if low is None or high is None or missing(low) or low == high:
         return f"{mean:.3g}"
     return f"{mean:.3g} [{low:.3g}, {high:.3g}]"

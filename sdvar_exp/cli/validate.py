@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli import FAILED
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.words import count
 
 if TYPE_CHECKING:
     from sdvar_exp.store import Tables
-
-FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,18 @@ def parser() -> Parser:
         "validate",
         "Is a study whole: its ledger's records, cells, images and tables; exit code 1 if something is wrong. Changes nothing.",
     )
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.store.records import watched
 
     with watched():  # what readers leave out is told below, each with what to do
         faults = list(_faults(folder))
     if asked.json:
-        print(json.dumps({"folder": str(folder), "whole": not faults, "faults": [asdict(f) for f in faults]}, indent=1))
+        say_json({"folder": str(folder), "whole": not faults, "faults": [asdict(f) for f in faults]})
         return FAILED if faults else 0
     for fault in faults:
         print(f"{fault.what}: {fault.path}: {fault.text}\n  fix: {fault.fix}")

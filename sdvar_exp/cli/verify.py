@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import find_study, study_parser
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.errors import UserError
+from sdvar_exp.words import aligned
 
 EXAMPLES = """\
 A figure agrees if the hash of its data is that of the file, and its pixels are, up to a tolerance for other versions of
@@ -27,19 +27,18 @@ def parser() -> Parser:
     known.add_argument(
         "--tex", type=Path, metavar="FILE", help="check the macros of `table --macros` in this file instead of figures"
     )
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     from sdvar_exp.report.figures import INDEX
-    from sdvar_exp.report.verify import SHARE, render_checked, verify
+    from sdvar_exp.report.verify import SHARE, verify
 
     if asked.tolerance is not None and not 0 <= asked.tolerance <= 1:
         raise UserError(f"--tolerance must lie in [0, 1], got {asked.tolerance}")
     given = Path(asked.study) if asked.study else None
-    folder = given if given and (given / INDEX).is_file() else find_study(asked.study, Path(asked.results_dir))
+    folder = given if given and (given / INDEX).is_file() else study_of(asked)
     if asked.tex:
         from sdvar_exp.report.macros import check_macros
         from sdvar_exp.report.source import read_tables
@@ -54,9 +53,9 @@ def main(argv: list[str]) -> int:
             "same": not failed,
             "numbers" if asked.tex else "figures": [c.as_dict() for c in checked],
         }
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        say_json(content)
     else:
-        print(render_checked(checked))
+        print("\n".join(aligned([(c.name, c.problem or "same") for c in checked])))
         what = "numbers" if asked.tex else "figures"
         print(f"\n{len(checked) - failed} of {len(checked)} {what} agree with the data")
     return 1 if failed or not checked else 0

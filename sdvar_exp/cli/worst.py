@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.options import Parser
-from sdvar_exp.cli.studies import cells, find_study, one_cell, study_parser
+from sdvar_exp.cli.options import Parser, say_json
+from sdvar_exp.cli.studies import cells, one_cell, study_of, study_parser
 from sdvar_exp.errors import UserError, require
 
 
@@ -16,7 +14,6 @@ def parser() -> Parser:
     known.add_argument("--metric", default=None, metavar="COLUMN", help="default: the pixel difference", source=_metrics)
     known.add_argument("--cell", metavar="CELL", help="of this cell alone: id, name, pattern or key=value", source=cells)
     known.add_argument("-n", type=int, default=10, metavar="IMAGES", help="how many (default 10)")
-    known.add_argument("--json", action="store_true", help="for machines")
     return known
 
 
@@ -28,7 +25,7 @@ def _metrics(asked: Any) -> list[str]:
 
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
-    folder = find_study(asked.study, Path(asked.results_dir))
+    folder = study_of(asked)
     from sdvar_exp.metrics.quantities import headline, metric
     from sdvar_exp.store.images import image_name
     from sdvar_exp.store.results import load_results
@@ -50,7 +47,7 @@ def main(argv: list[str]) -> int:
         picture = str(path) if path.is_file() else None
         rows.append({**{k: row[k] for k in ("cell", "name", "label", "seed")}, m.name: float(row[m.name]), "picture": picture})
     if asked.json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        say_json(rows)
         return 0
     for row in rows:
         image = f"{row['name']}, label {row['label']}, seed {row['seed']}"

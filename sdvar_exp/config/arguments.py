@@ -21,14 +21,20 @@ class Parser(argparse.ArgumentParser):
     On the namespace, `config_dir` is an absolute folder or None, and `plugin` a list of modules, imported already.
     """
 
-    def __init__(self, *, common: bool = True, **settings: Any) -> None:
-        """common: whether to take the two; those who read a part of a command line only leave them to the others."""
-        super().__init__(**settings)
+    def __init__(self, *, common: bool = True, json: str | None = None, **settings: Any) -> None:
+        """common: whether to take the two; those who read a part of a command line only leave them to the others.
+
+        json: the help of `--json`, for those who have it. An epilog keeps its lines.
+        """
+        form = argparse.RawDescriptionHelpFormatter if settings.get("epilog") else argparse.HelpFormatter
+        super().__init__(**{"formatter_class": form, **settings})
         if common:
             more = "a folder with groups of your own, laid out like conf/"
             self.add_argument("--config-dir", "-cd", action=_Folder, nargs="?", metavar="DIR", help=more)
             more = "a module that registers more: strategies, metrics, figures, trackers, …; may be repeated"
             self.add_argument("--plugin", action=_Plugin, default=[], metavar="MODULE", help=more)
+        if json:
+            self.add_argument("--json", action="store_true", help=json)
 
     def add_argument(self, *names: Any, source: Source | None = None, **settings: Any) -> argparse.Action:
         """argparse's own, and where the values come from that a shell offers. source: takes what was typed so far."""

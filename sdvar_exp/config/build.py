@@ -32,7 +32,7 @@ from sdvar_exp.config.overrides import Item, Known, expand_all
 from sdvar_exp.config.study import is_int, parse_labels, parse_seeds, parse_until, results_dir, settings_of, study_name, union
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Plan, PlannedCell, Until
-from sdvar_exp.words import count
+from sdvar_exp.words import count, some
 
 UNITED = ("labels", "seeds")
 
@@ -132,7 +132,7 @@ def _is_package(place: str) -> bool:
 def _refuse_study_sweeps(axes: Mapping[str, Sequence[Item]], errors: list[str]) -> None:
     for key, items in axes.items():
         if len(items) > 1 and not items[0].of_cell and key not in UNITED:
-            values = ",".join(item.text.partition("=")[2] for item in items[:6]) + (",…" if len(items) > 6 else "")
+            values = some((item.text.partition("=")[2] for item in items), comma=",")
             errors.append(f"{key}={values}: {key} belongs to the whole study and cannot be swept; give one command per value")
 
 
@@ -151,8 +151,7 @@ def _note_repeats(key: str, values: Sequence[Any], notices: list[str]) -> None:
     """Labels and seeds that are named more than once."""
     named = Counter(str(one) for value in values for one in (value if isinstance(value, list) else [value]))
     if twice := [one for one, times in named.items() if times > 1]:
-        some = ", ".join(twice[:6]) + (", …" if len(twice) > 6 else "")
-        notices.append(f"{key}: {some} named more than once; a repetition is the same image and is decoded once")
+        notices.append(f"{key}: {some(twice)} named more than once; a repetition is the same image and is decoded once")
 
 
 def _until(master: Tree, timed: int, work: Work) -> Until | None:
@@ -174,7 +173,7 @@ def _seeds(axes: Mapping[str, list[Item]], master: Tree, work: Work) -> tuple[in
     items = axes["seeds"]
     seeds = union(work.attempt((), parse_seeds, [i.value] if i.swept and is_int(i.value) else i.value) for i in items)
     if any(item.swept and is_int(item.value) for item in items):
-        listed = ",".join(map(str, seeds[:6])) + (",…" if len(seeds) > 6 else "")
+        listed = some(seeds, comma=",")
         work.notices.append(f"a sweep of seeds means these seeds, seeds=[{listed}]; seeds=n are the seeds 0 … n-1")
     return seeds
 

@@ -20,7 +20,7 @@ from sdvar_exp.config.overrides import MOST_COMBINATIONS, Item, Known, expand_al
 from sdvar_exp.config.schema import check_number, to_choice, values_of
 from sdvar_exp.config.template import parameters
 from sdvar_exp.errors import UserError, require
-from sdvar_exp.words import count
+from sdvar_exp.words import count, listed
 
 FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."
@@ -273,7 +273,7 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
         if key.split(".")[0] not in REFERENCE_GROUPS or "=" not in word:
             work.errors.append(
                 f"{REFERENCE}{word}: the reference is the target alone, stage by stage; "
-                f"set its {listed(REFERENCE_GROUPS)}, e.g. {REFERENCE}cfg_schedule.cfg=1.5"
+                f"set its {listed(REFERENCE_GROUPS, 'or')}, e.g. {REFERENCE}cfg_schedule.cfg=1.5"
             )
             return None
     before = len(work.errors)
@@ -313,12 +313,7 @@ def reason(job: Job, kept: Cell) -> str:
         group, _, word = job.dropped[0].partition(".")
         return f"{group}={job.items[group].value} has no {word}"
     if unused := [role for role in job.cell.model.dtypes if role not in kept.model.dtypes]:
-        return f"{kept.strategy.name} runs no {listed(unused)}"
+        return f"{kept.strategy.name} runs no {listed(unused, 'or')}"
     varied = {key.split(".")[0] for key in job.items}
     unread = [f for f in FACTORS if f not in kept.reads and f in varied]
-    return f"{kept.strategy.name} reads no {listed(unread)}" if unread else "some are listed twice"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return f"{kept.strategy.name} reads no {listed(unread, 'or')}" if unread else "some are listed twice"

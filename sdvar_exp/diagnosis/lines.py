@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from sdvar_exp.words import aligned
 
 Record = dict[str, Any]
 
@@ -13,8 +15,7 @@ COLUMNS = ("call", "model", "stages", "rows", "input", "dtype, device", "mask", 
 def table(records: Sequence[Record]) -> list[str]:
     """The lines of one traced decode, columns aligned."""
     rows = [COLUMNS, *(call(r) for r in records if r["event"] == "call")]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    calls = iter(_aligned(rows, widths))
+    calls = iter(aligned(rows))
     out = [title(records), next(calls)]
     for record in records:
         if record["event"] == "call":
@@ -23,7 +24,7 @@ def table(records: Sequence[Record]) -> list[str]:
             out.append("  " + round_line(record))
         elif record["event"] == "error":
             out.append(f"  stopped here: {record['error']}")
-    return [line.rstrip() for line in out]
+    return out
 
 
 def title(records: Sequence[Record]) -> str:
@@ -73,8 +74,3 @@ def _stage(stage: Record) -> str:
 
 def _each(values: Iterable[float]) -> str:
     return "/".join(f"{v:.2f}" for v in values)
-
-
-def _aligned(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
-    for row in rows:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

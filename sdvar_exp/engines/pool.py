@@ -19,6 +19,7 @@ from typing import Any
 from sdvar_exp.engines.worker import Assignment, pack
 from sdvar_exp.engines.workers import WorkerProcess, ending, environment_of, log_folder
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import cores
 from sdvar_exp.plan import Settings
 from sdvar_exp.runner.running.failures import record_failure
 from sdvar_exp.runner.running.progress import Step, phase
@@ -229,5 +230,4 @@ def visible_gpus(device: str) -> list[str]:
 
 def default_workers(gpus: list[str], threads: int) -> int:
     """One per GPU; on a CPU as many as the cores hold."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return len(gpus) or max(1, cores // max(1, threads))
+    return len(gpus) or max(1, cores() // max(1, threads))

@@ -23,7 +23,7 @@ from sdvar_exp.plan import Plan, Settings
 from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import phase, say
 from sdvar_exp.runner.running.protocol import Backend, Detached
-from sdvar_exp.runner.running.sweep import Sweep, attempts_of
+from sdvar_exp.runner.running.sweep import Sweep
 from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.screen import Screen
 from sdvar_exp.store import Study
@@ -97,7 +97,7 @@ class Slurm:
 
 def failed_since(sweep: Sweep, before: dict[UnitKey, int]) -> set[UnitKey]:
     """Units with more failures than before, by the ledger."""
-    return {key for key, count in attempts_of(sweep.study).items() if count > before.get(key, 0)}
+    return {key for key, count in sweep.study.failures().items() if count > before.get(key, 0)}
 
 
 def unfailed(work: Sequence[Group], failed: set[UnitKey]) -> list[Group]:
@@ -227,7 +227,7 @@ class Shard:
         options = replace(at.options, workers=at.options.workers_per_job)
         console = Screen(file=io.StringIO())
         with interruptible() as interrupt:
-            sweep = Sweep(study, cast(Backend, facts), at.factory, console, interrupt, options, attempts_of(study))
+            sweep = Sweep(study, cast(Backend, facts), at.factory, console, interrupt, options, study.failures())
             Pool(awaited=False).run_units(sweep, [group for group in left if group.tasks])
         study.close()
         return sweep.failed
@@ -250,7 +250,7 @@ class TimingJob:
         at = unpack(self.packed.first, self.packed.second)
         backend = at.factory(at.plan)
         study = Study(at.folder).attach(backend.fingerprint)
-        backend.begin(study, attempts_of(study))
+        backend.begin(study, study.failures())
         with interruptible() as interrupt:
             failed = backend.run_timing(Screen(), interrupt)
         study.close()

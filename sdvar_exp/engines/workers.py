@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sdvar_exp.engines.worker import DUMP
+from sdvar_exp.guest import with_package
 from sdvar_exp.runner.running.work import Group, Task
 
 LOG_TAIL = 8000
 PROGRAM = "import sys; from sdvar_exp.engines.worker import main; sys.exit(main(int(sys.argv[1])))"
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 class WorkerProcess:
@@ -123,9 +123,7 @@ def ending(code: int) -> str:
 
 def environment_of(number: int, gpus: list[str]) -> dict[str, str]:
     """A worker's environment: its GPU, if there are any, and the package where it was started from."""
-    environment = dict(os.environ)
-    paths = [str(PACKAGE_PARENT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in paths)
+    environment = with_package(os.environ)
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     return environment

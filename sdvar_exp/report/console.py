@@ -19,7 +19,7 @@ from sdvar_exp.metrics.statistics import LEAST_FREEDOM
 from sdvar_exp.report.soundness import alarm, sound, unsteady
 from sdvar_exp.report.summary import table_metrics
 from sdvar_exp.screen import Screen
-from sdvar_exp.words import count, span
+from sdvar_exp.words import count, missing, span
 
 NARROW = 60
 """A narrower terminal has no room for a table."""
@@ -124,7 +124,7 @@ def _identical_lines(summary: pd.DataFrame) -> list[str]:
 
 def _worst(cells: pd.DataFrame) -> str:
     largest = cells["largest_difference"].max()
-    return "" if _missing(largest) else f", largest difference of a pixel {number(largest, 3)}"
+    return "" if missing(largest) else f", largest difference of a pixel {number(largest, 3)}"
 
 
 def _cut_line(summary: pd.DataFrame) -> list[str]:
@@ -185,7 +185,7 @@ def _noise_rows(summary: pd.DataFrame, shown: Sequence[Metric], timed: bool) -> 
     names = dict(zip(summary["cell"], summary["name"], strict=True))
     out = []
     for row in summary.drop_duplicates("baseline").to_dict("records"):
-        if not _missing(row[f"noise_{headline('difference').name}"]):
+        if not missing(row[f"noise_{headline('difference').name}"]):
             texts = dict.fromkeys(_texts(row, shown, timed), DASH)
             texts["cell"] = f"another seed of {names.get(row['baseline'], 'the reference')}"
             out.append(texts | {m.plain_heading: number(row[f"noise_{m.name}"], m.digits) for m in metrics() if m.has_floor})
@@ -257,7 +257,7 @@ def _cell_text(key: str, text: str, wide: bool) -> Text:
 def with_interval(row: dict[str, Any], name: str, digits: int) -> str:
     """`1.95 [1.90, 2.01]`, without brackets where there is no interval or it has no width."""
     mean, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if _missing(mean) or _missing(low) or low == high:
+    if missing(mean) or missing(low) or low == high:
         return number(mean, digits)
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
@@ -276,19 +276,15 @@ def identical_text(row: dict[str, Any]) -> str:
 
 def spread_text(row: dict[str, Any]) -> str:
     """`3 %`, how much one repeat of a speed-up varies; `14 % ~` where that is unsteady."""
-    if _missing(row["speedup_spread"]):
+    if missing(row["speedup_spread"]):
         return DASH
     return f"{100 * row['speedup_spread']:.0f} %{' ~' if row['unsteady'] else ''}"
 
 
 def number(value: float | None, digits: int) -> str:
     """Fixed decimals; 0 stays 0, and what would round to 0 is shown as a power of ten."""
-    if value is None or _missing(value):
+    if value is None or missing(value):
         return DASH
     if value == 0:
         return "0"
     return f"{value:.{digits}f}" if abs(value) >= 0.5 * 10**-digits else f"{value:.0e}"
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -24,8 +24,8 @@ from sdvar_exp.report.source import Tables, read_tables, with_rates
 from sdvar_exp.report.style import KINDS, Drawn, data_hash, save, styled
 from sdvar_exp.report.summary import summarise
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.store.ledger import LedgerReader
-from sdvar_exp.words import choices_text, count, did_you_mean
+from sdvar_exp.store.ledger import sessions
+from sdvar_exp.words import choices_text, count, did_you_mean, first_line
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ class Failed(str):
 
     def __new__(cls, error: Exception) -> Failed:
         log.debug("a figure failed", exc_info=error)
-        lines = str(error).strip().splitlines()
-        return super().__new__(cls, f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+        return super().__new__(cls, first_line(error))
 
 
 def draw_figures(material: Material, only: Sequence[str] = ()) -> Iterator[tuple[str, Drawn | str]]:
@@ -236,9 +235,7 @@ def made_on(folder: Path, runs: pd.DataFrame) -> str:
     first = runs.iloc[0]
     commits: list[str] = []
     machines: list[str] = []
-    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
-        if body.get("type") != "session":
-            continue
+    for body in sessions(folder / "ledger"):
         git, hardware = body.get("git") or {}, body.get("hardware") or {}
         commits += [f"{str(git['commit'])[:10]}{' with changes' if git.get('dirty') else ''}"] if git.get("commit") else []
         gpus = [str(gpu).partition(",")[0] for gpu in hardware.get("gpus") or ()] if first["device_kind"] != "cpu" else []

@@ -1,15 +1,18 @@
-"""Small panels with common axes, one per cell."""
+"""Small panels with common axes, one per cell, and pages of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdvar_exp.report.style import wrapped
+from sdvar_exp.report.material import Material, Skipped, left_out
+from sdvar_exp.report.sizes import Size
+from sdvar_exp.report.style import Drawn, wrapped
 
 PER_PAGE = 12
 ROW, PANEL, HEAD, FOOT = 1.62, 0.98, 0.3, 0.42
@@ -17,17 +20,14 @@ ROW, PANEL, HEAD, FOOT = 1.62, 0.98, 0.3, 0.42
 LEFT, GAP = 0.5, 0.3
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Axes of one cell; first: at the left edge; bottom: nothing below it."""
+def panels(data: pd.DataFrame, size: Size | None, x: str, y: str) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+    """A figure with one panel per cell of `data`, as many in a row as fit, up to three, and the rows that belong on each.
 
-    axis: Axes
-    first: bool
-    bottom: bool
-
-
-def panels(titles: Sequence[str], width: float) -> tuple[Figure, list[Panel]]:
-    """A figure of `width` inches with one panel per title, as many in a row as fit, up to three."""
+    x, y: words for the axes of the panels at the bottom and at the left edge.
+    """
+    width = (size or Size()).full
+    cells = data.drop_duplicates("number")
+    titles = [f"{number}  {name}" for number, name in zip(cells["number"], cells["name"], strict=True)]
     across = min(len(titles), max(1, min(3, int(width / 1.8))))
     down = math.ceil(len(titles) / across)
     height = HEAD + ROW * down + FOOT - 0.3
@@ -40,14 +40,38 @@ def panels(titles: Sequence[str], width: float) -> tuple[Figure, list[Panel]]:
         axis = fig.add_axes(((LEFT + column * step) / width, bottom / height, (step - GAP) / width, PANEL / height))
         axis.set_title(wrapped(title, int(step / 0.062), 2), loc="left", fontsize=7)
         axis.tick_params(labelleft=column == 0)
-        out.append(Panel(axis, column == 0, i + across >= len(titles)))
+        axis.set_xlabel(x if i + across >= len(titles) else "")
+        axis.set_ylabel(y if column == 0 else "")
+        out.append((data[data["number"] == cells["number"].iloc[i]], axis))
     return fig, out
 
 
-def pages(numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of cells, `PER_PAGE` at a time."""
-    for start in range(0, len(numbers), PER_PAGE):
-        yield list(numbers[start : start + PER_PAGE])
+def cells_with(table: pd.DataFrame, *columns: str) -> set[str]:
+    """Cells that have a value in one of these columns of a table, which may lack them all."""
+    return set(table.loc[table[[c for c in columns if c in table]].notna().any(axis=1), "cell"]) if "cell" in table else set()
+
+
+def paged(
+    material: Material,
+    there: Collection[str],
+    frame: Callable[[Material], pd.DataFrame],
+    figure: Callable[[pd.DataFrame, Size, int], Drawn],
+    otherwise: str,
+    per_page: int = PER_PAGE,
+) -> Iterator[Drawn]:
+    """One page of the most telling of the cells that are `there`, or as many as all of them need.
+
+    frame: collects the data of a material, rows by `number` of a cell. otherwise: why there is no figure without any.
+    """
+    cells = [cell for cell in material.summary["cell"] if cell in there]
+    shown = material.telling(cells, per_page)
+    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
+    if data.empty:
+        raise Skipped(otherwise)
+    numbers = data["number"].unique().tolist()
+    for page, start in enumerate(range(0, len(numbers), per_page), 1):
+        drawn = figure(data[data["number"].isin(numbers[start : start + per_page])], material.size, page)
+        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
 
 
 def page_name(name: str, page: int) -> str:

@@ -14,6 +14,7 @@ from sdvar_exp.report.classes import Classes
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.soundness import front
 from sdvar_exp.report.source import Tables, numbers, pareto
+from sdvar_exp.words import span
 
 
 class Skipped(Exception):
@@ -75,7 +76,5 @@ def left_out(shown: int, of: int, what: str = "cells") -> str:
 
 def images_of(counts: pd.Series, what: str = "images a cell") -> str:
     """`n = 24 images a cell` or `n = 8 to 24 images a cell`."""
-    numbers = sorted(set(counts.dropna().astype(int)))
-    if not numbers:
-        return f"n = 0 {what}"
-    return f"n = {numbers[0]} {what}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]} {what}"
+    known = counts.dropna().astype(int)
+    return f"n = {span(known) if len(known) else 0} {what}"

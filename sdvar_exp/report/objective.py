@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from itertools import product
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import OF_SETS, metric
 from sdvar_exp.plan import Plan
+from sdvar_exp.report.source import own_rows
 from sdvar_exp.report.summary import summarise
 
 
@@ -33,13 +33,7 @@ def _of_summary(plan: Plan, names: list[str]) -> dict[str, float]:
         return {}
     from sdvar_exp.store import load_tables
 
-    tables = load_tables(plan.folder, [planned.cell.id for planned in plan.cells], stages=False)
-    frames = {}
-    for field in fields(tables):
-        frame = getattr(tables, field.name)
-        if isinstance(frame, pd.DataFrame) and "label" in frame:
-            frames[field.name] = frame[frame["label"].isin(plan.labels) & frame["seed"].isin(plan.seeds)]
-    summary = summarise(replace(tables, **frames))
+    summary = summarise(own_rows(load_tables(plan.folder, [p.cell.id for p in plan.cells], stages=False), plan))
     out = {}
     for name in names:
         values = pd.to_numeric(summary[name]).astype(float)

@@ -14,8 +14,9 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, test_features
 from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
-from sdvar_exp.store.files import atomic_write
+from sdvar_exp.store.files import write_frame
 from sdvar_exp.store.manifest import is_kept, read_cells
+from sdvar_exp.words import aligned
 
 METRICS = ("fd", "kid", "precision", "recall")
 
@@ -131,28 +132,19 @@ def write_quality(
     table = quality_table(folder, found, real)
     if table.empty:
         return table
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(path.with_suffix(".parquet"), table.to_parquet(None, index=False))
+    write_frame(path, table)
     return table
 
 
 def render_quality(table: pd.DataFrame) -> str:
     """The table as text, one line per cell, the reasons for what was refused below."""
     head = ["cell", "n", "class accuracy", *(f"{m} {to}" for to in ("real", "baseline") for m in METRICS)]
-    lines = [
-        [
-            str(row["name"]),
-            str(row["n"]),
-            _text(row, "class_accuracy", 3),
-            *(_text(row, f"{m}_{to}", 4 if m == "kid" else 3) for to in ("real", "baseline") for m in METRICS),
-        ]
-        for row in table.to_dict("records")
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    out = ["  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]]
+    lines = [head]
+    for row in table.to_dict("records"):
+        values = (_text(row, f"{m}_{to}", 4 if m == "kid" else 3) for to in ("real", "baseline") for m in METRICS)
+        lines.append([str(row["name"]), str(row["n"]), _text(row, "class_accuracy", 3), *values])
     notes = dict.fromkeys(note for note in table["note"] if note)
-    return "\n".join([*out, *(f"null: {note}" for note in notes)])
+    return "\n".join([*aligned(lines), *(f"null: {note}" for note in notes)])
 
 
 def _text(row: dict[str, Any], name: str, digits: int) -> str:

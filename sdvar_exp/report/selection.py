@@ -12,8 +12,9 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
@@ -68,17 +69,13 @@ def choose(tables: Tables, where: str | None, by_outcome: bool = False) -> Chose
 def rows_of(tables: Tables, chosen: pd.DataFrame) -> Tables:
     """The tables with the chosen units alone."""
     units = pd.MultiIndex.from_frame(chosen[["cell", "label", "seed"]])
-    frames = {}
-    for field in fields(tables):
-        frame = getattr(tables, field.name)
-        if not isinstance(frame, pd.DataFrame) or field.name == "noise":
-            continue
-        if field.name == "runs":
-            keep = frame["cell"].isin(chosen["cell"])
-        else:
-            keep = pd.MultiIndex.from_frame(frame[["cell", "label", "seed"]]).isin(units)
-        frames[field.name] = frame[keep].reset_index(drop=True)
-    return replace(tables, **frames)
+
+    def keep(name: str, frame: pd.DataFrame) -> pd.Series | np.ndarray | None:
+        if name == "runs":
+            return frame["cell"].isin(chosen["cell"])
+        return None if name == "noise" else pd.MultiIndex.from_frame(frame[["cell", "label", "seed"]]).isin(units)
+
+    return tables.where(keep)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +15,7 @@ from sdvar_exp.store.columns import FORMERLY, NOISE, SAMPLES
 from sdvar_exp.words import count
 
 if TYPE_CHECKING:
+    from sdvar_exp.plan import Plan
     from sdvar_exp.store.tables import Tables as StoredTables
 
 RUN_COLUMNS = ["cell", "name", "strategy", "lossless", "baseline", "own_baseline"]
@@ -59,14 +60,23 @@ def current(tables: StoredTables, folder: Path) -> StoredTables:
     old = superseded(folder)
     if not old:
         return tables
-    frames = {f.name: frame for f in fields(tables) if isinstance(frame := getattr(tables, f.name), pd.DataFrame)}
-    names = dict.fromkeys(frames["runs"].set_index("cell")["name"].get(list(old), pd.Series(dtype=str)))
+    names = dict.fromkeys(tables.runs.set_index("cell")["name"].get(list(old), pd.Series(dtype=str)))
     note = (
         f"left out, as the code of their entries was changed since: {count(len(old), 'cell')} ({', '.join(map(str, names))}); "
         "table --superseded shows them, gc --delete removes them"
     )
-    kept = {name: frame[~frame["cell"].isin(old)].reset_index(drop=True) for name, frame in frames.items() if "cell" in frame}
-    return replace(tables, **kept, notes=(*tables.notes, note))
+    return replace(tables.where(lambda _, frame: ~frame["cell"].isin(old)), notes=(*tables.notes, note))
+
+
+def own_rows(tables: StoredTables, plan: Plan) -> StoredTables:
+    """Rows of the plan's cells, labels and seeds: a study may hold more than one command asked for."""
+    wanted = {"cell": [p.cell.id for p in plan.cells], "label": plan.labels, "seed": plan.seeds, "other_seed": plan.seeds}
+
+    def keep(_: str, frame: pd.DataFrame) -> pd.Series:
+        there = [frame[column].isin(values) for column, values in wanted.items() if column in frame]
+        return pd.concat(there, axis=1).all(axis=1)
+
+    return tables.where(keep)
 
 
 def cells(tables: Tables) -> pd.DataFrame:
@@ -86,6 +96,12 @@ def cells(tables: Tables) -> pd.DataFrame:
 def of_cell(frame: pd.DataFrame, cell: str) -> pd.DataFrame:
     """Rows of one cell; an empty frame where the table has no rows (and perhaps no columns)."""
     return frame[frame["cell"] == cell] if "cell" in frame else frame.iloc[:0]
+
+
+def of_unit(frame: pd.DataFrame, cell: str, label: int, seed: int) -> pd.DataFrame:
+    """Rows of one unit of a cell."""
+    own = of_cell(frame, cell)
+    return own[(own["label"] == label) & (own["seed"] == seed)] if len(own) else own
 
 
 def stage_rows(tables: Tables) -> pd.DataFrame:

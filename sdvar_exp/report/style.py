@@ -48,7 +48,7 @@ DARK = {
     "#d55e00": "#f0812e",
     "#009e73": "#25b98d",
 }
-"""What becomes of colours on dark paper; others are legible on both."""
+"""Colours on dark paper, by those on white; others are legible on both."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 STRATEGIES = ("parallel_v1", "dynamic_gamma", "test3", "hybrid", "collaborative", "draft_only", "sequential")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from sdvar_exp.errors import UserError
@@ -101,10 +100,3 @@ def _differing(file: Path, again: bytes) -> float | None:
     except OSError as error:
         raise UserError(f"{file} is no readable PNG file ({error}); make it again with `sdvar-exp figures`") from None
     return float((np.abs(a - b).max(axis=-1) > LEVEL).mean()) if a.shape == b.shape else None
-
-
-def render_checked(checked: list[Checked]) -> str:
-    """One line per figure."""
-    table = pd.DataFrame([{"figure": c.name, "outcome": c.problem or "same"} for c in checked])
-    width = max(map(len, table["figure"]), default=0)
-    return "\n".join(f"{row.figure.ljust(width)}  {row.outcome}" for row in table.itertuples(index=False))

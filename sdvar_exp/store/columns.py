@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from sdvar_exp.metrics.quantities import own
 
-IDENTITY = {
-    "study": "str",
-    "cell": "str",
-    "name": "str",
-    "strategy": "str",
-    "mask": "str",
-    "acceptance": "str",
-    "gamma": "str",
-    "cfg_schedule": "str",
-    "strategy_spec": "str",
-    "mask_spec": "str",
-    "acceptance_spec": "str",
-    "gamma_spec": "str",
-    "cfg_schedule_spec": "str",
-    "label": "int",
-    "seed": "int",
-}
+CHOICES = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
+SPECS = tuple(f"{kind}_spec" for kind in CHOICES)
+"""Columns that name a cell's choices, and those that give them with their parameters."""
+_CELL = {"study": "str", "cell": "str"}
+_LABEL = {"label": "int", "seed": "int"}
+_NAMED = {**_CELL, "name": "str", **dict.fromkeys((*CHOICES, *SPECS), "str")}
+
+IDENTITY = {**_NAMED, **_LABEL}
 
 FIDELITY = {m.name: m.values for m in own() if m.measured}
 
@@ -85,10 +76,8 @@ CIRCUMSTANCES = {
 SAMPLES = IDENTITY | FIDELITY | ALGORITHM | {"mixed": "bool"} | TIMED | CIRCUMSTANCES | ROUNDS
 
 STAGES = {
-    "study": "str",
-    "cell": "str",
-    "label": "int",
-    "seed": "int",
+    **_CELL,
+    **_LABEL,
     "stage": "int",
     "source": "str",
     "passed": "bool",
@@ -107,19 +96,7 @@ FORMERLY = {"stages": {"acceptance": "accepted_share"}}
 
 # Columns of the fingerprint follow `lossless`; see tables.py.
 RUNS = {
-    "study": "str",
-    "cell": "str",
-    "name": "str",
-    "strategy": "str",
-    "mask": "str",
-    "acceptance": "str",
-    "gamma": "str",
-    "cfg_schedule": "str",
-    "strategy_spec": "str",
-    "mask_spec": "str",
-    "acceptance_spec": "str",
-    "gamma_spec": "str",
-    "cfg_schedule_spec": "str",
+    **_NAMED,
     "lossless": "str",
     "config": "str",
     "overrides": "str",
@@ -141,10 +118,8 @@ RUNS = {
 }
 
 TIMINGS = {
-    "study": "str",
-    "cell": "str",
-    "label": "int",
-    "seed": "int",
+    **_CELL,
+    **_LABEL,
     "repeat": "int",
     "order": "str",
     "baseline_ms": "float",
@@ -161,27 +136,10 @@ TIMINGS = {
     "again": "bool",  # measured in addition, because another pair of the unit lay far off its cell's median
 }
 
-FAILURES = {
-    "study": "str",
-    "cell": "str",
-    "name": "str",
-    "label": "int",
-    "seed": "int",
-    "attempt": "int",
-    "error": "str",
-    "traceback": "str",
-    "done": "bool",
-}
+FAILURES = {**_CELL, "name": "str", **_LABEL, "attempt": "int", "error": "str", "traceback": "str", "done": "bool"}
 
 # Pairs of baseline images of one label that differ in the seed alone: another seed, an unrelated draw.
-NOISE = {
-    "study": "str",
-    "cell": "str",
-    "label": "int",
-    "seed": "int",
-    "other_seed": "int",
-    **{m.name: m.values for m in own() if m.has_floor},
-}
+NOISE = {**_CELL, **_LABEL, "other_seed": "int", **{m.name: m.values for m in own() if m.has_floor}}
 
 SCHEMA = 1
 """Version of the columns, in the metadata of each parquet file; a higher one is of a later version of this package."""

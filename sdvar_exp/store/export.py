@@ -7,7 +7,6 @@ is a fixed random one, as there: the Inception Score is computed over consecutiv
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import zipfile
 from collections import Counter
@@ -20,14 +19,7 @@ from PIL import Image
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.store.files import atomic_write, storage_errors
-
-SAMPLE = re.compile(r"(\d+)_(\d+)\.png")
-
-
-def sample_files(folder: Path) -> list[tuple[int, int, Path]]:
-    """(label, seed, file) of the samples that a cell's folder of images holds, in that order."""
-    found = ((SAMPLE.fullmatch(path.name), path) for path in folder.glob("*.png"))
-    return sorted((int(m[1]), int(m[2]), path) for m, path in found if m)
+from sdvar_exp.store.images import IMAGE_NAME
 
 
 def usable(files: Sequence[tuple[int, int, Path]]) -> tuple[list[tuple[int, int, Path]], list[str]]:
@@ -104,7 +96,7 @@ def write_folder(files: Sequence[Path], out: Path) -> int:
                 shutil.copyfile(path, part)
                 os.replace(part, place)
             new += 1
-        names = [SAMPLE.fullmatch(path.name) for path in files]
+        names = [IMAGE_NAME.fullmatch(path.name) for path in files]
         lines = [f"{i:06d}.png,{int(m[1])},{int(m[2])}\n" for i, m in enumerate(names) if m]
         atomic_write(out / LABELS, ("file,label,seed\n" + "".join(lines)).encode())
     return new

@@ -7,10 +7,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdvar_exp.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _counter = itertools.count()
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return (folder / "manifest.json").is_file()
+
+
+def studies_in(results: Path) -> list[Path]:
+    """The folders of the studies in a results folder, by name."""
+    return sorted(path.parent for path in results.glob("*/manifest.json"))
 
 
 class StorageError(UserError):
@@ -51,6 +65,13 @@ def atomic_write(path: Path, data: bytes, durable: bool = False) -> None:
             raise
         if durable:
             sync_folder(path.parent)
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as `<path>.csv` and `<path>.parquet`, each file whole or not at all."""
+    with storage_errors(path):
+        atomic_write(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
+        atomic_write(path.with_suffix(".parquet"), frame.to_parquet(None, index=False))
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,8 +18,14 @@ from sdvar_exp.store.files import atomic_write
 STAGE_COLOURS = {"kept": (0, 114, 178), "replaced": (213, 94, 0), "target": (153, 153, 153), "draft": (86, 180, 233)}
 
 
-IMAGE_NAME = re.compile(r"(\d+)_(\d+)(_\w+)?\.png")
+IMAGE_NAME = re.compile(r"(\d{1,18})_(\d{1,18})(_\w+)?\.png")
 """Names of a unit's images: label, seed, suffix."""
+
+
+def unit_images(folder: Path, suffix: str = "") -> list[tuple[int, int, Path]]:
+    """(label, seed, file) of the images with a suffix, see `image_name`, that a cell's folder holds, in that order."""
+    found = ((IMAGE_NAME.fullmatch(path.name), path) for path in folder.glob("*.png"))
+    return sorted((int(m[1]), int(m[2]), path) for m, path in found if m and (m[3] or "") == suffix)
 
 
 def image_name(label: int, seed: int, suffix: str = "") -> str:

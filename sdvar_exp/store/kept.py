@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.store.columns import FORMERLY, ROUNDS, SCHEMA, TABLES
+from sdvar_exp.store.columns import CHOICES, FORMERLY, ROUNDS, SCHEMA, TABLES
 from sdvar_exp.store.frames import DTYPES, FrameBuilder, series
-from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept
+from sdvar_exp.store.manifest import choice_texts, is_kept
 from sdvar_exp.store.records import KINDS, ROWS, leave_out, parsed
 from sdvar_exp.store.rounds import round_columns
 

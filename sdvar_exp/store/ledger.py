@@ -115,6 +115,11 @@ def _order(path: Path) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else 0, path.name)
 
 
+def sessions(folder: Path) -> Iterator[Body]:
+    """Records of the starts that added to a ledger, in order."""
+    return (body for body in LedgerReader(folder).read(containing=b'"session"') if body.get("type") == "session")
+
+
 def forget(folder: Path, cell: str) -> None:
     """Remove the records of a cell from a ledger that nobody writes to; what cannot be read stays."""
     for path in files_of(folder):

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 PATIENCE_S = 10.0
-"""How long an advisory lock may outlive the process that took it."""
+"""Seconds that an advisory lock may outlive the process that took it."""
 
 
 class InUse(UserError):
@@ -109,15 +109,29 @@ class StudyLock:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """One process at a time; waits for its turn. No more than good will where the file system has no advisory locks."""
+def opened(path: Path) -> Iterator[int]:
+    """The descriptor of a lock file, made where it is missing; whatever lock is taken of it ends with the `with`."""
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        flock(fd, wait=True)
-        yield
+        yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def held(path: Path, shared: bool = False) -> Iterator[None]:
+    """Wait for the lock of a file and hold it. No more than good will where the file system has no advisory locks."""
+    with opened(path) as fd:
+        flock(fd, shared, wait=True)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock of a file."""
+    with suppress(OSError), path.open("rb+") as file:
+        return not flock(file.fileno())
+    return False
 
 
 def flock(fd: int, shared: bool = False, wait: bool = False) -> bool:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Timing
+from sdvar_exp.store.columns import CHOICES
 from sdvar_exp.store.files import atomic_write
-from sdvar_exp.store.ledger import LedgerReader, canonical
+from sdvar_exp.store.ledger import canonical, sessions
 from sdvar_exp.store.provenance import DECIDING_PACKAGES, code_version, definition, definitions, redact, versions
 from sdvar_exp.store.records import CELL, MANIFEST, fault, leave_out, parsed
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sdvar_exp.plan import Plan, PlannedCell
 
 SCHEMA = 1
-CHOICES = ("strategy", "mask", "acceptance", "gamma", "cfg_schedule")
 
 Fingerprint = Mapping[str, Any]
 
@@ -169,10 +169,8 @@ def _refusal(study: str, old: Fingerprint, new: Fingerprint, found: list[str], f
 
 def _commit_of(folder: Path) -> str:
     """The commit of the first session that knew one; empty where none did."""
-    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
-        if body.get("type") == "session" and (commit := (body.get("git") or {}).get("commit")):
-            return str(commit)
-    return ""
+    commits = ((body.get("git") or {}).get("commit") for body in sessions(folder / "ledger"))
+    return next((str(commit) for commit in commits if commit), "")
 
 
 def _settings_of(old: Fingerprint, new: Fingerprint) -> str:
@@ -241,8 +239,7 @@ def superseded(folder: Path) -> dict[str, str]:
     several = [group for group in versions.values() if len(group) > 1]
     if not several:
         return {}
-    bodies = LedgerReader(folder / "ledger").read(containing=b'"session"')
-    last = {cell for cells in deque((b.get("cells", ()) for b in bodies if b["type"] == "session"), maxlen=1) for cell in cells}
+    last = {cell for body in deque(sessions(folder / "ledger"), maxlen=1) for cell in body.get("cells", ())}
     latest = {cell: max(group, key=lambda c: (c in last, cells[c]["order"])) for group in several for cell in group}
     old = {cell: new for cell, new in latest.items() if cell != new}
     needed = {about.get(key) for cell, about in cells.items() if cell not in old for key in ("baseline", "own_baseline")}

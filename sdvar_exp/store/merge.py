@@ -24,7 +24,7 @@ from sdvar_exp.store.ledger import LedgerReader, LedgerWriter, canonical
 from sdvar_exp.store.lock import holder_of
 from sdvar_exp.store.manifest import agree, fingerprint_id, is_kept, read_cells, read_manifest, write_manifest
 from sdvar_exp.store.state import UnitKey, unit_key
-from sdvar_exp.store.tables import row_differences, write_tables
+from sdvar_exp.store.tables import first_rows, row_differences, write_tables
 
 Body = dict[str, Any]
 BATCH = 1000
@@ -147,10 +147,8 @@ def _mark(body: Body) -> str:
 def _conflicts(folders: Sequence[Path], owners: Mapping[UnitKey, int], twice: Sequence[tuple[int, Body]]) -> list[str]:
     """A line for each row that differs from the one that stays, which is read again."""
     wanted, first = {unit_key(body) for _, body in twice}, dict[UnitKey, Body]()
-    for place in sorted({owners[key] for key in wanted}):
-        for body in LedgerReader(folders[place] / "ledger").read(containing=b'"unit"'):
-            if body["type"] == "unit" and (key := unit_key(body)) in wanted and owners[key] == place:
-                first.setdefault(key, body)
+    for place in {owners[key] for key in wanted}:
+        first |= first_rows(folders[place], {key for key in wanted if owners[key] == place})
     lines = []
     for place, body in twice:
         cell, label, seed = key = unit_key(body)

@@ -23,7 +23,7 @@ from typing import Any
 
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell
-from sdvar_exp.guest import processor
+from sdvar_exp.guest import cores, processor
 from sdvar_exp.store.files import StorageError, atomic_write
 from sdvar_exp.store.ledger import canonical
 
@@ -239,8 +239,7 @@ def without_home(text: str, environ: Mapping[str, str] | None = None) -> str:
 
 def hardware() -> dict[str, Any]:
     """Machine type, processor, cores that this process may use, memory in bytes, names of NVIDIA GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out: dict[str, Any] = {"machine": platform.machine(), "system": platform.platform(), "cores": cores}
+    out: dict[str, Any] = {"machine": platform.machine(), "system": platform.platform(), "cores": cores()}
     out["processor"] = processor()
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         out["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,8 +16,8 @@ import pandas as pd
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
-from sdvar_exp.store.columns import CIRCUMSTANCES, IDENTITY, TABLES
-from sdvar_exp.store.manifest import CHOICES
+from sdvar_exp.store.columns import CHOICES, CIRCUMSTANCES, IDENTITY, SPECS, TABLES
+from sdvar_exp.store.files import is_study, studies_in
 from sdvar_exp.store.tables import Tables, load_tables
 from sdvar_exp.words import did_you_mean
 
@@ -25,10 +25,7 @@ log = logging.getLogger(__name__)
 
 Where = str | Mapping[str, Any] | Callable[[pd.DataFrame], pd.Series] | None
 
-FROM_RUNS = (
-    *("name", *CHOICES, *(f"{kind}_spec" for kind in CHOICES)),
-    *("lossless", "order", "code", "device_kind", "dtype", "threads"),
-)
+FROM_RUNS = ("name", *CHOICES, *SPECS, "lossless", "order", "code", "device_kind", "dtype", "threads")
 
 
 def load_results(path: Path | str | Iterable[Path | str], where: Where = None, table: str = "samples") -> pd.DataFrame:
@@ -117,10 +114,10 @@ def _spelled(where: str, columns: Collection[str]) -> str:
 def _folders(path: Path | str | Iterable[Path | str]) -> list[Path]:
     if not isinstance(path, Path | str):
         found = [folder for one in path for folder in _folders(one)]
-    elif (expand(path) / "manifest.json").exists():
+    elif is_study(expand(path)):
         found = [expand(path)]
     else:
-        found = sorted(p.parent for p in expand(path).glob("*/manifest.json"))
+        found = studies_in(expand(path))
     if not found:
         raise UserError(f"there is no study at {path}; give a study's folder or the results folder")
     return found

@@ -25,6 +25,13 @@ def unit_key(body: Mapping[str, Any]) -> UnitKey:
     return body["cell"], body["label"], body["seed"]
 
 
+def keep_timing(timings: dict[UnitKey, dict[int, Body]], body: Body) -> None:
+    """Keep a timing by unit and repeat; of two of one repeat the first that was measured alone, else the first."""
+    repeats, repeat = timings[unit_key(body)], int(body["repeat"])
+    if repeat not in repeats or (repeats[repeat].get("contended") and not body.get("contended")):
+        repeats[repeat] = body
+
+
 class LedgerState:
     """Folds the records of a study's ledger into what they say; whoever asks how far a study is asks here.
 
@@ -72,9 +79,7 @@ class LedgerState:
         elif kind == "failure":
             self.failures.append(body if self._tracebacks else {k: v for k, v in body.items() if k != "traceback"})
         elif kind == "timing":
-            repeats, repeat = self.timings[unit_key(body)], int(body["repeat"])
-            if repeat not in repeats or (repeats[repeat].get("contended") and not body.get("contended")):
-                repeats[repeat] = body
+            keep_timing(self.timings, body)
         elif kind == "noise":
             self.noise.add((*unit_key(body), body["other_seed"]))
         elif kind == "session":

@@ -21,7 +21,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.store import baseline, images, manifest
 from sdvar_exp.store.files import StorageError, make_folders, remove_empty
 from sdvar_exp.store.ledger import LedgerWriter
-from sdvar_exp.store.lock import StudyLock, exclusive
+from sdvar_exp.store.lock import StudyLock, held
 from sdvar_exp.store.state import LedgerState, UnitKey
 from sdvar_exp.store.timing import log_ratio
 
@@ -64,7 +64,7 @@ class Study:
             agreed = manifest.agree(known, plan.study, fingerprint, allow_mixed, self.folder)
             agreed |= manifest.reference_record(plan.reference) if known is None else {}
             manifest.write_manifest(self.folder, agreed)
-            self._write_cells(plan)
+            self.add_cells(plan)
         except BaseException:
             if made and self._lock.held:  # a folder that began with this call holds nothing but its beginnings
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -103,16 +103,12 @@ class Study:
         while manifest.read_manifest(self.folder) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         self.attach(fingerprint)
-        self._write_cells(plan)
+        self.add_cells(plan)
         return self
 
-    def widen(self, plan: Plan) -> None:
-        """Add the units of a plan that goes further than the one that the study was opened with."""
-        self._write_cells(plan)
-
-    def _write_cells(self, plan: Plan) -> None:
-        """One process at a time, so that each cell gets a place of its own."""
-        with exclusive(self.folder / "cells.lock"):
+    def add_cells(self, plan: Plan) -> None:
+        """Add the cells and units of a plan. One process at a time, so that each cell gets a place of its own."""
+        with held(self.folder / "cells.lock"):
             manifest.write_cells(self.folder, plan)
 
     def _start(self, tag: str) -> None:

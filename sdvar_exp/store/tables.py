@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pandas as pd
 from sdvar_exp.errors import UserError
 from sdvar_exp.registry import changes
 from sdvar_exp.store.columns import (
+    CHOICES,
     CIRCUMSTANCES,
     FAILURES,
     FORMERLY,
@@ -28,20 +29,21 @@ from sdvar_exp.store.columns import (
     RUNS,
     SAMPLES,
     SCHEMA,
+    SPECS,
     STAGES,
     TABLES,
     TIMED,
     TIMINGS,
     VOLATILE,
 )
-from sdvar_exp.store.files import atomic_write, storage_errors
+from sdvar_exp.store.files import write_frame
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import kept_frames
 from sdvar_exp.store.ledger import LedgerReader
-from sdvar_exp.store.manifest import CHOICES, choice_texts, is_kept, planned_units, read_cells, read_manifest
+from sdvar_exp.store.manifest import choice_texts, is_kept, planned_units, read_cells, read_manifest
 from sdvar_exp.store.records import Body
 from sdvar_exp.store.rounds import round_columns
-from sdvar_exp.store.state import UnitKey, unit_key
+from sdvar_exp.store.state import UnitKey, keep_timing, unit_key
 from sdvar_exp.store.timing import timing_row, unit_times
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,15 @@ class Tables:
     failures: pd.DataFrame
     noise: pd.DataFrame
     notes: tuple[str, ...] = ()
+
+    def where(self, keep: Callable[[str, pd.DataFrame], Any]) -> Tables:
+        """The rows that `keep`, given the name of a table and the table, chooses by a mask; None for all of them."""
+        frames = {}
+        for name in TABLES:
+            frame: pd.DataFrame = getattr(self, name)
+            if (mask := keep(name, frame)) is not None:
+                frames[name] = frame[mask].reset_index(drop=True)
+        return replace(self, **frames)
 
 
 def load_tables(folder: Path | str, cells: Collection[str] | None = None, stages: bool = True) -> Tables:
@@ -106,9 +117,7 @@ class _Scan:
         if kind == "unit":
             self._unit(body)
         elif kind == "timing":
-            repeats, repeat = self.times[unit_key(body)], int(body["repeat"])
-            if repeat not in repeats or (repeats[repeat].get("contended") and not body.get("contended")):
-                repeats[repeat] = body
+            keep_timing(self.times, body)
         elif kind == "failure":
             self.failed.append(body)
         elif kind == "noise":
@@ -155,10 +164,7 @@ def write_tables(folder: Path | str) -> Tables:
     for name in TABLES:
         frame: pd.DataFrame = getattr(tables, name).copy(deep=False)
         frame.attrs = {"sdvar_exp": {"table": name, "schema": SCHEMA}}  # kept in the file's metadata
-        path = folder / "tables" / name
-        with storage_errors(path):
-            atomic_write(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
-            atomic_write(path.with_suffix(".parquet"), frame.to_parquet(None, index=False))
+        write_frame(folder / "tables" / name, frame)
     return tables
 
 
@@ -198,7 +204,7 @@ def _finish(frame: pd.DataFrame, study: str, known: Mapping[str, Mapping[str, An
     cells = [known.get(cell, {}) for cell in ids]
     texts = [{"study": study, "name": c.get("name"), **choice_texts(c.get("config", {}))} for c in cells]
     filled: dict[str, Any] = {}
-    for column in ("study", "name", *CHOICES, *(f"{kind}_spec" for kind in CHOICES)):
+    for column in ("study", "name", *CHOICES, *SPECS):
         if column in frame:
             filled[column] = pd.array([t[column] for t in texts], dtype="str").take(codes)
     order = np.array([int(c.get("order", NOWHERE)) for c in cells], dtype=np.int64)
@@ -232,12 +238,7 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
     """One line for every unit that was committed twice with different values; equal twins are no news."""
     if not twice:
         return []
-    keys = {unit_key(b) for b in twice}
-    first: dict[UnitKey, Body] = {}
-    for body in LedgerReader(folder / "ledger").read(containing=b'"unit"'):
-        if body.get("type") == "unit" and unit_key(body) in keys:
-            first.setdefault(unit_key(body), body)
-    notes = []
+    first, notes = first_rows(folder, set(map(unit_key, twice))), []
     for later in twice:
         cell, label, seed = unit_key(later)
         found = row_differences(first[cell, label, seed], later)
@@ -246,6 +247,15 @@ def _disagreements(folder: Path, twice: list[Body]) -> list[str]:
             notes.append(f"unit {cell} label {label} seed {seed} was committed twice, the first row stays: {shown}")
             log.warning("%s", notes[-1])
     return notes
+
+
+def first_rows(folder: Path, keys: Container[UnitKey]) -> dict[UnitKey, Body]:
+    """The record of each of these units that counts, the first in a study's ledger."""
+    first: dict[UnitKey, Body] = {}
+    for body in LedgerReader(folder / "ledger").read(containing=b'"unit"'):
+        if body.get("type") == "unit" and unit_key(body) in keys:
+            first.setdefault(unit_key(body), body)
+    return first
 
 
 def row_differences(first: Body, later: Body) -> list[str]:

@@ -18,6 +18,7 @@ from sdvar_exp.store.tables import Tables, load_tables
 from sdvar_exp.tracking.content import picture_metrics, stage_key
 from sdvar_exp.tracking.options import Options
 from sdvar_exp.tracking.sink import PushError
+from sdvar_exp.words import first_line
 
 WIDE, HALF, HEIGHT = 24, 12, 8
 
@@ -175,10 +176,7 @@ def save(dashboards: Dashboards, options: Options) -> list[str]:
         dashboards.workspace.save()
         dashboards.report.save()
     except Exception as error:  # its transports raise many kinds
-        lines = str(error).strip().splitlines() or [""]
-        raise PushError(
-            f"W&B did not take the dashboard: {type(error).__name__}: {lines[0]}; try again, or look with --dry-run"
-        ) from error
+        raise PushError(f"W&B did not take the dashboard: {first_line(error)}; try again, or look with --dry-run") from error
     return [str(dashboards.workspace.url), str(dashboards.report.url)]
 
 

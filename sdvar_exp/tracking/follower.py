@@ -16,13 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdvar_exp.guest import with_package
 from sdvar_exp.registry import declared
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed
 
 log = logging.getLogger(__name__)
-
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def start_follower(
     if options.mode == "none":
         return Follower(folder, options, None)
     command = [sys.executable, "-P", "-m", "sdvar_exp.tracking.follow", str(folder), *_arguments(options, plugins)]
-    environment = child_environment(folder)
-    paths = [str(PACKAGE_PARENT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in paths)
+    environment = with_package(child_environment(folder))
     try:
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         with open(folder / "wandb" / "follower.log", "ab") as output:

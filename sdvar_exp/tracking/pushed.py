@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 from sdvar_exp.errors import require
 from sdvar_exp.store.files import atomic_write, storage_errors
-from sdvar_exp.store.lock import flock
+from sdvar_exp.store.lock import flock, opened
 from sdvar_exp.tracking.content import Content, row_hash
 
 log = logging.getLogger(__name__)
@@ -117,9 +116,6 @@ def only_one(folder: Path) -> Iterator[None]:
     path = folder / "tracking" / "push.lock"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with opened(path) as fd:
         require(flock(fd), f"another process is pushing {folder} to W&B; wait for it to end")
         yield
-    finally:
-        os.close(fd)

@@ -34,6 +34,7 @@ from sdvar_exp.store.tables import load_tables
 from sdvar_exp.tracking.content import Content, Picture, contents, picture_metrics, study_content
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed, Rows, Steps, only_one, plan_steps
+from sdvar_exp.words import first_line
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _deliver(tracker: Callable[..., None], folder: Path, options: Options, conte
         raise
     except Exception as error:  # trackers raise many kinds, of their own and of their transports
         name = "W&B" if options.tracker == "wandb" else options.tracker
-        raise PushError(f"{name} did not take {content.name!r}: {_one_line(error)}; `sdvar-exp push` tries again") from error
+        raise PushError(f"{name} did not take {content.name!r}: {first_line(error)}; `sdvar-exp push` tries again") from error
     pushed.remember(content)
 
 
@@ -220,8 +221,3 @@ def _remove_earlier(wandb_folder: Path, run_id: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
     if not synced:
         shutil.rmtree(_staging(wandb_folder, run_id), ignore_errors=True)
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -16,6 +16,9 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
+CLIP, NOTED_EVERY = 1.0, 25
+"""Largest norm of a step's gradient; steps from one line of the log to the next."""
+
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Linear warm-up, then linear decay to 1 % of the peak."""
@@ -53,13 +56,10 @@ def train(
     peak: float,
     warmup: int,
     step_fn: Callable[[int, torch.Generator], dict[str, torch.Tensor | float]],
-    clip: float = 1.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
-    every: int = 25,
     save_every: int = 100,
     eval_every: int = 500,
     max_minutes: float = math.inf,
-    extra: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Run `step_fn` (which gives a dict with `loss`) from the last checkpoint to `steps`.
 
@@ -97,14 +97,7 @@ def train(
 
     def save() -> None:
         save_atomic(
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": done,
-                "seconds": elapsed(),
-                **(extra or {}),
-            },
-            path,
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "seconds": elapsed()}, path
         )
 
     model.train()
@@ -120,10 +113,10 @@ def train(
         loss = torch.as_tensor(out["loss"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         done = step + 1
-        if done % every == 0 and done != steps:
+        if done % NOTED_EVERY == 0 and done != steps:
             note(out, final=False)
         if done % save_every == 0:
             save()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sdvar_exp.cli import main
 from sdvar_exp.config import compose
-from sdvar_exp.store.export import sample_files, shuffled, write_npz
+from sdvar_exp.store.export import shuffled, write_npz
+from sdvar_exp.store.images import unit_images
 
 SMALL = ["run", "experiment=var_50k", "model=embedded", "labels=[0,4]", "seeds=2"]
 
@@ -34,7 +35,7 @@ def test_a_small_run_is_exported_whole(
     monkeypatch.chdir(tmp_path)
     assert main(SMALL) == 0
     (images,) = (tmp_path / "results" / "var_50k" / "images").iterdir()
-    kept = {path.name: np.asarray(Image.open(path).convert("RGB")) for _, _, path in sample_files(images)}
+    kept = {path.name: np.asarray(Image.open(path).convert("RGB")) for _, _, path in unit_images(images)}
     assert len(kept) == 4
     capsys.readouterr()
     assert main(["export", "var_50k", "--to", "out/samples.npz"]) == 0
@@ -71,7 +72,7 @@ def pictures(folder: Path, n: int, side: int) -> list[tuple[int, int, Path]]:
     for i in range(n):
         Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(folder / f"{i % 3}_{i // 3}.png")
     Image.new("RGB", (side, side)).save(folder / "0_0_diff.png")
-    return sample_files(folder)
+    return unit_images(folder)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:

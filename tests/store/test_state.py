@@ -76,7 +76,7 @@ def test_nobody_else_folds_a_ledger() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("LedgerReader"):
                 readers.add(file.relative_to(folder).as_posix())
-    one_kind = {"cli/announce.py", "store/manifest.py", "store/features.py", "report/page/provenance.py", "report/figures.py"}
+    one_kind = {"cli/announce.py", "store/ledger.py", "store/features.py"}
     assert readers == {"store/state.py", "store/tables.py", "store/merge.py"} | one_kind
 
 

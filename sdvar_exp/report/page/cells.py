@@ -15,6 +15,7 @@ from sdvar_exp.metrics.quantities import Metric
 from sdvar_exp.report.console import DASH, number, with_interval
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.summary import table_metrics
+from sdvar_exp.words import listed
 
 PLOT = 84
 """Width of a row's interval drawing, in pixels."""
@@ -130,11 +131,11 @@ def choices(summary: pd.DataFrame) -> str:
     return part("choices", cells=summary[["cell", "number", "name"]].to_dict("records"))
 
 
-def listed(words: Sequence[str]) -> str:
+def few_of(words: Sequence[str]) -> str:
     """`a, b and c`; of many, the first ones and how many there are more."""
     if len(words) > MOST_LISTED:
         words = [*words[: MOST_LISTED - 1], f"{len(words) - MOST_LISTED + 1} others"]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return listed(words)
 
 
 def _there(value: Any) -> bool:

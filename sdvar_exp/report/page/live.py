@@ -11,7 +11,7 @@ from sdvar_exp.report.page.pictures import data_url
 from sdvar_exp.report.style import Drawn, dark, rendered
 
 FIGURES = ("speedup-vs-pixel-difference", "target-calls-and-token-forwards")
-"""What a page that is written again and again draws: the study's own figures are drawn by the run, at its end."""
+"""Figures of a page that is written again and again; the run itself draws all of them, at its end."""
 PIXELS = 200
 """Per inch."""
 

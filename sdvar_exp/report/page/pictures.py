@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from sdvar_exp.metrics.quantities import Metric, headline, metrics
+from sdvar_exp.report.material import spread
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.source import Tables, of_cell
 from sdvar_exp.store.images import image_name
@@ -134,8 +135,7 @@ def _spread(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     """At most so many units, evenly over the ranks of their pixel difference, both ends included."""
     if len(frame) <= most:
         return frame
-    ranks = np.unique(np.round(np.linspace(0, len(frame) - 1, most)).astype(int))
-    return frame.iloc[np.sort(_by_difference(frame)[ranks])].reset_index(drop=True)
+    return frame.iloc[np.sort(_by_difference(frame)[spread(range(len(frame)), most)])].reset_index(drop=True)
 
 
 def _picks(frame: pd.DataFrame) -> dict[str, int]:

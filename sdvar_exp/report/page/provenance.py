@@ -15,7 +15,7 @@ from sdvar_exp.metrics.quantities import metrics
 from sdvar_exp.report.console import number, spread_text
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.store.columns import TABLES
-from sdvar_exp.store.ledger import LedgerReader
+from sdvar_exp.store.ledger import sessions
 
 
 def cards(summary: pd.DataFrame, about: Mapping[str, Mapping[str, Any]], base: str) -> str:
@@ -60,12 +60,11 @@ def study(folder: Path, manifest: Mapping[str, Any], base: str) -> str:
 
 def _commands(folder: Path) -> Iterator[str]:
     """Command line, code and machine of every start that added to the study."""
-    for body in LedgerReader(folder / "ledger").read(containing=b'"session"'):
-        if body.get("type") == "session":
-            git = body.get("git") or {}
-            commit = f"  # commit {str(git['commit'])[:12]}" if git.get("commit") else ""
-            changed = " and changes" if commit and git.get("dirty") else ""
-            yield shlex.join(["sdvar-exp", "run", *map(str, body.get("argv", ()))]) + commit + changed
+    for body in sessions(folder / "ledger"):
+        git = body.get("git") or {}
+        commit = f"  # commit {str(git['commit'])[:12]}" if git.get("commit") else ""
+        changed = " and changes" if commit and git.get("dirty") else ""
+        yield shlex.join(["sdvar-exp", "run", *map(str, body.get("argv", ()))]) + commit + changed
 
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import pandas as pd
 
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.page.pictures import fit
-from sdvar_exp.report.source import Tables, of_cell
-from sdvar_exp.store.images import STAGE_COLOURS
+from sdvar_exp.report.source import Tables, of_unit
+from sdvar_exp.store.images import STAGE_COLOURS, unit_images
 
 BUDGET = 4_500_000
-NAME = re.compile(r"(\d+)_(\d+)_stages\.png")
 FACTS = ("source", "passed", "accepted_share", "match_rate", "one_minus_tv", "token_agreement")
 MEANING = {
     "kept": "kept: the draft's token is committed",
@@ -38,19 +36,15 @@ def collect(folder: Path, tables: Tables, summary: pd.DataFrame) -> Walks:
     """Every decode with a stage picture, in plan order; at first one of each cell, as long as the budget lasts."""
     found: list[tuple[int, str, int, int, Path]] = []
     for cell in summary["cell"]:
-        units = sorted(
-            (int(m[1]), int(m[2]), path) for path in (folder / cell).glob("*_stages.png") if (m := NAME.fullmatch(path.name))
-        )
-        found += [(rank, cell, *unit) for rank, unit in enumerate(units)]
+        found += [(rank, cell, *unit) for rank, unit in enumerate(unit_images(folder / cell, "_stages"))]
     found.sort(key=lambda one: one[0])
     pictures = fit([(_key(cell, label, seed), path) for _, cell, label, seed, path in found], BUDGET)
     data = []
     for _, cell, label, seed, _ in found:
-        rows = of_cell(tables.stages, cell)
-        rows = rows[(rows["label"] == label) & (rows["seed"] == seed)].sort_values("stage") if len(rows) else rows
+        rows = of_unit(tables.stages, cell, label, seed)
         if len(rows) and _key(cell, label, seed) in pictures:
             columns = [c for c in FACTS if c in rows]
-            steps = [{c: _plain(row[c]) for c in columns} for row in rows.to_dict("records")]
+            steps = [{c: _plain(row[c]) for c in columns} for row in rows.sort_values("stage").to_dict("records")]
             trace = _trace(tables, cell, label, seed)
             data.append({"cell": cell, "label": label, "seed": seed, "stages": steps, "trace": trace})
     return Walks(tuple(dict.fromkeys(str(one["cell"]) for one in data)), data, pictures)
@@ -71,8 +65,7 @@ def _key(cell: str, label: int, seed: int) -> str:
 
 
 def _trace(tables: Tables, cell: str, label: int, seed: int) -> str | None:
-    rows = of_cell(tables.samples, cell)
-    rows = rows[(rows["label"] == label) & (rows["seed"] == seed)]
+    rows = of_unit(tables.samples, cell, label, seed)
     value = rows["gamma_trace"].iloc[0] if len(rows) and "gamma_trace" in rows else None
     return None if pd.isna(value) else str(value)
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sdvar_exp.metrics.quantities import headline
 from sdvar_exp.report.console import legend, number, with_interval
-from sdvar_exp.report.page.cells import listed
+from sdvar_exp.report.page.cells import few_of
 from sdvar_exp.report.page.markup import part
 from sdvar_exp.report.soundness import alarm, sound, unsteady
 from sdvar_exp.report.source import Tables
@@ -88,7 +88,7 @@ def _speed(summary: pd.DataFrame) -> list[str]:
     ]
     front = [str(name) for name in summary.loc[summary["front"].astype(bool), "name"]]
     if front:
-        out.append(f"No other cell is both faster and closer to the baseline than {listed(front)}.")
+        out.append(f"No other cell is both faster and closer to the baseline than {few_of(front)}.")
     return out
 
 

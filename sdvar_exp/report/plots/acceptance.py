@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,8 +10,8 @@ from matplotlib.lines import Line2D
 
 from sdvar_exp.metrics.statistics import mean_interval
 from sdvar_exp.registry import register
-from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
-from sdvar_exp.report.material import Material, Skipped, images_of, left_out
+from sdvar_exp.report.grid import cells_with, page_name, paged, panels
+from sdvar_exp.report.material import Material, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import Tables, of_cell, stage_rows
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
@@ -27,18 +26,8 @@ LINES = {
 @register("figure", NAME, place=30)
 def figures(material: Material) -> Iterator[Drawn]:
     """One page of twelve cells, or as many as all of them need."""
-    stages = stage_rows(material.tables)
-    there = (
-        set(stages.loc[stages[[q for q in LINES if q in stages]].notna().any(axis=1), "cell"]) if "cell" in stages else set()
-    )
-    cells = [cell for cell in material.summary["cell"] if cell in there]
-    if not cells:
-        raise Skipped("no cell has verified stages")
-    shown = material.telling(cells, PER_PAGE)
-    data = frame(material.tables, material.summary[material.summary["cell"].isin(shown)])
-    for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
-        drawn = figure(data[data["number"].isin(numbers)], material.size, page)
-        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
+    there = cells_with(stage_rows(material.tables), *LINES)
+    yield from paged(material, there, lambda m: frame(m.tables, m.summary), figure, "no cell has verified stages")
 
 
 def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
@@ -64,13 +53,9 @@ def frame(tables: Tables, summary: pd.DataFrame) -> pd.DataFrame:
 
 def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
     """Panels with common axes."""
-    cells = list(data.drop_duplicates("number")[["number", "name"]].itertuples(index=False))
-    width, last = (size or Size()).full, int(data["stage"].max())
-    fig, grid = panels([f"{cell.number}  {cell.name}" for cell in cells], width)
-    for cell, panel in zip(cells, grid, strict=True):
-        draw(data[data["number"] == cell.number], panel.axis, last)
-        panel.axis.set_xlabel("stage" if panel.bottom else "")
-        panel.axis.set_ylabel("share of tokens" if panel.first else "")
+    fig, grid = panels(data, size, "stage", "share of tokens")
+    for own, axis in grid:
+        draw(own, axis, int(data["stage"].max()))
     marks = [Line2D([], [], color=c, marker=m, ls=ls, ms=3.5, lw=1, label=t) for t, c, m, ls in LINES.values()]
     fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
     caption = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,8 +11,8 @@ from matplotlib.patches import Patch
 
 from sdvar_exp.metrics.statistics import mean_interval
 from sdvar_exp.registry import register
-from sdvar_exp.report.grid import page_name
-from sdvar_exp.report.material import Material, Skipped, images_of, left_out
+from sdvar_exp.report.grid import page_name, paged
+from sdvar_exp.report.material import Material, images_of
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell, true
 from sdvar_exp.report.style import INK, PALETTE, Drawn, beside, data_hash, name_column, wrapped
@@ -34,14 +33,8 @@ def figures(material: Material) -> Iterator[Drawn]:
     """One page of thirty cells, or as many as all of them need."""
     timings = material.tables.timings
     there = set(timings.loc[~true(timings["contended"]), "cell"]) if "cell" in timings else set()
-    cells = [cell for cell in material.summary["cell"] if cell in there]
-    shown = material.telling(cells, PER_PAGE)
-    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
-    if data.empty:
-        raise Skipped("nothing was timed alone (timing.units=0, or only beside other work)")
-    for page, start in enumerate(range(0, len(data), PER_PAGE), 1):
-        drawn = figure(data.iloc[start : start + PER_PAGE], material.size, page)
-        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
+    why = "nothing was timed alone (timing.units=0, or only beside other work)"
+    yield from paged(material, there, frame, figure, why, PER_PAGE)
 
 
 def frame(material: Material) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sdvar_exp.registry import register
-from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
-from sdvar_exp.report.material import Material, Skipped, left_out
+from sdvar_exp.report.grid import cells_with, page_name, paged, panels
+from sdvar_exp.report.material import Material
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
 from sdvar_exp.store.rounds import commits_per_round
+from sdvar_exp.words import span
 
 NAME, TITLE = "commits-by-round", "Stages committed by a round"
 
@@ -24,16 +24,8 @@ NAME, TITLE = "commits-by-round", "Stages committed by a round"
 @register("figure", NAME, place=45)
 def figures(material: Material) -> Iterator[Drawn]:
     """One page of twelve cells, or as many as all of them need."""
-    samples = material.tables.samples
-    there = set(samples.loc[samples["commit_trace"].notna(), "cell"]) if "commit_trace" in samples else set()
-    cells = [cell for cell in material.summary["cell"] if cell in there]
-    if not cells:
-        raise Skipped("no cell has rounds of draft and verify whose commits are known")
-    shown = material.telling(cells, PER_PAGE)
-    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
-    for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
-        drawn = figure(data[data["number"].isin(numbers)], material.size, page)
-        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
+    there = cells_with(material.tables.samples, "commit_trace")
+    yield from paged(material, there, frame, figure, "no cell has rounds of draft and verify whose commits are known")
 
 
 def frame(material: Material) -> pd.DataFrame:
@@ -49,18 +41,12 @@ def frame(material: Material) -> pd.DataFrame:
 
 def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
     """Panels with common axes."""
-    cells = list(data.drop_duplicates("number")[["number", "name"]].itertuples(index=False))
-    fig, grid = panels([f"{cell.number}  {cell.name}" for cell in cells], (size or Size()).full)
-    most = int(data["committed"].max())
-    for cell, panel in zip(cells, grid, strict=True):
-        draw(data[data["number"] == cell.number], panel.axis, most)
-        panel.axis.set_xlabel("stages committed" if panel.bottom else "")
-        panel.axis.set_ylabel("share of rounds" if panel.first else "")
-    counts = sorted(set(data["n"]))
-    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    fig, grid = panels(data, size, "stages committed", "share of rounds")
+    for own, axis in grid:
+        draw(own, axis, int(data["committed"].max()))
     caption = (
         f"{TITLE}, the corrected or bonus stage included: share of the cell's rounds; the line is their mean, the mean "
-        f"acceptance length. n = {span} decodes a cell."
+        f"acceptance length. n = {span(data['n'])} decodes a cell."
     )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 

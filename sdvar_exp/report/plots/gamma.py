@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sdvar_exp.registry import register
-from sdvar_exp.report.grid import PER_PAGE, page_name, pages, panels
-from sdvar_exp.report.material import Material, Skipped, left_out
+from sdvar_exp.report.grid import cells_with, page_name, paged, panels
+from sdvar_exp.report.material import Material
 from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.source import of_cell
 from sdvar_exp.report.style import PALETTE, Drawn, data_hash
@@ -24,16 +23,8 @@ NAME, TITLE = "gamma-traces", "γ by round"
 @register("figure", NAME, place=40)
 def figures(material: Material) -> Iterator[Drawn]:
     """One page of twelve cells, or as many as all of them need."""
-    samples = material.tables.samples
-    there = set(samples.loc[samples["gamma_trace"].notna(), "cell"]) if "gamma_trace" in samples else set()
-    cells = [cell for cell in material.summary["cell"] if cell in there]
-    if not cells:
-        raise Skipped("no cell has a γ trace: none drafts and verifies in rounds")
-    shown = material.telling(cells, PER_PAGE)
-    data = frame(replace(material, summary=material.summary[material.summary["cell"].isin(shown)]))
-    for page, numbers in enumerate(pages(data["number"].unique().tolist()), 1):
-        drawn = figure(data[data["number"].isin(numbers)], material.size, page)
-        yield replace(drawn, caption=drawn.caption + left_out(len(shown), len(cells)))
+    there = cells_with(material.tables.samples, "gamma_trace")
+    yield from paged(material, there, frame, figure, "no cell has a γ trace: none drafts and verifies in rounds")
 
 
 def frame(material: Material) -> pd.DataFrame:
@@ -55,22 +46,17 @@ def frame(material: Material) -> pd.DataFrame:
 
 def figure(data: pd.DataFrame, size: Size | None = None, page: int = 1) -> Drawn:
     """Panels with common axes."""
-    cells = list(data.drop_duplicates("number")[["number", "name", "n"]].itertuples(index=False))
-    fig, grid = panels([f"{cell.number}  {cell.name}" for cell in cells], (size or Size()).full)
-    last, most = int(data["round"].max()), int(data["gamma"].max())
-    for cell, panel in zip(cells, grid, strict=True):
-        draw(data[data["number"] == cell.number], panel.axis, last, most)
-        panel.axis.set_xlabel("round" if panel.bottom else "")
-        panel.axis.set_ylabel("γ" if panel.first else "")
+    fig, grid = panels(data, size, "round", "γ")
+    for own, axis in grid:
+        draw(own, axis, int(data["round"].max()), int(data["gamma"].max()))
     marks = [
         Line2D([], [], color=PALETTE[0], marker="o", ls="", ms=4.5, mew=0, label="γ of some decodes, area: their share"),
         Line2D([], [], color=PALETTE[1], lw=1, label="mean of the decodes that have the round"),
     ]
     fig.legend(handles=marks, loc="upper left", ncols=2, bbox_to_anchor=(0.03, 1), fontsize=6.5, columnspacing=1.2)
-    counted = span(data["n"])
     caption = (
         "Stages proposed by each round (γ, cut to the room that is left). Area: share of the decodes with that γ among "
-        f"all decodes; a decode ends when all stages are committed. n = {counted} decodes a cell."
+        f"all decodes; a decode ends when all stages are committed. n = {span(data['n'])} decodes a cell."
     )
     return Drawn(page_name(NAME, page), TITLE, fig, data_hash(data), caption)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from sdvar_exp.report.classes import Classes
 from sdvar_exp.report.grid import page_name
 from sdvar_exp.report.material import Material, Skipped
 from sdvar_exp.report.sizes import Size
-from sdvar_exp.report.source import of_cell
+from sdvar_exp.report.source import of_unit
 from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, wrapped
-from sdvar_exp.store.images import STAGE_COLOURS
+from sdvar_exp.store.images import STAGE_COLOURS, unit_images
 
 NAME, TITLE = "stages-of-a-decode", "One decode, stage by stage"
 ROWS = ("draft's\nproposal", "tokens of\nthe stage", "committed\nso far")
@@ -34,9 +33,6 @@ MARKS = {
     "target_draft": "target by draft",
     "target_unguided": "target, cond.",
 }
-
-
-PICTURE = re.compile(r"(\d{1,18})_(\d{1,18})_stages\.png")
 
 
 @register("figure", NAME, place=110)
@@ -55,12 +51,8 @@ def frame(material: Material) -> pd.DataFrame:
     if "source" not in material.tables.stages:
         return pd.DataFrame()
     for cell in material.summary[~material.summary["is_baseline"].astype(bool)].itertuples(index=False):
-        files = sorted((material.images / cell.cell).glob("*_stages.png"))
-        named = [(found, file) for file in files if (found := PICTURE.fullmatch(file.name))]
-        for found, file in named[:1]:
-            label, seed = int(found[1]), int(found[2])
-            own = of_cell(material.tables.stages, cell.cell)
-            own = own[(own["label"] == label) & (own["seed"] == seed)] if len(own) else own
+        for label, seed, file in unit_images(material.images / cell.cell, "_stages")[:1]:
+            own = of_unit(material.tables.stages, cell.cell, label, seed)
             with Image.open(file) as picture:
                 tiles = round(picture.width / (picture.height / len(ROWS)))
             if len(own) == tiles:

@@ -29,8 +29,8 @@ from PIL import Image
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.classifier import load_classifier
 from sdvar_exp.models.pair import WEIGHTS
-from sdvar_exp.store.export import sample_files
 from sdvar_exp.store.features import CellFeatures, Kept, read_kept, write_kept
+from sdvar_exp.store.images import unit_images
 from sdvar_exp.store.manifest import read_cells
 from sdvar_exp.store.provenance import versions
 
@@ -204,7 +204,7 @@ def features_of_study(folder: Path, looker: Looker) -> dict[str, CellFeatures]:
     baseline keeps no image of a unit is left without that unit.
     """
     cells = read_cells(folder)
-    files = {cell: found for cell in cells if (found := sample_files(folder / "images" / cell))}
+    files = {cell: found for cell in cells if (found := unit_images(folder / "images" / cell))}
     if not files:
         return {}
     first = next(iter(files.values()))[0][2]

@@ -53,7 +53,7 @@ def prepare(plan: Plan, load: Load) -> Prepared:
         pairs = {spec: load(spec, device, settings.dtype) for spec in dict.fromkeys(p.cell.model for p in full.cells)}
     for planned in full.cells:
         check(planned, pairs[planned.cell.model], plan.labels)
-    checkpoints = {model_key(spec): dict(pair.hashes) for spec, pair in pairs.items()}
+    checkpoints = {spec.key: dict(pair.hashes) for spec, pair in pairs.items()}
     more: dict[str, Any] = {"arithmetic": arithmetic(device.type), "entries": definitions(p.cell for p in full.cells)}
     if device.type == "cuda":
         more["device_name"] = torch.cuda.get_device_name(device)
@@ -94,8 +94,3 @@ def _unusual(choice: Choice, default: Choice) -> list[str]:
     usual = plain(default.params) if same else {f.name: f.default for f in fields}
     changed = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain(choice.params).items() if v != usual[k]]
     return changed if same else [choice.name, *changed]
-
-
-def model_key(spec: ModelSpec) -> str:
-    """A model specification in a few words: its name, and its files where it names any."""
-    return spec.key

@@ -24,7 +24,7 @@ from sdvar_exp.cell import Unit
 from sdvar_exp.errors import UserError
 from sdvar_exp.runner.running.work import Group, Task
 from sdvar_exp.store import Study
-from sdvar_exp.store.lock import flock
+from sdvar_exp.store.lock import flock, is_held
 from sdvar_exp.store.provenance import without_home
 from sdvar_exp.store.state import UnitKey
 
@@ -164,7 +164,7 @@ def recover(study: Study) -> list[str]:
     """Record the units at which earlier processes of this study died of a fault; one line each, for people."""
     lines, folder = [], study.folder / "crash"
     for path in sorted(folder.glob("*.log")) if folder.is_dir() else []:
-        if _held(path):
+        if is_held(path):
             continue
         head, _, stack = path.read_bytes().partition(b"\n")
         if FATAL in stack:
@@ -210,10 +210,3 @@ def _keys(head: bytes) -> list[UnitKey]:
     with suppress(ValueError, TypeError, RecursionError):
         return [(str(cell), int(label), int(seed)) for cell, label, seed in json.loads(head)]
     return []
-
-
-def _held(path: Path) -> bool:
-    """Whether the process that writes this file is alive."""
-    with suppress(OSError), path.open("rb+") as file:
-        return not flock(file.fileno())
-    return False

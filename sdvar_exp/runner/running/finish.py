@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 from contextlib import nullcontext
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ from rich.console import Console
 from sdvar_exp.plan import Plan
 from sdvar_exp.report import render_table, summarise, typeset, write_figures
 from sdvar_exp.report.page import write_page
-from sdvar_exp.report.source import current
+from sdvar_exp.report.source import current, own_rows
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.store import Study, Tables
 from sdvar_exp.words import count
@@ -77,21 +76,6 @@ def draw(tables: Tables, folder: Path, summary: pd.DataFrame) -> tuple[list[Path
         log.debug("figures failed", exc_info=True)
         faults.append(f"no figures: {type(error).__name__}: {error}")
     return figures, faults
-
-
-def own_rows(tables: Tables, plan: Plan) -> Tables:
-    """Rows of the plan's cells, labels and seeds: a study may hold more than one command asked for."""
-    cells = {planned.cell.id for planned in plan.cells}
-    frames = {}
-    for f in fields(tables):
-        frame = getattr(tables, f.name)
-        if isinstance(frame, pd.DataFrame):
-            keep = frame["cell"].isin(cells)
-            for column, wanted in (("label", plan.labels), ("seed", plan.seeds), ("other_seed", plan.seeds)):
-                if column in frame:
-                    keep &= frame[column].isin(wanted)
-            frames[f.name] = frame[keep].reset_index(drop=True)
-    return replace(tables, **frames)
 
 
 def broken_promises(summary: pd.DataFrame) -> list[str]:

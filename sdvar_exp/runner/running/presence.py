@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from sdvar_exp.store.lock import flock
+from sdvar_exp.store.lock import flock, is_held
 
 VARIABLE = "SDVAR_PRESENCE"
 """Another folder than that in the system's temporary folder, for machines whose containers share one device."""
@@ -55,21 +55,10 @@ class Presence:
         """Whether another process is there; files of processes that are gone are removed."""
         if self._fd is None:
             return False
-        return any(path != self._path and _held(path) for path in self.folder.iterdir())
-
-
-def _held(path: Path) -> bool:
-    """Whether a live process holds the lock of a file."""
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except OSError:
+        for path in self.folder.iterdir():
+            if path != self._path and is_held(path):
+                return True
+            with suppress(OSError):
+                if path != self._path and time.time() - path.stat().st_mtime > STALE_S:  # a new one may be about to be locked
+                    path.unlink()
         return False
-    try:
-        if not flock(fd):
-            return True
-        with suppress(OSError):
-            if time.time() - os.fstat(fd).st_mtime > STALE_S:  # a new one may be about to be locked
-                path.unlink(missing_ok=True)
-        return False
-    finally:
-        os.close(fd)

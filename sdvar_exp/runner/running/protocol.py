@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from sdvar_exp.errors import UserError, require
 from sdvar_exp.plan import Plan, Settings
 from sdvar_exp.runner.running.work import Group, Task
-from sdvar_exp.store.lock import flock
+from sdvar_exp.store.lock import held, is_held
 from sdvar_exp.store.state import UnitKey
 
 if TYPE_CHECKING:
@@ -59,28 +58,18 @@ def make_engine(settings: Settings) -> Engine:
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
     """Around the work of a child process on a study: who starts next waits for its end."""
-    fd = os.open(folder / "workers.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        flock(fd, shared=True, wait=True)
+    with held(folder / "workers.lock", shared=True):
         yield
-    finally:
-        os.close(fd)
 
 
 def wait_for_workers(folder: Path, patience_s: float = ORPHANS_S) -> None:
     """Wait for children whose coordinator was killed: they end by themselves, but may be in the middle of a row."""
     path = folder / "workers.lock"
-    if not path.exists():
-        return
     deadline = time.monotonic() + patience_s
-    fd = os.open(path, os.O_RDWR)
-    try:
-        while not flock(fd):
-            if time.monotonic() > deadline:
-                raise UserError(f"workers of an earlier run are still busy with {folder}; stop them first")
-            time.sleep(0.02)
-    finally:
-        os.close(fd)
+    while is_held(path):
+        if time.monotonic() > deadline:
+            raise UserError(f"workers of an earlier run are still busy with {folder}; stop them first")
+        time.sleep(0.02)
 
 
 Body = dict[str, Any]

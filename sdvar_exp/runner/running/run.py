@@ -18,7 +18,7 @@ from sdvar_exp.runner.running.failures import recover
 from sdvar_exp.runner.running.interrupt import interruptible
 from sdvar_exp.runner.running.progress import say, shown
 from sdvar_exp.runner.running.protocol import Backend, Detached, Engine, Factory, make_engine, wait_for_workers
-from sdvar_exp.runner.running.sweep import SHOWN_FAILURES, Sweep, attempts_of
+from sdvar_exp.runner.running.sweep import SHOWN_FAILURES, Sweep
 from sdvar_exp.runner.running.until import first, looks
 from sdvar_exp.runner.running.work import Group, groups
 from sdvar_exp.store.lock import InUse
@@ -32,7 +32,7 @@ from sdvar_exp.words import count
 Launch = Callable[[dict[str, Any]], None]
 FINE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 FINISH_S, BROKEN_OFF_S = 60.0, 3.0
-"""How long W&B's child may take at the end of a run, and of one that broke off."""
+"""Seconds that W&B's child may take at the end of a run, and of one that broke off."""
 
 
 def run_study(
@@ -60,7 +60,7 @@ def run_study(
                     for line in recover(study):
                         say(console, line, "red")
                 options = plan.settings.engine_options
-                sweep = Sweep(study, made, factory, console, interrupt, options, attempts_of(study), joined=joined)
+                sweep = Sweep(study, made, factory, console, interrupt, options, study.failures(), joined=joined)
                 made.begin(study, sweep.attempts)
                 return _run(sweep, engine, whole, launch)
         except KeyboardInterrupt:

@@ -51,11 +51,6 @@ def held_bytes(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def attempts_of(study: Study) -> Counter[UnitKey]:
-    """Failures of each unit that the ledger has."""
-    return study.failures()
-
-
 @dataclass
 class Sweep:
     """Input of an engine: an open study and what decodes for it.

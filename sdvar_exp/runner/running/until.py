@@ -5,14 +5,13 @@ What a look decides follows from the ledger's rows of its seeds alone, so that a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sdvar_exp.plan import Plan
 from sdvar_exp.runner.running.progress import say
-from sdvar_exp.words import count
+from sdvar_exp.words import count, missing
 
 if TYPE_CHECKING:
     from sdvar_exp.runner.running.sweep import Sweep
@@ -63,7 +62,7 @@ def looks(sweep: Sweep, whole: Plan) -> Iterator[bool]:
                 seeds=wider.seeds,
                 settings=replace(sweep.backend.plan.settings, timing=wider.settings.timing),
             )
-            sweep.study.widen(sweep.backend.plan)
+            sweep.study.add_cells(sweep.backend.plan)
             sweep.backend.begin(sweep.study, sweep.attempts)
         yield until.timed
         if sweep.stopped:
@@ -84,7 +83,7 @@ def look(tables: Tables, plan: Plan, number: int) -> Look:
     """
     from sdvar_exp.metrics.sequential import levels
     from sdvar_exp.report import summarise
-    from sdvar_exp.runner.running.finish import own_rows
+    from sdvar_exp.report.source import own_rows
 
     until = plan.until
     assert until is not None
@@ -96,7 +95,7 @@ def look(tables: Tables, plan: Plan, number: int) -> Look:
         halves = [(row, _half(row, name)) for row in rows]
         anywhere = any(half is not None for _, half in halves)
         for row, half in halves:
-            if anywhere and _missing(row[name]):
+            if anywhere and missing(row[name]):
                 continue
             if half is not None and half <= wanted:
                 known += 1
@@ -111,14 +110,10 @@ def look(tables: Tables, plan: Plan, number: int) -> Look:
 def _half(row: dict[Any, Any], name: str) -> float | None:
     """The longer side of an interval; None where there is none yet, or where too few images agree to trust that all do."""
     mean, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if any(map(_missing, (mean, low, high))):
+    if any(map(missing, (mean, low, high))):
         return None
     images = row["timed"] if name == "speedup" else row["n"]
     return None if low == high and images < CONSTANT_FROM else float(max(mean - low, high - mean))
-
-
-def _missing(value: float | None) -> bool:
-    return value is None or math.isnan(value)
 
 
 def said(found: Look, plan: Plan) -> str:
