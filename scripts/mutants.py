@@ -200,15 +200,16 @@ class Trace:
 
     def write(self) -> None:
         """To the notes."""
-        kept = {test: (seconds, sorted(lines)) for test, (seconds, lines) in self.tests.items() if test not in self.left_out}
-        self.notes.write_text(json.dumps(kept), encoding="utf-8")
+        known = json.loads(self.notes.read_text(encoding="utf-8")) if self.notes.is_file() else {}
+        known |= {test: (seconds, sorted(lines)) for test, (seconds, lines) in self.tests.items() if test not in self.left_out}
+        self.notes.write_text(json.dumps(known), encoding="utf-8")
 
 
 class Trials:
     """Copy of the repository in which mutants are tried, one after the other, and what the trace found."""
 
-    def __init__(self, folder: Path, seconds: float, timeout: float) -> None:
-        self.copied, self.notes, self.seconds, self.timeout = folder / "copy", folder / "notes.json", seconds, timeout
+    def __init__(self, folder: Path, notes: Path, seconds: float, timeout: float) -> None:
+        self.copied, self.notes, self.seconds, self.timeout = folder / "copy", notes, seconds, timeout
         shutil.copytree(ROOT, self.copied, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__"))
         self.took: dict[str, float] = {}
         self.shown: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -216,7 +217,8 @@ class Trials:
 
     def read(self) -> None:
         """What the trace found."""
-        for test, (took, lines) in json.loads(self.notes.read_text(encoding="utf-8")).items():
+        known = json.loads(self.notes.read_text(encoding="utf-8")) if self.notes.is_file() else {}
+        for test, (took, lines) in known.items():
             self.took[test] = took
             for file, line in lines:
                 self.shown[file, line].add(test)
@@ -270,6 +272,7 @@ class Functions:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.trials.read()
         self.trials.forked(lambda: self.traced(session), 3600)
         self.trials.read()
         for mutant in self.chosen:
@@ -280,6 +283,7 @@ class Functions:
     def traced(self, session: pytest.Session) -> int:
         trace = Trace(self.trials.copied, {mutant.file for mutant in self.chosen}, self.trials.notes)
         session.config.pluginmanager.register(trace)
+        session.items[:] = [item for item in session.items if item.nodeid not in self.trials.took]
         runtestloop(session)
         trace.write()
         return 0
@@ -293,7 +297,7 @@ class Functions:
             if code and (code.co_filename, code.co_qualname) == (file, mutant.function):
                 known.__code__ = codes[mutant.function]
         items = {item.nodeid: item for item in session.items}
-        session.items[:] = [items[name] for name in names]
+        session.items[:] = [items[name] for name in names if name in items]
         session.config.option.maxfail = 1
         try:
             runtestloop(session)
@@ -318,7 +322,7 @@ class Only:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         found = {item.nodeid: item for item in items}
-        items[:] = [found[name] for name in self.names]
+        items[:] = [found[name] for name in self.names if name in found]
 
 
 def pytest_run(tests: list[str], plugin: object) -> int:
@@ -349,6 +353,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="output of an earlier run: try what it did not kill")
+    parser.add_argument("--map", type=Path, help="file that keeps which lines each test executes; tests it lacks are traced")
     parser.add_argument("--seconds", type=float, default=20.0, help="processor seconds of the tests of one mutant, traced")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds until the tests of one mutant count as failed")
     here = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
@@ -362,7 +367,8 @@ def main() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder).resolve(), asked.seconds, asked.timeout)
+        notes = asked.map.resolve() if asked.map else Path(folder) / "map.json"
+        trials = Trials(Path(folder).resolve(), notes, asked.seconds, asked.timeout)
         trials.forked(lambda: pytest_run(tests, Functions(trials, chosen)), 10**6)
         trials.read()
         for mutant in chosen:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.gamma import GammaContext, next_gamma
-from sdvar_exp.decoding.gamma.cost_model import read
+from sdvar_exp.decoding.gamma.cost_model import locate, read
 from sdvar_exp.decoding.guidance import proposal_weights, weights
 from sdvar_exp.decoding.options import check_loop
 from sdvar_exp.decoding.records import Round
@@ -186,6 +186,14 @@ def test_a_missing_profile(missing: str) -> None:
     wanted = f"gamma.profile {missing} is not a file; give a path .* shipped profile: embedded, generic"
     with pytest.raises(UserError, match=wanted):
         choose("gamma", "cost_model", profile=missing)
+
+
+def test_a_profile_is_found_by_its_name_or_path() -> None:
+    Path("sub").mkdir()
+    for path in (Path("own.json"), Path("sub/own")):
+        path.write_text(json.dumps(PROFILE))
+        assert locate(str(path)) == path and choose("gamma", "cost_model", profile=str(path))
+    assert locate("generic").name == "generic.json" and locate("generic").parent.is_dir()
 
 
 def test_a_profile_for_other_pyramids_is_refused(tmp_path: Path) -> None:
