@@ -212,7 +212,8 @@ def test_far_off_at_the_edge() -> None:
 
 
 def test_rows_that_a_query_asks_for() -> None:
-    frame = pd.DataFrame({"label": [0, 1, 2], "tau": [0.5, None, 0.7], "name": ["a", "b", None]})
+    columns = {"label": [0, 1, 2], "tau": [0.5, None, 0.7], "name": ["a", "b", None], "acceptance_tau": [1, 2, 3]}
+    frame = pd.DataFrame({**columns, "timed": [True, False, None]})
     asked: list[tuple[Any, list[int]]] = [
         (None, [0, 1, 2]),
         ("label >= 1 and tau > 0.6", [2]),
@@ -222,6 +223,9 @@ def test_rows_that_a_query_asks_for() -> None:
         ({"label": {2}}, [2]),
         ({"tau": None}, [1]),
         (lambda f: f["tau"] > 0.6, [2]),
+        (lambda f: f["timed"], [0]),
+        ("timed", [0]),
+        ("label in [0, 2]\n", [0, 2]),
     ]
     for where, rows in asked:
         found = select(frame, where)
@@ -232,7 +236,16 @@ def test_rows_that_a_query_asks_for() -> None:
         "name == a": "did you mean",
         "lable == 1": "there is no column 'lable'",
         "label +": "cannot read",
+        "acceptance.tau >= 2": "did you mean 'acceptance_tau >= 2'?",
+        "tau == null": "did you mean 'tau.isnull()'?",
+        "tau != none and label < 1": "did you mean 'tau.notnull() and label < 1'?",
+        "timed == true": "did you mean 'timed == True'?",
         "label + 1": "it is no condition",
+        "name": "it is no condition",
+        "name.x == 1": "cannot read",
+        "label == 1 and name in [a, b]": "did you mean \"label == 1 and name in ['a', 'b']\"?",
+        "label == 1 $ 2": "cannot read",
+        "(label == 1": "cannot read",
     }
     for query, text in said.items():
         with pytest.raises(UserError) as told:
