@@ -74,12 +74,12 @@ def run(asked: Choice, argv: Sequence[str], launch: Launch | None = None) -> int
             print(f"nothing of this command failed in {plan.folder}", file=sys.stderr if launch else sys.stdout)
         return 0
     check_machine(chosen)
-    from sdvar_exp.runner.running.run import run_study
+    from sdvar_exp.runner import run_study
     from sdvar_exp.screen import Faults, Screen
 
     chosen = replace(chosen, argv=tuple(argv))
     screen = Faults(stderr=True, force_terminal=False) if asked.quiet else Screen(stderr=launch is not None)
-    return run_study(chosen, screen, launch=launch) if launch else run_study(chosen, screen)
+    return int(run_study(chosen, screen, launch=launch) if launch else run_study(chosen, screen))
 
 
 def sweep(asked: Choice) -> int:
