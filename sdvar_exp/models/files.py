@@ -32,12 +32,11 @@ DAMAGED = "it is damaged or was cut off; copy or download it again"
 
 def model_files(spec: ModelSpec) -> dict[str, Path]:
     """The files of a pair by role: vae, draft, target. `UserError` naming one that is not there, or no checkpoint at all."""
-    if spec.name in SHIPPED and not (spec.vae or spec.draft or spec.target):
-        return shipped_files(spec.name)
-    paths = {role: _find(spec, role) for role in ("vae", "draft", "target")}
-    for path in paths.values():
+    shipped = shipped_files(spec.name) if spec.name in SHIPPED else {}
+    own = {role: _find(spec, role) for role in ("vae", "draft", "target") if getattr(spec, role) or not shipped}
+    for path in own.values():
         beginning(path)
-    return paths
+    return shipped | own
 
 
 def unreadable(path: Path, reason: str) -> UserError:

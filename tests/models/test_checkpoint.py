@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from sdvar_exp.cell import ModelSpec
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.checkpoint import build_var, build_vqvae, sha256
+from sdvar_exp.models.files import WEIGHTS, model_files
 from sdvar_exp.models.pair import Pair, check_pair, load_pair, resolve_device
 from sdvar_exp.models.var import VAR
 from tests.support import golden_pair, golden_vae, golden_var
@@ -309,6 +311,15 @@ def test_a_pair_from_files(tmp_path: Path) -> None:
         load_pair(spec(tmp_path, target="lost.pth"))
     with pytest.raises(UserError, match=r"model=mine names no vae checkpoint; set model.vae=FILE"):
         load_pair(spec(tmp_path, vae=""))
+
+
+def test_files_that_a_shipped_pair_is_not_given_are_its_own(tmp_path: Path) -> None:
+    """`model.draft=FILE` alone puts another draft into the embedded pair."""
+    given = shutil.copy(WEIGHTS / "draft_plain.safetensors", tmp_path / "mine.safetensors")
+    found = model_files(ModelSpec("embedded", draft=str(given)))
+    assert found == {"vae": WEIGHTS / "vae.safetensors", "draft": Path(given), "target": WEIGHTS / "target.safetensors"}
+    with pytest.raises(UserError, match=r"lost\.safetensors does not exist|lost\.safetensors is not in"):
+        model_files(ModelSpec("embedded", draft=str(tmp_path / "lost.safetensors")))
 
 
 def test_the_folder_of_checkpoints_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
