@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ import pytest
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.store import images, lock, records, timing
+from sdvar_exp.store.columns import TABLES
 from sdvar_exp.store.files import StorageError, atomic_write, make_folders, remove_empty
+from sdvar_exp.store.kept import _fitting
+from sdvar_exp.store.ledger import LedgerWriter
+from sdvar_exp.store.manifest import superseded
 from sdvar_exp.store.results import select
 
 DEEP: Any = 0
@@ -153,6 +159,10 @@ def test_locks_and_holders(tmp_path: Path) -> None:
     first.acquire()
     first.release()
     assert not first.held and not path.exists()
+    first.acquire()
+    first._pid += 1  # as in a forked child
+    first.release()
+    assert not first.held and path.exists(), "the lock of the parent stays"
     here = lock.socket.gethostname()
     assert lock._alive({"host": "elsewhere", "pid": -1}) and lock._alive({"host": here, "pid": os.getpid()})
     assert not lock._alive({"host": here, "pid": os.getpid(), "started": "another"})
@@ -167,6 +177,46 @@ def test_locks_and_holders(tmp_path: Path) -> None:
         assert not lock.flock(three.fileno())
     with open(path) as one, open(path) as two:
         assert lock.flock(one.fileno()) and not lock.flock(two.fileno(), shared=True)
+
+
+def test_of_versions_of_an_entry_the_last_command_has_the_current_one(tmp_path: Path) -> None:
+    """Cells a, b and c differ in the source of their rule alone, d in a parameter; e is compared with f, an older g."""
+
+    def cell(name: str, order: int, source: str, tau: float = 0.5, baseline: str = "d") -> None:
+        about = {"id": name, "order": order, "name": name, "planned": [], "baseline": baseline}
+        config = {"acceptance": {"name": "own", "tau": tau, "source": source}}
+        atomic_write(tmp_path / "cells" / f"{name}.json", json.dumps({**about, "config": config}).encode())
+
+    cell("d", 3, "1", 0.7)
+    assert superseded(tmp_path) == {}
+    for order, name in enumerate("abc"):
+        cell(name, order, name)
+    assert superseded(tmp_path) == {"a": "c", "b": "c"}, "the one that was planned last"
+    cell("f", 5, "1", 0.9)
+    cell("g", 6, "2", 0.9)
+    cell("e", 4, "1", 0.1, baseline="f")
+    assert superseded(tmp_path) == {"a": "c", "b": "c"}, "one that others are compared with stays"
+    session = {"type": "session", "host": "h", "pid": 1}
+    with closing(LedgerWriter(tmp_path / "ledger")) as ledger:
+        ledger.append({**session, "cells": ["a"]}, {**session, "cells": ["b", "d"]})
+    assert superseded(tmp_path) == {"a": "b", "c": "b"}, "those of the last command, not of one before"
+
+
+def test_rows_of_kept_tables_that_do_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = {"cell": ["a"] * 5, "label": [0, 1, 2, 2, 4], "seed": [0] * 5, "own": [1, 2, 3, 4, 5]}
+    frame = pd.DataFrame({**rows, "committed_by_verify": [1, -1, 3, 3, 5], "ssim": [0.5, 0.5, 0.5, 0.5, math.inf]})
+    found = _fitting(frame, tmp_path, "samples")
+    assert (
+        found["label"].tolist() == [0, 2]
+        and found.index.tolist() == [0, 1]
+        and found["own"].tolist() == [1, 3]
+        and "index" not in found
+    )
+    assert list(found)[: len(TABLES["samples"])] == list(TABLES["samples"]) and found["latency_ms"].isna().all()
+    assert "3 of 5 rows left out" in caplog.text and "it is there twice" in caplog.text
+    caplog.clear()
+    fit = _fitting(frame.iloc[:1], tmp_path, "samples")
+    assert len(fit) == 1 and not caplog.text
 
 
 def test_clocks_of_one_unit() -> None:
@@ -230,6 +280,7 @@ def test_rows_that_a_query_asks_for() -> None:
     for where, rows in asked:
         found = select(frame, where)
         assert found["label"].tolist() == rows and found.index.tolist() == list(range(len(rows))), where
+        assert list(found) == list(frame), where
     said = {
         "label = 1": "did you mean 'label ==1'?",
         "label == 1 AND tau > 0": "did you mean 'label == 1 and tau > 0'?",
