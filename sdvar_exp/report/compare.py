@@ -10,16 +10,17 @@ import pandas as pd
 from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import Metric, metrics, tabled
 from sdvar_exp.metrics.statistics import Interval, mean_interval, ratio_interval, unit_means
-from sdvar_exp.report.source import numbers, with_rates
+from sdvar_exp.report.source import numbers, values_of, with_rates
 from sdvar_exp.words import choices_text, did_you_mean
 
 DIFFERENCE_COLUMNS = ("metric", "a", "b", "difference", "low", "high", "n")
 
 
 def compared() -> dict[str, Metric]:
-    """Metrics that `diff` compares, by name: all that have a mean over units."""
+    """Metrics that `diff` compares, by name: all that have a mean over units, those against the own baseline last."""
     means = ("mean", "geometric", "count")
-    return {m.name: m for m in _closest_first(metrics()) if m.average in means and m.name != "speedup_with_vae"}
+    plain = [m for m in _closest_first(metrics()) if m.average in means and m.name != "speedup_with_vae"]
+    return {m.name: m for m in (*plain, *(m.against_baseline() for m in plain if m.relative))}
 
 
 def _closest_first(some: Iterable[Metric]) -> list[Metric]:
@@ -34,12 +35,15 @@ def paired_differences(a: pd.DataFrame, b: pd.DataFrame, level: float = 0.95) ->
     of a unit are averaged over the cells first and n counts units; those that some pair of cells lacks are left out. Ratios
     are geometric means, and their difference is b ÷ a. Raises ValueError where a cell has a unit twice.
     """
-    both = with_rates(a).merge(with_rates(b), on=["pair", "label", "seed"], suffixes=("_a", "_b"), validate="one_to_one")
+    sides = (with_rates(a), with_rates(b))
+    every = sides[0].columns.union(sides[1].columns)
+    left, right = (side.reindex(columns=every) for side in sides)
+    both = left.merge(right, on=["pair", "label", "seed"], suffixes=("_a", "_b"), validate="one_to_one")
     rows = []
     for m in compared().values():
-        if f"{m.name}_a" not in both or f"{m.name}_b" not in both:
+        if m.name not in every or both[[f"{m.name}_a", f"{m.name}_b"]].isna().all(axis=None):
             continue
-        left, right = (numbers(both[f"{m.name}{end}"]) for end in ("_a", "_b"))
+        left, right = (values_of(both, m, end) for end in ("_a", "_b"))
         if m.ratio:
             left, right = np.log(left), np.log(right)
         there = np.isfinite(left) & np.isfinite(right)

@@ -87,7 +87,7 @@ def power_table(
 
 
 def _known(name: str) -> Metric:
-    known = {m.name: m for m in tabled()}
+    known = {m.name: m for m in (*tabled(), *(m.against_baseline() for m in tabled() if m.relative and not m.timed))}
     if name not in known:
         raise UserError(f"unknown metric {name!r}{did_you_mean(name, known, choices_text(known, 'use'))}")
     return known[name]

@@ -156,10 +156,21 @@ def by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
 
 def rates_by_unit(samples: pd.DataFrame, metric: Metric) -> pd.Series:
     """The same from a table that has its rates already."""
-    if samples.empty or metric.name not in samples:
+    values = values_of(samples, metric)
+    if samples.empty or values.isna().all():
         return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["label", "seed"]))
-    values = numbers(samples.set_index(["label", "seed"])[metric.name])
+    values.index = pd.MultiIndex.from_frame(samples[["label", "seed"]])
     return np.log(values) if metric.ratio else values
+
+
+def values_of(samples: pd.DataFrame, metric: Metric, ending: str = "") -> pd.Series:
+    """A metric's column, floats, NaN where there is none; against the own baseline the plain one, where the two are the same.
+
+    ending: of the columns in a table of two sides.
+    """
+    names = [f"{name}{ending}" for name in (metric.name, metric.name.removesuffix(OWN))]
+    own, plain = (numbers(samples[name]) if name in samples else pd.Series(np.nan, samples.index) for name in names)
+    return own.fillna(plain)
 
 
 def true(values: pd.Series) -> pd.Series:

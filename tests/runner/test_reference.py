@@ -12,7 +12,9 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Timing
 from sdvar_exp.registry import choose
 from sdvar_exp.report import summarise
+from sdvar_exp.report.compare import paired_differences
 from sdvar_exp.report.console import legend
+from sdvar_exp.report.power import power_table
 from sdvar_exp.report.typeset import markdown_table
 from sdvar_exp.store import load_tables
 from sdvar_exp.store.manifest import read_manifest, settle_reference
@@ -62,6 +64,11 @@ def test_guidance_is_judged_against_one_reference_and_the_decoder_against_its_ow
     assert summary["speedup_own"]["sequential"] == summary["speedup"]["sequential"]
     assert len(timings) == 8
     # everything that is shown says both
+    sides = {name: samples.loc[[name]].reset_index().assign(pair="x") for name in ("sequential", "draft_only off")}
+    found = paired_differences(sides["sequential"], sides["draft_only off"]).set_index("metric")
+    assert found.loc["pixel_mae_own", "a"] == 0 < found.loc["pixel_mae_own", "b"]
+    assert found.loc["pixel_mae_own", "b"] == pytest.approx(summary["pixel_mae_own"]["draft_only off"])
+    assert power_table(tables, "pixel_mae_own", 0.01).set_index("name")["spread"]["exact off"] == 0
     table = markdown_table(tables, summarise(tables))
     assert "pixel difference (own baseline)" in table and "(own baseline)" in text
     assert any(line.startswith("reference: sequential; own baseline:") for line in legend(summarise(tables)))
@@ -73,6 +80,8 @@ def test_one_column_where_the_own_baseline_is_the_reference(plan: MakePlan, run:
     tables = load_tables(small.folder)
     assert not [name for name in (*tables.samples, *summarise(tables)) if name.endswith("_own") and name != "speedup_own"]
     assert "own baseline)" not in markdown_table(tables, summarise(tables))
+    sides = [rows.assign(pair="x") for _, rows in tables.samples.groupby("name")]
+    assert not paired_differences(*sides[:2])["metric"].str.endswith("_own").any()
 
 
 def test_the_noise_floor_is_the_references(plan: MakePlan, run: Run) -> None:
