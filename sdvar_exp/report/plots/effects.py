@@ -20,7 +20,8 @@ from sdvar_exp.report.sizes import Size
 from sdvar_exp.report.soundness import alarm
 from sdvar_exp.report.style import INK, MUTED, PALETTE, UNSOUND, Drawn, data_hash, wrapped
 
-NAME, TWO = "factor-effects", "factor-interactions"
+NAME = "factor-effects"
+TWO = "factor-interactions"
 RATIOS = (0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)
 PER_PAGE = 24
 SURE = 0.05
