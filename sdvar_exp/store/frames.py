@@ -15,9 +15,11 @@ import pyarrow as pa
 log = logging.getLogger(__name__)
 
 PIECE = 50_000
-DTYPES = {"str": "str", "int": "Int64", "bool": "boolean"}
+TEXT = pd.StringDtype(na_value=np.nan)
+"""What pandas calls `str` from version 3 on; in 2.3 that name turns nulls into text."""
+DTYPES = {"str": TEXT, "int": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
 _ARROW = {"str": pa.large_string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64()}
-_PANDAS = {pa.large_string(): pd.StringDtype(na_value=np.nan), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_PANDAS = {pa.large_string(): TEXT, pa.int64(): DTYPES["int"], pa.bool_(): DTYPES["bool"]}
 
 Row = dict[str, Any]
 
@@ -85,7 +87,7 @@ def series(values: Sequence[Any], kind: str | None) -> pd.Series:
         return pd.Series(pd.array(values, dtype=DTYPES[kind]))
     except (TypeError, ValueError) as error:
         log.warning("a column of kind %s has other values: %s", kind, error)
-        return pd.Series(pd.array([None if v is None else _text(v) for v in values], dtype="str"))
+        return pd.Series(pd.array([None if v is None else _text(v) for v in values], dtype=TEXT))
 
 
 def _kind_of(values: Sequence[Any]) -> str:

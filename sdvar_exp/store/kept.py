@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
@@ -145,7 +146,7 @@ def _of_kind(frame: pd.DataFrame, column: str, kind: str | None) -> pd.Series:
     if column not in frame:
         return series([None] * len(frame), kind)
     values = frame[column]
-    wanted = "float64" if kind == "float" else DTYPES.get(str(kind))
-    if str(values.dtype) == wanted or (kind is None and values.dtype != object):
+    wanted = np.dtype("float64") if kind == "float" else DTYPES.get(str(kind))
+    if values.dtype == wanted or (kind is None and values.dtype != object):
         return values
     return series([None if _null(v) else v for v in values.tolist()], kind)

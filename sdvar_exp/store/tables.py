@@ -37,7 +37,7 @@ from sdvar_exp.store.columns import (
     VOLATILE,
 )
 from sdvar_exp.store.files import write_frame
-from sdvar_exp.store.frames import FrameBuilder
+from sdvar_exp.store.frames import TEXT, FrameBuilder
 from sdvar_exp.store.kept import kept_frames
 from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import choice_texts, is_kept, planned_units, read_cells, read_manifest
@@ -206,7 +206,7 @@ def _finish(frame: pd.DataFrame, study: str, known: Mapping[str, Mapping[str, An
     filled: dict[str, Any] = {}
     for column in ("study", "name", *CHOICES, *SPECS):
         if column in frame:
-            filled[column] = pd.array([t[column] for t in texts], dtype="str").take(codes)
+            filled[column] = pd.array([t[column] for t in texts], dtype=TEXT).take(codes)
     order = np.array([int(c.get("order", NOWHERE)) for c in cells], dtype=np.int64)
     frame = frame.assign(**filled, _order=order.take(codes))
     keys = ["_order", "cell", "label", "seed", *(k for k in ("stage", "repeat", "attempt", "other_seed") if k in frame)]
