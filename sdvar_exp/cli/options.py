@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 
 from sdvar_exp.config import folder
 from sdvar_exp.config.arguments import Parser
 
-__all__ = ["MACHINES", "Parser", "help_wanted", "run_help", "say_json", "tell"]
+__all__ = ["MACHINES", "Parser", "help_wanted", "run_help", "say_json", "seconds", "tell"]
 
 MACHINES = "for machines"
 """Help of `--json`."""
@@ -63,3 +65,14 @@ def run_help(parser: Parser, argv: Sequence[str]) -> str:
         f"  sdvar-exp {verb} experiment=guide 'labels=[0,3]' seeds=1",
     ]
     return "\n".join(lines)
+
+
+def seconds(text: str) -> float:
+    """A time of an option, from a tenth of a second to a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"give seconds from 0.1 to 86400, not {text!r}")
+    return value

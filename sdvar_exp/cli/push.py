@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdvar_exp import registry
 from sdvar_exp.cli import FAILED
-from sdvar_exp.cli.options import MACHINES, Parser, say_json
+from sdvar_exp.cli.options import MACHINES, Parser, say_json, seconds
 from sdvar_exp.cli.studies import add_results_dir, find_study, studies
 from sdvar_exp.errors import UserError
 from sdvar_exp.words import count
@@ -35,7 +35,7 @@ def parser() -> Parser:
     )
     known.add_argument("--project", help="default: WANDB_PROJECT, else sdvar_exp")
     known.add_argument("--entity", help="user or team; default: WANDB_ENTITY")
-    known.add_argument("--timeout", type=float, default=600.0, help="seconds per study (default 600)")
+    known.add_argument("--timeout", type=seconds, default=600.0, help="seconds per study (default 600)")
     add_results_dir(known)
     return known
 

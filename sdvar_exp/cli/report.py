@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from sdvar_exp.cli.options import Parser
+from sdvar_exp.cli.options import Parser, seconds
 from sdvar_exp.cli.status import state_of
 from sdvar_exp.cli.studies import study_of, study_parser
 from sdvar_exp.guest import expand
@@ -37,7 +35,7 @@ def parser() -> Parser:
         "left; ends when the study is complete, or by Ctrl-C",
     )
     known.add_argument(
-        "--every", type=_seconds, default=EVERY_S, metavar="SECONDS", help=f"with --watch: how often (default: {EVERY_S:g})"
+        "--every", type=seconds, default=EVERY_S, metavar="SECONDS", help=f"with --watch: how often (default: {EVERY_S:g})"
     )
     return known
 
@@ -119,13 +117,3 @@ def far(state: dict[str, Any]) -> str:
     who = "Running" if state["lock"]["state"] == "live" else "Not running; the same command goes on"
     at = time.strftime("%H:%M:%S")
     return f"{who}: {', '.join(words)}{f'; {left}' if left else ''}. Written at {at}."
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.1 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"give seconds from 0.1 to 86400, not {text!r}")
-    return value

@@ -20,6 +20,7 @@ from sdvar_exp.guest import with_package
 from sdvar_exp.registry import declared
 from sdvar_exp.tracking.options import Options, child_environment
 from sdvar_exp.tracking.pushed import Pushed
+from sdvar_exp.words import count
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +58,24 @@ class Follower:
 
     def _outcome(self, code: int | None) -> Outcome:
         mode, place = self.options.mode, self.folder / "wandb"
-        count = len(Pushed(self.folder, self.options.place).cells)
-        name = f"W&B ({mode})" if self.options.tracker == "wandb" else self.options.tracker
+        cells = len(Pushed(self.folder, self.options.place).cells)
+        name, runs = _called(self.options), count(cells, "run")
         if code == 0:
-            if not count:
+            if not cells:
                 return Outcome(True)
             if self.options.tracker != "wandb":
                 where = declared("tracker", self.options.tracker, "where")
                 seen = where(self.folder, self.options) if where else f"in project {self.options.project}"
-                return Outcome(True, f"{name}: {count} runs {seen}")
+                return Outcome(True, f"{name}: {runs} {seen}")
             hint = f"; send: sdvar-exp push {self.folder}" if mode == "offline" else ""
-            return Outcome(True, f"{name}: {count} runs in {place}{hint}")
+            return Outcome(True, f"{name}: {runs} in {place}{hint}")
         why = "did not finish in time" if code is None else _last_line(place / "follower.log")
         return Outcome(False, f"{name}: {why or f'exit code {code}'}; `sdvar-exp push` sends what is missing")
+
+
+def _called(options: Options) -> str:
+    """The name of a tracker as messages say it."""
+    return f"W&B ({options.mode})" if options.tracker == "wandb" else options.tracker
 
 
 def start_follower(
@@ -99,8 +105,11 @@ def start_follower(
                 start_new_session=True,  # Ctrl-C in the terminal is for the sweep
             )
     except OSError as error:
-        log.warning("W&B is not followed: %s", error)
-        return Follower(folder, options, None, f"W&B ({options.mode}): not followed, {error}")
+        why = f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error)
+        problem = f"{_called(options)}: not followed, {why}"
+        if not once:  # a push says it at its end, which is now
+            log.warning("%s", problem)
+        return Follower(folder, options, None, problem)
     return Follower(folder, options, process)
 
 

@@ -100,5 +100,6 @@ def test_what_is_left_counts_failures_and_timings(study: Path) -> None:
 
 @pytest.mark.parametrize("every", ["0", "nan", "soon", "1e9"])
 def test_an_interval_is_some_seconds(every: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "any", "--watch", "--every", every]) == 2
-    assert "give seconds from 0.1 to 86400" in capsys.readouterr().err
+    for words in (["report", "any", "--watch", "--every", every], ["push", "any", "--timeout", every]):
+        assert main(words) == 2
+        assert "give seconds from 0.1 to 86400" in capsys.readouterr().err

@@ -360,4 +360,7 @@ def test_tracking_off_starts_nothing(tmp_path: Path) -> None:
 def test_a_child_that_cannot_start_is_told_not_raised(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = start_follower(tmp_path / "file", "offline").finish(1)
-    assert not outcome.ok and "not followed" in outcome.message
+    why = f"not followed, cannot write {tmp_path / 'file' / 'wandb'}: Not a directory"
+    assert not outcome.ok and outcome.message == f"W&B (offline): {why}"
+    trackio = start_follower(tmp_path / "file", Options("online", tracker="trackio")).finish(1)
+    assert not trackio.ok and trackio.message == f"trackio: {why}"
