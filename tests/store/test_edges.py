@@ -17,6 +17,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.store import images, lock, records, timing
 from sdvar_exp.store.columns import TABLES
 from sdvar_exp.store.files import StorageError, atomic_write, make_folders, remove_empty
+from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import _fitting
 from sdvar_exp.store.ledger import LedgerWriter
 from sdvar_exp.store.manifest import superseded
@@ -213,6 +214,8 @@ def test_rows_of_kept_tables_that_do_not_fit(tmp_path: Path, caplog: pytest.LogC
         and "index" not in found
     )
     assert list(found)[: len(TABLES["samples"])] == list(TABLES["samples"]) and found["latency_ms"].isna().all()
+    dtypes = FrameBuilder(TABLES["samples"]).frame().dtypes
+    assert found.dtypes[dtypes.index].tolist() == dtypes.tolist()
     assert "3 of 5 rows left out" in caplog.text and "it is there twice" in caplog.text
     caplog.clear()
     fit = _fitting(frame.iloc[:1], tmp_path, "samples")
