@@ -76,6 +76,16 @@ def accepted(verdict: Verdict) -> list[int]:
 EACH = [0, 1, 2, 3]  # one token of each code
 
 
+def test_bounds() -> None:
+    """The view is of stage 1."""
+    for until, passes in ((-1, True), (0, False), (1, False), (2, True)):
+        verdict = judge("always", stage(HALVES, EACH, target=[0, 9, 0, 0]), until=until)
+        assert (verdict.passed_B.tolist(), accepted(verdict)) == ([passes], [int(passes)] * 4)
+        assert verdict.corrected_Bl.tolist() == [[1] * 4]
+    verdict = judge("never", stage(HALVES, EACH))
+    assert (verdict.passed_B.tolist(), accepted(verdict)) == ([False], [0] * 4)
+
+
 @pytest.mark.parametrize(
     ("p", "params", "sampling", "expected"),
     [
