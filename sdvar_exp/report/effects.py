@@ -182,13 +182,13 @@ def _level_of(config: Config, factor: str, varying: Mapping[tuple[str, str], set
 
 
 def _varying(configs: Mapping[str, Config]) -> dict[tuple[str, str], set[str]]:
-    """Parameters of each (group, name) that take several values in the study."""
+    """Parameters of each (group, name) that take several values in the study; a group without choices has no name."""
     values: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for config in configs.values():
         for group, choice in config.items():
-            if isinstance(choice, Mapping) and "name" in choice:
+            if isinstance(choice, Mapping):
                 for key, value in choice.items():
-                    values[group, choice["name"]][key].add(json.dumps(value))
+                    values[group, choice.get("name", "")][key].add(json.dumps(value))
     return {key: {name for name, seen in params.items() if len(seen) > 1} for key, params in values.items()}
 
 
@@ -222,8 +222,9 @@ def _level(factor: str, value: Any) -> Level:
 
 
 def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str], set[str]]) -> str:
-    shown = [f"{k}={choice[k]}" for k in sorted(varying.get((group, choice["name"]), ()))]
-    return str(choice["name"]) + (f"({', '.join(shown)})" if shown else "")
+    name = str(choice.get("name", ""))
+    shown = ", ".join(f"{k}={choice[k]}" for k in sorted(varying.get((group, name), ())))
+    return f"{name}({shown})" if name and shown else name or shown
 
 
 def _from_reference(found: Mapping[Change, Pairs], own: Level | None) -> dict[Change, Pairs]:

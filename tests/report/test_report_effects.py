@@ -194,6 +194,15 @@ def test_a_value_of_the_reference_comes_first_whatever_the_order():
     assert effects(study).empty
 
 
+def test_a_group_without_choices_is_told_by_its_values():
+    """`sampling=var` changes two values at once, and has no name."""
+    plain, cut = (
+        {**config(0.5, 2), "sampling": {"top_k": k, "top_p": p, "temperature": 1.0}} for k, p in ((0, 0.0), (900, 0.95))
+    )
+    table = effects(small([plain, cut], [0.1, 0.3]))
+    assert row(table, "top_k=0, top_p=0.0 → top_k=900, top_p=0.95", "pixel_mae")["factor"] == "sampling"
+
+
 def test_the_loop_under_another_name_is_the_same_loop():
     other = {**config(0.5, 2, "dynamic_gamma"), "gamma": {"name": "aimd"}}
     table = effects(small([config(0.5, 2), other], [0.1, 0.2]))
