@@ -189,21 +189,23 @@ def checkpoints() -> Iterator[Finding]:
     from sdvar_exp.models.pair import checkpoint_folder
 
     place = checkpoint_folder()
-    missing, broken = dict[str, list[str]](), dict[str, str]()
+    missing, broken, spoilt = dict[str, list[str]](), dict[str, str](), set[str]()
     for name in folder.names("model"):
         path = folder.find("model", name)
         text = path.read_text(encoding="utf-8") if path else ""
         files = re.findall(r"^(?:vae|draft|target): *([\w.-]+\.(?:pth|safetensors))", text, re.MULTILINE)
         if files:
             missing[name] = [file for file in files if not (place / file).is_file()]
-            broken |= {file: why for file in files if file not in missing[name] and (why := _no_checkpoint(place / file))}
+            found = {file: why for file in files if file not in missing[name] and (why := _no_checkpoint(place / file))}
+            broken |= found
+            spoilt |= {name} if found else set()
     for why in broken.values():
         yield Finding("checkpoints", PROBLEM, why, "fetch the file again")
-    there = sorted(name for name, files in missing.items() if not files)
+    there = sorted(name for name, files in missing.items() if not files and name not in spoilt)
     if there:
         yield Finding("checkpoints", OK, f"{', '.join(there)} in {place}")
     partly = {name: files for name, files in missing.items() if files and place.is_dir()}
-    if partly or not there:
+    if partly or not (there or spoilt):
         wanted = ", ".join(f"{name} lacks {' '.join(files)}" for name, files in list(partly.items())[:3])
         what = wanted or f"no folder {place}; only the embedded pair can be run"
         yield Finding(
