@@ -83,7 +83,7 @@ def records(folder: Path, cell: str | None) -> Iterator[dict[str, Any]]:
         yield {"type": "cell", "study": str(folder), **about}
     yield from state.sessions
     for body in state.failures:
-        named = {"name": known.get(body["cell"], {}).get("name", "")} if cell is None else {}
+        named = {"cell_name": known.get(body["cell"], {}).get("name", "")} if cell is None else {}
         yield {**body, **named, "done": unit_key(body) in state.units}
     yield {
         "type": "summary",
@@ -112,7 +112,7 @@ def text(body: dict[str, Any]) -> str:
         return f"{body.get('started_at')}  started on {body.get('host')} by pid {body.get('pid')}: {words}  [{code}]"
     if kind == "failure":
         again = "; it has a row now" if body["done"] else ""
-        of = f"{body['cell']}  {body['name']}, " if "name" in body else ""
+        of = f"{body['cell']}  {body['cell_name']}, " if "cell_name" in body else ""
         head = f"failed: {of}label {body['label']}, seed {body['seed']}, attempt {body.get('attempt')}: {body['error']}{again}"
         return "\n".join([head, *(f"  {line}" for line in str(body.get("traceback", "")).rstrip().splitlines())])
     last = f", the last at {body['last_finished_at']}" if body["last_finished_at"] else ""
