@@ -1,4 +1,4 @@
-"""Put result tables of the kept studies, and the drawing of strategies, into README.md and docs/guide.md; draw its picture.
+"""Put result tables of the kept studies, and the drawing of strategies, into README.md and docs; draw the README's pictures.
 
 `python scripts/readme.py`; a test keeps them in step. `python scripts/readme.py gallery STUDY …` makes docs/figures/gallery
 from the figures of studies, small.
@@ -6,21 +6,24 @@ from the figures of studies, small.
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image as mpl_image
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 from sdvar_exp.report.figures import known, material_of, read_index
 from sdvar_exp.report.plots import tradeoff
-from sdvar_exp.report.style import INK, MUTED, Drawn, data_hash, look, rendered, styled
+from sdvar_exp.report.style import INK, MUTED, PALETTE, Drawn, data_hash, look, rendered, styled
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/guide.md")
+PAGES = ("README.md", "docs/guide.md", "docs/STUDY.md")
 FIVE = (
     "sequential (A/A)",
     "hybrid until=3 exact γ=3",
@@ -44,7 +47,7 @@ MAKERS = {
 
 def render(text: str) -> str:
     """A page with each study's `tables/results.md` and the drawing between the markers that it has."""
-    made = {"front": _table("front", FIVE), "reference": _table("reference"), "strategies": drawing()}
+    made = {"front": _table("front", FIVE), "reference": _table("reference"), "strategies": drawing(), **study_tables()}
     for name, content in made.items():
         begin, end = (f"<!-- {name} table: {word} -->" for word in ("begin", "end"))
         if begin in text:
@@ -69,6 +72,133 @@ def drawing() -> str:
     rows += [f"{name.ljust(width)}  {' '.join(f'[{one}]' for one in makers)}" for name, makers in MAKERS.items()]
     key = "[T] target alone   [D] draft alone   [V] proposed by the draft, verified by the target"
     return "\n".join(["<!-- shown: a drawing -->", "```text", *(row.rstrip() for row in rows), "", key, "```"])
+
+
+STUDY = ROOT / "results" / "study"
+HEADLINE = ("sequential", "sequential target=int8", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "CoDe 7", "T5 D4 t1", "CoDe 6")
+"""Rows of the study that the README shows."""
+PAIRS = (
+    ("T4 D5 t1", "CoDe 6"),
+    ("T5 D4 t1", "CoDe 5"),
+    ("T5 D4 t1", "CoDe 6"),
+    ("T5 D4 t1", "CoDe 7"),
+    ("T5 D4 t1", "CoDe 8"),
+    ("T6 D3 t1", "CoDe 7"),
+    ("T6 D3 t1", "CoDe 8"),
+    ("T6 D3 T1", "CoDe 8"),
+    ("T7 D2 T1", "CoDe 8"),
+    ("T6 D3 T1", "sequential"),
+    ("T7 D2 T1", "sequential"),
+)
+"""Paired differences that docs/STUDY.md shows."""
+
+
+SECTIONS = {
+    "lossless": r"parallel_v1 (exact|rejection|stage_rejection)( candidates=4)? γ=3",
+    "rules": r"parallel_v1 (exact|(match_rate|tv|kl|top_k|typical) .*) γ=3",
+    "masks": r"parallel_v1 exact γ=3( block_diagonal| token_causal_blocks| local_stages)?",
+    "guidance": r"(sequential|parallel_v1 exact γ=3)( (off|cfg=off|constant|interval|cfg=3|linear cfg=3|top_k.*))?",
+    "controllers": r"parallel_v1 exact γ=3|dynamic_gamma .*",
+    "proposers": r"parallel_v1 exact γ=3( proposer=.*| embedded_plain)?",
+    "orders": r"(test3|collaborative|hybrid) .*",
+}
+"""Sections of docs/STUDY.md, by what the names of their cells look like."""
+
+
+def schedule(name: str) -> str:
+    """`CoDe 6` for `collaborative N=6`, `T5 D4 t1` for `model_schedule T5 D4 t1`."""
+    return name.replace("collaborative N=", "CoDe ").removeprefix("model_schedule ")
+
+
+def _named(name: str) -> str:
+    """A schedule as tables name it."""
+    name, _, precision = name.partition(" target=")
+    known, _, guidance = name.partition(" ")
+    if known in ("sequential", "draft_only"):
+        name = f"{'target' if known == 'sequential' else 'draft'} alone{guidance and f', guidance {guidance}'}"
+    elif known != "CoDe":
+        name = f"`{name}`"
+    return f"{name}, {precision} target" if precision and known != "sequential" else name + (precision and f", {precision}")
+
+
+def _study(name: str) -> pd.DataFrame:
+    table = pd.read_csv(STUDY / f"{name}.csv")
+    return table.assign(**{key: table[key].map(schedule) for key in ("schedule", "a", "b") if key in table})
+
+
+def _speeds() -> dict[str, dict[str, Any]]:
+    """The row of `times.csv` of each schedule that was timed."""
+    return {row["schedule"]: row for row in _study("times").to_dict("records")}
+
+
+def _between(row: Mapping[str, Any], key: str, decimals: int, turn: int = 1) -> str:
+    """A value and its interval; turn: -1 for the difference the other way round."""
+    value, low, high = (turn * row[f"{key}{end}"] for end in ("", *("_low", "_high")[::turn]))
+    shown, *ends = (f"{x:.{decimals}f}" for x in (value, low, high))
+    return ("0" if value == 0 else shown) if low == high else f"{shown} [{', '.join(ends)}]"
+
+
+def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
+    columns = head.split(" | ")
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def study_tables() -> dict[str, str]:
+    """The tables of docs/STUDY.md and the README's part of them, by the name of their markers."""
+    speeds, rows = _speeds(), []
+    for row in _study("quality").to_dict("records"):
+        name = row["schedule"]
+        speed = _between(speeds[name], "speedup", 2) if name in speeds else "–"
+        measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
+        rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, f"{row['pixel_mae']:.4f}", *measured]))
+    pairs = {(row["a"], row["b"]): row for row in _study("differences").to_dict("records")}
+    between = []
+    for a, b in PAIRS:
+        turn = 1 if (a, b) in pairs else -1
+        one = pairs[(a, b) if turn == 1 else (b, a)]
+        ratio = f"{speeds[a]['speedup'] / speeds[b]['speedup']:.2f}" if a in speeds and b in speeds else "–"
+        measured = (_between(one, "class_accuracy", 3, turn), _between(one, "fd_real", 2, turn))
+        between.append([_named(a), _named(b), f"{turn * one['rows']:+.3f}", ratio, *measured])
+    derived = [
+        [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
+        for row in _study("predicted").to_dict("records")
+    ]
+    columns = " | ".join(f"`{name}`" for name in _study("predicted").columns[3:])
+    cells, judged = _study("ablation").to_dict("records"), _study("passes").set_index("name")
+    lossless = [str(row["name"]) for row in cells if chosen(str(row["name"]), SECTIONS["lossless"])]
+    passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
+    head = "schedule | rows | speed-up | pixel difference | class accuracy | FD"
+    return {
+        "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
+        "schedules": _markdown(head, [row for _, row in rows]),
+        "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
+        "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
+        "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
+    } | {
+        name: _markdown(
+            "cell | calls | rows | length | pixel difference",
+            map(_ablated, [r for r in cells if chosen(str(r["name"]), words)]),
+        )
+        for name, words in SECTIONS.items()
+    }
+
+
+def chosen(name: str, words: str) -> bool:
+    """Whether a cell of the ablation stands in the section of that pattern."""
+    return re.fullmatch(words, name) is not None
+
+
+def _ablated(row: Mapping[str, Any]) -> list[str]:
+    """A cell of the ablation: `*` where every token is as the target would have sampled it."""
+    length = row["mean_acceptance_length"]
+    mark = " *" if row["identical"] == row["compared"] else ""
+    shown = (
+        _between(row, "target_calls", 1),
+        _between(row, "target_token_forwards", 2),
+        f"{length:.2f}" if length > 0 else "–",
+    )
+    return [f"`{row['name']}`{mark}", *shown, _between(row, "pixel_mae", 3)]
 
 
 PICTURE = ROOT / "docs" / "figures" / "front.png"
@@ -127,6 +257,46 @@ def picture() -> Drawn:
     return Drawn("front", "Speed-up against pixel difference, with images of one seed", fig, data_hash(shown, *files.values()))
 
 
+STUDY_PICTURE = ROOT / "docs" / "figures" / "study.png"
+LINES = {
+    "CoDe's order: target first, then draft": ("CoDe 5", "CoDe 6", "CoDe 7", "CoDe 8"),
+    "sandwich: the target makes the last stage too": ("T4 D5 t1", "T5 D4 t1", "T6 D3 t1", "T6 D3 T1", "T7 D2 T1"),
+}
+
+
+def study_picture() -> Drawn:
+    """Fréchet distance and class accuracy against measured speed-up: both orders of models, the target and the draft alone."""
+    quality, speeds = _study("quality").set_index("schedule"), _speeds()
+    ends = {"target alone": "sequential", "draft alone": "draft_only"}
+    with styled():
+        fig = Figure((8.4, 3.2))
+        panels = (("fd_real", "Fréchet distance to real images (less is better)"), ("class_accuracy", "class accuracy"))
+        for i, (key, label) in enumerate(panels):
+            axis = fig.add_axes((0.07 + 0.5 * i, 0.14, 0.42, 0.72))
+            axis.grid(True)
+            axis.set_xlim(0.75, 1.1 * speeds["draft_only"]["speedup"])
+            axis.set_xlabel("speed-up over the target alone, one image")
+            axis.set_title(label, loc="left")
+            groups = [*LINES.items(), *((text, (name,)) for text, name in ends.items())]
+            for (title, names), colour, marker in zip(groups, (*PALETTE[1::-1], "#000000", MUTED), "sDoP", strict=True):
+                x = [1.0 if name == "sequential" else speeds[name]["speedup"] for name in names]
+                y = quality.loc[list(names), key]
+                apart = [y - quality.loc[list(names), f"{key}_low"], quality.loc[list(names), f"{key}_high"] - y]
+                axis.errorbar(
+                    x, y, apart, fmt=marker, ls="-" if len(names) > 1 else "", ms=4, lw=1, elinewidth=0.7, color=colour
+                )
+                for name, speed, value, high in zip(names, x, y, y + apart[1], strict=True):
+                    left, above = colour == PALETTE[1], (colour == PALETTE[1]) != bool(i)
+                    at, by, side = (speed, value), (-5 if left else 5, 5 if above else -9), "right" if left else "left"
+                    if len(names) == 1:
+                        at, by, side = (speed, high), (0, 3), "center"
+                    text = _named(name).strip("`").removesuffix(" alone")
+                    axis.annotate(text, at, xytext=by, ha=side, color=colour, fontsize=6.5, textcoords="offset points")
+                if not i and len(names) > 1:
+                    fig.text(0.07 + 0.32 * (colour == PALETTE[0]), 0.95, title, color=colour, fontsize=8)
+    return Drawn("study", "What a schedule costs in quality", fig, data_hash(quality.reset_index(), STUDY / "times.csv"))
+
+
 def small(png: bytes, width: int, colours: int = 128, grey: bool = False) -> bytes:
     """The picture with few colours, shades of grey if it has no others, and at most so many pixels across; its texts kept."""
     with Image.open(BytesIO(png)) as image:
@@ -168,7 +338,8 @@ if __name__ == "__main__":
         sys.stdout.write(gallery([Path(word) for word in sys.argv[2:]]))
         sys.exit()
     with styled():
-        PICTURE.write_bytes(small(rendered(picture(), "png", "python scripts/readme.py"), 1400))
+        for file, drawn in ((PICTURE, picture()), (STUDY_PICTURE, study_picture())):
+            file.write_bytes(small(rendered(drawn, "png", "python scripts/readme.py"), 1400))
     for name in PAGES:
         page = ROOT / name
         page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,10 @@
 """Tables of docs/STUDY.md: quality of each schedule's images, and paired differences between schedules.
 
-    python scripts/study.py keep results/sandwich     # the features of its images, into results/study/features.npz
-    python scripts/study.py tables                    # quality.csv and differences.csv of what was kept
+    python scripts/study.py keep results/sandwich          # the features of its images, into results/study/features.npz
+    python scripts/study.py times results/sandwich-time    # its speed-ups, into times.csv
+    python scripts/study.py ablation results/ablation      # ablation.csv by cell, and passes.csv by rule and stage
+    python scripts/study.py tables                         # quality.csv, differences.csv and predicted.csv of what was kept
+    python scripts/readme.py                               # then the tables and the picture of README.md and docs/STUDY.md
 
 Units (label, seed) are those that every kept cell has. Rows are token-forwards of the target: exact, not measured.
 Intervals (95 %): class accuracy, a proportion within labels; Fréchet distance, a delete-d jackknife over units, as
@@ -11,6 +14,7 @@ Intervals (95 %): class accuracy, a proportion within labels; Fréchet distance,
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import replace
 from itertools import combinations
@@ -20,7 +24,85 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+OFFICIAL = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+PREDICTED = ("T5D5", "T6D4", "T7D3", "T8D2", "T5D4t1", "T6D3t1", "T6D3T1", "T7D2t1", "T7D2T1")
+"""Schedules whose speed-up at official sizes is predicted."""
 KEPT = Path(__file__).resolve().parent.parent / "results" / "study"
+
+
+ALIKE = "|".join(
+    (
+        " candidates=0",
+        " proposer=draft",
+        " block_causal",
+        r" linear\b(?! cfg=3)",
+        r" cfg=1\.5",
+        " top_k=0 top_p=0",
+        " embedded$",
+    )
+)
+"""What the names of all cells of `experiment=ablation` have but those that vary it."""
+SUMMARISED = ("target_calls", "target_token_forwards", "pixel_mae")
+
+
+def schedule(name: str) -> str:
+    """A cell's name without what all cells of the study share."""
+    return re.sub(r" B=\d+| linear", "", name).replace("cfg=off", "off")
+
+
+def ablation(study: Path, out: Path) -> None:
+    """Write calls, rows and pixel difference of each cell, and how often each rule passes a stage."""
+    from sdvar_exp.report.summary import summarise
+    from sdvar_exp.store import load_tables
+
+    loaded = load_tables(study)
+    summary = summarise(loaded)
+    intervals = [f"{key}{end}" for key in SUMMARISED for end in ("", "_low", "_high")]
+    wanted = ["name", "n", *intervals, "mean_acceptance_length", "identical", "compared"]
+    named = summary.assign(name=summary["name"].str.replace(ALIKE, "", regex=True))
+    named[wanted].round(5).to_csv(out / "ablation.csv", index=False, lineterminator="\n")
+    stages = loaded.stages.dropna(subset=["passed"])
+    passed = stages.assign(passed=stages["passed"].astype(float)).pivot_table("passed", "cell", "stage")
+    passed.insert(0, "name", named.set_index("cell")["name"])
+    passed.round(4).to_csv(out / "passes.csv", index=False, lineterminator="\n")
+
+
+def times(study: Path, out: Path) -> None:
+    """Write the speed-up of each schedule that was timed, with its interval, number of images and processor."""
+    from sdvar_exp.report.summary import summarise
+    from sdvar_exp.store import load_tables
+    from sdvar_exp.store.state import read_rows
+
+    summary = summarise(load_tables(study, stages=False))
+    table = summary.loc[summary["timed"] > 0, ["name", "timed", "speedup", "speedup_low", "speedup_high"]]
+    processor = read_rows(study).sessions[-1]["hardware"]["processor"]
+    table = table.assign(name=table["name"].map(schedule), processor=processor).rename(columns={"name": "schedule"})
+    table.round(6).to_csv(out / "times.csv", index=False, lineterminator="\n")
+
+
+def predicted() -> pd.DataFrame:
+    """Speed-up over the target alone at official sizes by the roofline, one image, bfloat16: derived, not measured."""
+    from sdvar_exp.cell import Cell, Unit
+    from sdvar_exp.decoding import decode
+    from sdvar_exp.decoding.cost import HARDWARE, roofline_decode_ms
+    from sdvar_exp.models.pair import load_pair
+    from sdvar_exp.pyramid import Pyramid
+    from sdvar_exp.registry import choose
+
+    pair, pyramid = load_pair(), Pyramid(OFFICIAL)
+
+    def passes(stages: str) -> Any:
+        cell = Cell(choose("strategy", "model_schedule", stages=stages), choose("cfg_schedule", "linear", cfg=1.5))
+        return decode(pair, cell.normalised(), [Unit(0, 0)]).passes
+
+    made = {stages: passes(stages) for stages in ("T10", *PREDICTED)}
+    rows = []
+    for draft in (16, 20):
+        for device in HARDWARE.values():
+            ms = {s: roofline_decode_ms(device, {"target": 30, "draft": draft}, pyramid, p) for s, p in made.items()}
+            speed = {s: ms["T10"] / ms[s] for s in PREDICTED}
+            rows.append({"device": device.name, "pair": f"d{draft}/d30", "target_ms": ms["T10"]} | speed)
+    return pd.DataFrame(rows)
 
 
 def keep(study: Path, out: Path, first: int, seeds: int) -> None:
@@ -35,11 +117,12 @@ def keep(study: Path, out: Path, first: int, seeds: int) -> None:
     samples = loaded.samples[loaded.samples["seed"].isin(list(chosen))]
     summary = summarise(replace(loaded, samples=samples)).set_index("cell")
     found = read_features(study, {(label, seed) for label in range(10) for seed in chosen})
-    cells = sorted((c for c in found if len(found[c].labels) == 10 * seeds), key=lambda c: read_cells(study)[c]["order"])
+    whole = sorted((c for c in found if len(found[c].labels) == 10 * seeds), key=lambda c: read_cells(study)[c]["order"])
+    cells = list({schedule(summary.loc[c, "name"]): c for c in reversed(whole)}.values())[::-1]  # B = 1 beside lockstep: one
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         out,
-        names=np.array([summary.loc[c, "name"].removesuffix(" B=25") for c in cells]),
+        names=np.array([schedule(summary.loc[c, "name"]) for c in cells]),
         rows=np.array([summary.loc[c, "target_token_forwards"] for c in cells]),
         pixel_mae=np.array([summary.loc[c, "pixel_mae"] for c in cells]),
         labels=found[cells[0]].labels.astype(np.int8),
@@ -88,17 +171,21 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the two actions; see the module's text."""
+    """Run one of the actions; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("keep", "tables"))
+    parser.add_argument("action", choices=("keep", "times", "ablation", "tables"))
     parser.add_argument("study", nargs="?", type=Path, default=Path("results/sandwich"))
-    parser.add_argument("--first", type=int, default=10_000, help="first seed (default: 10000)")
-    parser.add_argument("--seeds", type=int, default=75, help="seeds a label (default: 75)")
+    parser.add_argument("--first", type=int, default=20_000, help="first seed (default: 20000)")
+    parser.add_argument("--seeds", type=int, default=100, help="seeds a label (default: 100)")
     parser.add_argument("--out", type=Path, default=KEPT, help="folder of the kept tables")
     asked = parser.parse_args(argv)
+    if asked.action in ("times", "ablation"):
+        {"times": times, "ablation": ablation}[asked.action](asked.study, asked.out)
+        return 0
     if asked.action == "keep":
         keep(asked.study, asked.out / "features.npz", asked.first, asked.seeds)
-    for name, table in zip(("quality", "differences"), tables(asked.out / "features.npz"), strict=True):
+    made = (*tables(asked.out / "features.npz"), predicted())
+    for name, table in zip(("quality", "differences", "predicted"), made, strict=True):
         table.round(6).to_csv(asked.out / f"{name}.csv", index=False, lineterminator="\n")
         print(table.round(3).to_string(index=False))
     return 0
