@@ -265,20 +265,19 @@ LINES = {
 
 
 def study_picture() -> Drawn:
-    """Fréchet distance and class accuracy against measured speed-up: both orders of models, the target and the draft alone."""
+    """Fréchet distance and class accuracy against measured speed-up: both orders of models, and the target alone."""
     quality, speeds = _study("quality").set_index("schedule"), _speeds()
-    ends = {"target alone": "sequential", "draft alone": "draft_only"}
     with styled():
         fig = Figure((8.4, 3.2))
         panels = (("fd_real", "Fréchet distance to real images (less is better)"), ("class_accuracy", "class accuracy"))
         for i, (key, label) in enumerate(panels):
             axis = fig.add_axes((0.07 + 0.5 * i, 0.14, 0.42, 0.72))
             axis.grid(True)
-            axis.set_xlim(0.75, 1.1 * speeds["draft_only"]["speedup"])
+            axis.set_xlim(0.85, 1.1 * max(speeds[name]["speedup"] for names in LINES.values() for name in names))
             axis.set_xlabel("speed-up over the target alone, one image")
             axis.set_title(label, loc="left")
-            groups = [*LINES.items(), *((text, (name,)) for text, name in ends.items())]
-            for (title, names), colour, marker in zip(groups, (*PALETTE[1::-1], "#000000", MUTED), "sDoP", strict=True):
+            groups = [*LINES.items(), ("target alone", ("sequential",))]
+            for (title, names), colour, marker in zip(groups, (*PALETTE[1::-1], "#000000"), "sDo", strict=True):
                 x = [1.0 if name == "sequential" else speeds[name]["speedup"] for name in names]
                 y = quality.loc[list(names), key]
                 apart = [y - quality.loc[list(names), f"{key}_low"], quality.loc[list(names), f"{key}_high"] - y]
