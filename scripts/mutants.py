@@ -216,7 +216,7 @@ class Trials:
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8")
 
     def read(self) -> None:
-        """What the trace found."""
+        """Read the findings of the trace."""
         known = json.loads(self.notes.read_text(encoding="utf-8")) if self.notes.is_file() else {}
         for test, (took, lines) in known.items():
             self.took[test] = took
@@ -245,7 +245,7 @@ class Trials:
         self.out.flush()
 
     def forked(self, run: Callable[[], int], timeout: float = 0) -> int:
-        """What `run` gives in a fork inside the copy; one that does not end is no 0."""
+        """Exit code of `run` in a fork inside the copy; one that does not end is no 0."""
         child = os.fork()
         if child:
             return os.waitpid(child, 0)[1]

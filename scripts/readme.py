@@ -42,7 +42,7 @@ MAKERS = {
     "parallel_v1": "V" * 10,
     "dynamic_gamma": "V" * 10,
 }
-"""Who makes each of the ten stages: the target alone, the draft alone, or the draft with the target as verifier."""
+"""Maker of each of the ten stages: the target alone, the draft alone, or the draft with the target as verifier."""
 
 
 def render(text: str) -> str:

@@ -41,7 +41,7 @@ ALIKE = "|".join(
         " embedded$",
     )
 )
-"""What the names of all cells of `experiment=ablation` have but those that vary it."""
+"""Parts of the names of `experiment=ablation` that all cells share but those that vary them."""
 SUMMARISED = ("target_calls", "target_token_forwards", "pixel_mae")
 
 

@@ -214,7 +214,7 @@ def checkpoints() -> Iterator[Finding]:
 
 
 def _no_checkpoint(path: Path) -> str:
-    """What a file is that cannot be a checkpoint by its first bytes; else empty."""
+    """Name the kind of a file that by its first bytes is no checkpoint; empty for one that may be."""
     from sdvar_exp.models.files import beginning
 
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 OnReject = Enum("OnReject", {"correct": "correct", "continue": "continue", "redraft": "redraft"})
-OnReject.__doc__ = """What a failed stage does.
+OnReject.__doc__ = """Treatment of a failed stage.
 
 correct: passed stages are committed, the first failed one with its corrected tokens, deeper ones are dropped.
 continue: every proposed stage is committed, failed ones with their corrected tokens (lossy).

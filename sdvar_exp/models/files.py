@@ -85,7 +85,7 @@ def missing_file(path: Path) -> str:
 
 
 def _other_kind(start: bytes) -> str:
-    """What a file is that begins so, and was made neither by torch.save nor by safetensors."""
+    """Name the kind of a file by its beginning; neither torch.save nor safetensors made it."""
     if not start:
         return "it is empty; copy or download it again"
     if kind := next((reason for magic, reason in KINDS if start.lstrip().startswith(magic)), None):

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 PIECE = 50_000
 TEXT = pd.StringDtype(na_value=np.nan)
-"""What pandas calls `str` from version 3 on; in 2.3 that name turns nulls into text."""
+"""The type that pandas calls `str` from version 3 on; in 2.3 that name turns nulls into text."""
 DTYPES = {"str": TEXT, "int": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
 _ARROW = {"str": pa.large_string(), "int": pa.int64(), "bool": pa.bool_(), "float": pa.float64()}
 _PANDAS = {pa.large_string(): TEXT, pa.int64(): DTYPES["int"], pa.bool_(): DTYPES["bool"]}

@@ -228,7 +228,7 @@ def _acceptance(stages: pd.DataFrame) -> dict[str, float]:
 
 
 def _steadiness(timings: pd.DataFrame) -> dict[str, Any]:
-    """How much one repeat of the speed-up varies, and whether that is unsteady; nothing where it is not known."""
+    """Variation of one repeat of the speed-up, and whether that is unsteady; nothing where it is not known."""
     varies = spread(timings.to_dict("records"))
     return {"speedup_spread": varies, "unsteady": varies > UNSTEADY} if math.isfinite(varies) else {}
 

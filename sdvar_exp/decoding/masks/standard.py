@@ -12,7 +12,7 @@ from sdvar_exp.registry import Empty, register
 
 
 def _equal(a: Places, b: Places | int) -> Matrix:
-    """Where a = b; NumPy leaves `==` untyped."""
+    """Boolean array, true where a = b; NumPy leaves `==` untyped."""
     return np.asarray(a == b)
 
 

@@ -29,7 +29,7 @@ SURE = 0.05
 
 @dataclass(frozen=True)
 class About:
-    """What a figure of changes is called, what its caption says, and how a change is written.
+    """Name and caption of a figure of changes, and the way a change is written.
 
     says: of which differences. averaged: what they are averaged over. more: which of them are shown where not all are.
     lines: of a change's text.
