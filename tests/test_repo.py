@@ -187,12 +187,13 @@ def test_the_readmes_tables_are_those_of_the_kept_studies() -> None:
 
 
 @pytest.mark.long
-def test_the_readmes_picture_is_that_of_the_kept_study() -> None:
+def test_the_readmes_pictures_are_those_of_the_kept_studies() -> None:
     import runpy
 
     from PIL import Image
 
     script = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
-    with Image.open(script["PICTURE"]) as image:
-        assert image.info["Description"] == f"data sha256 {script['picture']().data_hash}", "run python scripts/readme.py"
-    assert f"({script['PICTURE'].relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for file, drawn in ((script["PICTURE"], script["picture"]()), (script["STUDY_PICTURE"], script["study_picture"]())):
+        with Image.open(file) as image:
+            assert image.info["Description"] == f"data sha256 {drawn.data_hash}", "run python scripts/readme.py"
+        assert f"({file.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
