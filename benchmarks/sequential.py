@@ -255,7 +255,7 @@ def main() -> None:
             ],
             rows,
         )
-        + "\n\n`python -m benchmarks.sequential --official FOLDER --write`"
+        + f"\n\n`python -m benchmarks.sequential --official FOLDER --execution {args.execution} --write`"
     )
     name, title = (
         ("sequential", "Sequential baseline") if args.execution == "eager" else ("sequential-auto", "Fastest products")
