@@ -37,6 +37,7 @@ MAKERS = {
     "sequential": "T" * 10,
     "draft_only": "D" * 10,
     "collaborative N=5": "T" * 5 + "D" * 5,
+    "model_schedule T6 D3 T1": "T" * 6 + "D" * 3 + "T",
     "test3 K=5": "D" * 5 + "T" * 5,
     "hybrid until=5": "V" * 5 + "D" * 5,
     "parallel_v1": "V" * 10,
