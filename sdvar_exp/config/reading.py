@@ -29,7 +29,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.words import did_you_mean, nearest
 
 LOADERS = "omegaconf._yaml" if find_spec("omegaconf._yaml") else "omegaconf._utils"
-"""Where OmegaConf has its loader of yaml: from 2.4 on, which Hydra 1.4 needs, in a module of its own."""
+"""Home of OmegaConf's yaml loader: a module of its own from 2.4 on, which Hydra 1.4 needs."""
 TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
 BOOL, NULL = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"
 SPELLINGS = {"on": True, "yes": True, "off": False, "no": False}
