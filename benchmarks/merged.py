@@ -1,7 +1,8 @@
 """Merged verification: T(stages n … n+γ-1 in one forward) ÷ Σ T(k), the cost model fitted from it, and what it predicts.
 
     python -m benchmarks.merged --write
-    python -m benchmarks.merged --device cuda --shape 30x1920 --draft 16x1024 --dtype bfloat16 --write
+    python -m benchmarks.merged --device cuda --shape 30x1920 --draft 16x1024 --dtype bfloat16 --batches 1 \
+        --execution graphs --write
 
 Without --shape the embedded pair is measured. The second table compares the speed-ups that the fitted model predicts for
 whole decodes, from nothing but their forwards, with measured ones. The third derives pairs of the official sizes on GPUs
@@ -11,7 +12,9 @@ from data-sheet numbers; its assumptions are in `sdvar_exp/decoding/cost.py`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,18 @@ from benchmarks.common import PAGE, interleaved, machine, parser, publish, ratio
 from benchmarks.models import SIDES, random_pair
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode, make_noise
-from sdvar_exp.decoding.cost import HARDWARE, DecodeCost, ModelCost, fit, roofline_decode_ms
+from sdvar_exp.decoding.cost import HARDWARE, DecodeCost, ModelCost, fit, parameters, roofline_decode_ms
 from sdvar_exp.decoding.masks import materialise, spans
-from sdvar_exp.decoding.records import Pass
+from sdvar_exp.decoding.noise import NoiseBook
+from sdvar_exp.decoding.records import Decoded, Pass
+from sdvar_exp.models.accelerate import accelerate
 from sdvar_exp.models.pair import Pair, load_pair
 from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import choose
+
+SCHEDULES = ("T5 D4 t1", "T6 D3 t1", "T6 D3 T1", "T7 D2 T1", "T7 o3")
+REJECTION = "parallel_v1 stage_rejection γ=2"
 
 
 def forward(model: VAR, one: Pass, batch: int) -> Callable[[], object]:
@@ -99,24 +107,50 @@ def cells() -> dict[str, Cell]:
         out[f"test3 entry={entry}"] = Cell(choose("strategy", "test3", entry_num=entry), mask=causal)
         out[f"collaborative N={entry}"] = Cell(choose("strategy", "collaborative", target_stages=entry))
     out["draft_only"] = Cell(choose("strategy", "draft_only"))
+    for stages in SCHEDULES:
+        out[f"model_schedule {stages}"] = Cell(choose("strategy", "model_schedule", stages=stages))
+    loop: dict[str, Any] = {"mask": causal, "gamma": fixed}
+    verified = choose("strategy", "model_schedule", stages="V5 D4 T1")
+    out["model_schedule V5 D4 T1 exact γ=2"] = Cell(verified, acceptance=choose("acceptance", "exact"), **loop)
+    plain = choose("strategy", "parallel_v1")
+    out[REJECTION] = Cell(plain, acceptance=choose("acceptance", "stage_rejection"), **loop)
+    early = choose("proposer", "target_at_depth", depth=1)
+    out["parallel_v1 exact γ=2, first block proposes"] = Cell(
+        plain, acceptance=choose("acceptance", "exact"), proposer=early, **loop
+    )
     return out
 
 
+def tries(pair: Pair, cell: Cell, units: Sequence[Unit], noise: NoiseBook) -> dict[int, float]:
+    """Attempts at the residual of each stage; none but for `stage_rejection`."""
+    return {s.stage: float(sum(s.tries)) for s in decode(pair, cell, units, noise=noise).stages if s.tries}
+
+
 def predictions(pair: Pair, cost: DecodeCost, repeats: int) -> list[dict[str, Any]]:
-    """Predicted and measured speed-up of whole decodes, one image."""
-    units, base = [Unit(0, 0)], Cell(choose("strategy", "sequential"))
-    noise = make_noise(pair, units, [base, *cells().values()])
-    out = []
-    alone = cost.ms(pair.pyramid, decode(pair, base, units, noise=noise, record=False).passes)
-    for name, cell in cells().items():
-        passes = decode(pair, cell, units, noise=noise, record=False).passes
-        runs = {
-            "base": lambda: decode(pair, base, units, noise=noise, record=False),
-            "cell": lambda c=cell: decode(pair, c, units, noise=noise, record=False),
-        }
-        took = interleaved(runs, repeats, pair.target.device)
-        measured = ratio(took["base"], took["cell"])
-        out.append({"cell": name, "predicted": alone / cost.ms(pair.pyramid, passes), "measured": vars(measured)})
+    """Predicted and measured speed-up of whole decodes, one image. What an attempt at a residual takes is read off γ = 1."""
+    units, base, found = [Unit(0, 0)], Cell(choose("strategy", "sequential")), cells()
+    if not isinstance(pair.target, VAR):  # recorded programs have no first blocks
+        found = {name: cell for name, cell in found.items() if cell.proposer is None}
+    rejecting = replace(found[REJECTION], gamma=choose("gamma", "fixed", value=1))
+    exact = replace(rejecting, acceptance=choose("acceptance", "exact"))
+    noise = make_noise(pair, units, [base, *found.values()])
+    pyramid, target, out = pair.pyramid, pair.target, []
+
+    def run(cell: Cell) -> Callable[[], Decoded]:
+        return lambda: decode(pair, cell, units, noise=noise, record=False)
+
+    head = target.vocab_size * target.width / parameters(target.depth, target.width, target.vocab_size)
+    cost = cost.with_proposer(1 / target.depth, head)
+    took = interleaved({"exact": run(exact), "rejecting": run(rejecting)}, max(7, repeats), target.device)
+    less = cost.ms(pyramid, run(exact)().passes) - cost.ms(pyramid, run(rejecting)().passes)
+    apart = 1e3 * float(np.median(took["rejecting"]) - np.median(took["exact"])) + less
+    attempts = sum(n * pyramid.lengths[k] for k, n in tries(pair, rejecting, units, noise).items())
+    cost = replace(cost, attempt=max(0.0, apart / max(1.0, attempts)))
+    alone = cost.ms(pyramid, run(base)().passes)
+    for name, cell in found.items():
+        took = interleaved({"base": run(base), "cell": run(cell)}, repeats, target.device)
+        ms = cost.ms(pyramid, run(cell)().passes, tries=tries(pair, cell, units, noise))
+        out.append({"cell": name, "predicted": alone / ms, "measured": vars(ratio(took["base"], took["cell"]))})
     return out
 
 
@@ -167,6 +201,7 @@ def main() -> None:
     options.add_argument("--shape", help="depth x width of a target with random weights; default: the embedded pair")
     options.add_argument("--draft", help="depth x width of its draft")
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--execution", default="eager", choices=["eager", "auto", "graphs"])
     options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     args = options.parse_args()
     device = start(args)
@@ -175,6 +210,7 @@ def main() -> None:
         pair, what = random_pair(target, draft, device, args.dtype), f"target {args.shape}, draft {args.draft or args.shape}"
     else:
         pair, what = load_pair("embedded", device, args.dtype), "embedded pair"
+    pair = replace(pair, **{role: accelerate(getattr(pair, role), args.execution) for role in ("target", "draft")})
     stages = pair.pyramid.stages
     target_ms = measure_passes(pair.target, "target", args.batches, args.repeats, merged=True)
     draft_ms = measure_passes(pair.draft, "draft", args.batches, args.repeats, merged=True)
@@ -225,8 +261,8 @@ def main() -> None:
         for p in predicted
     ]
     text = (
-        f"{machine(device)}. {what}, guidance on, {args.dtype}, n = {args.repeats} interleaved repeats (medians in the "
-        "fit, 95 % t intervals in the data file).\n\n"
+        f"{machine(device)}. {what}, guidance on, {args.dtype}, execution={args.execution}, n = {args.repeats} interleaved "
+        "repeats (medians in the fit, 95 % t intervals in the data file).\n\n"
         + "\n\n".join(parts)
         + "\n\nFit (ms), the formula of `sdvar_exp/decoding/cost.py`:\n\n"
         + table(
@@ -248,14 +284,15 @@ def main() -> None:
         + "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
         "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
         + table(["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"], official_sizes(Pyramid(SIDES)))
-        + "\n\n`python -m benchmarks.merged --write`"
+        + f"\n\n`python -m benchmarks.merged {' '.join(sys.argv[1:])}`"
     )
-    name = "merged" + (f"-{args.shape}-{device.type}" if args.shape else "")
+    name = "merged" + (f"-{args.shape}-{device.type}" if args.shape or device.type != "cpu" else "")
+    name += f"-{args.execution}" if args.execution != "eager" else ""
     if args.write:
         draw(data["merged"], args.batches, stages, PAGE.with_name("figures") / f"{name}.png")
     publish(
         name,
-        f"Merged verification: {what}",
+        f"Merged verification: {what}" + (f" ({device.type}, {args.execution})" if device.type != "cpu" else ""),
         f"{text}\n\n![merged against single forwards](figures/{name}.png)",
         data,
         args.write,

@@ -22,11 +22,13 @@ def random_var(
     code_width: int = 32,
     classes: int = 1000,
     heads: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> VAR:
-    """A transformer of heads of width 64 with weights as at the start of a training."""
+    """A transformer of heads of width 64 with weights as at the start of a training, made on `device`."""
     torch.manual_seed(depth)
-    model = VAR(tuple(sides), vocab, code_width, classes, depth, width, heads or width // 64)
-    initialise(model)
+    with torch.device(device):
+        model = VAR(tuple(sides), vocab, code_width, classes, depth, width, heads or width // 64)
+        initialise(model)
     return model.eval().requires_grad_(False)
 
 
@@ -42,5 +44,5 @@ def random_pair(
     target: tuple[int, int], draft: tuple[int, int] | None = None, device: torch.device | str = "cpu", dtype: str = "float32"
 ) -> Pair:
     """(depth, width) of target and draft; without a draft the target stands in for it."""
-    big = random_var(*target)
-    return Pair(random_vae(), big if draft is None else random_var(*draft), big, "random", {}).to(device, dtype)
+    big = random_var(*target, device=device)
+    return Pair(random_vae(), big if draft is None else random_var(*draft, device=device), big, "random", {}).to(device, dtype)

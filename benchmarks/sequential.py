@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -62,17 +63,19 @@ def official_decode(
     """The official decode of the same weights, labels and noise; tokens of each stage go to `seen`."""
     vae = official.vqvae.VQVAE(vocab_size=4096, z_channels=32, ch=32, test_mode=True, share_quant_resi=4, v_patch_nums=SIDES)
     vae.quantize.load_state_dict(pair.vae.quantize.state_dict(), strict=False)
-    model = official.var.VAR(
-        vae_local=vae,
-        num_classes=1000,
-        depth=depth,
-        embed_dim=width,
-        num_heads=width // 64,
-        attn_l2_norm=True,
-        patch_nums=SIDES,
-        flash_if_available=True,
-        fused_if_available=True,
-    )
+    vae.to(labels.device)
+    with labels.device:
+        model = official.var.VAR(
+            vae_local=vae,
+            num_classes=1000,
+            depth=depth,
+            embed_dim=width,
+            num_heads=width // 64,
+            attn_l2_norm=True,
+            patch_nums=SIDES,
+            flash_if_available=True,
+            fused_if_available=True,
+        )
     model.load_state_dict(pair.target.state_dict())
     model.eval()
     stage = [0]
@@ -95,7 +98,12 @@ def official_decode(
 
 
 def multiplications(
-    depth: int, width: int, batch: int, dtype: torch.dtype = torch.float32, prepacked: bool = False
+    depth: int,
+    width: int,
+    batch: int,
+    dtype: torch.dtype = torch.float32,
+    prepacked: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Callable[[], object]:
     """Only the matrix products of a guided decode, in their own shapes: linear layers and attention, stage by stage.
 
@@ -103,7 +111,7 @@ def multiplications(
     """
     heads, rows = width // 64, 2 * batch
     weights = {
-        n: torch.randn(o, i)
+        n: torch.randn(o, i, device=device)
         for n, (i, o) in {
             "qkv": (width, 3 * width),
             "proj": (width, width),
@@ -114,26 +122,24 @@ def multiplications(
     most = rows * SIDES[-1] ** 2
 
     def way(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        own, bias = weight.to(dtype, copy=True), torch.zeros(len(weight), dtype=dtype)
+        own, bias = weight.to(dtype, copy=True), torch.zeros(len(weight), dtype=dtype, device=device)
         if not prepacked:
             return lambda h: F.linear(h, own)
         packed = Prepacked(own, min(most, LARGEST), False)
         return lambda h: packed(h, bias)
 
     layers = [{n: way(w) for n, w in weights.items()} for _ in range(depth)]  # as much memory traffic as the model's
-    head = way(torch.randn(4096, width))
-    inputs = {
-        k: (torch.randn(rows * p * p, width).to(dtype), torch.randn(rows * p * p, 4 * width).to(dtype))
-        for k, p in enumerate(SIDES)
-    }
+    head = way(torch.randn(4096, width, device=device))
+    random = partial(torch.randn, dtype=dtype, device=device)
+    inputs = {k: (random(rows * p * p, width), random(rows * p * p, 4 * width)) for k, p in enumerate(SIDES)}
     seen, attention = 0, {}
     for k, p in enumerate(SIDES):
         seen += p * p
         attention[k] = (
-            torch.randn(rows * heads, p * p, 64).to(dtype),
-            torch.randn(rows * heads, 64, seen).to(dtype),
-            torch.randn(rows * heads, p * p, seen).to(dtype),
-            torch.randn(rows * heads, seen, 64).to(dtype),
+            random(rows * heads, p * p, 64),
+            random(rows * heads, 64, seen),
+            random(rows * heads, p * p, seen),
+            random(rows * heads, seen, 64),
         )
 
     def run() -> None:
@@ -154,10 +160,17 @@ def multiplications(
 
 @torch.inference_mode()
 def measure(
-    depth: int, width: int, batch: int, official: Any | None, repeats: int, autocast: str = "none", execution: str = "eager"
+    depth: int,
+    width: int,
+    batch: int,
+    official: Any | None,
+    repeats: int,
+    autocast: str = "none",
+    execution: str = "eager",
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """One row: seconds of each and their ratios. The limit is the faster of the two ways to multiply on this machine."""
-    pair = random_pair((depth, width))
+    pair, kind = random_pair((depth, width), device=device), torch.device(device).type
     units = [Unit(i, 0) for i in range(batch)]
     noise = make_noise(pair, units).prepare([Stream.target])
     cell = Cell(choose("strategy", "sequential"), choose("cfg_schedule", "linear", cfg=1.5))
@@ -167,21 +180,25 @@ def measure(
         own[:] = [decode(pair, cell, units, noise=noise, record=False)]
 
     dtype = torch.float32 if autocast == "none" else getattr(torch, autocast)
-    runs: dict[str, Callable[[], object]] = {"ours": ours, "products": multiplications(depth, width, batch, dtype)}
-    with suppress(RuntimeError):
-        runs["prepacked"] = multiplications(depth, width, batch, dtype, prepacked=True)
+    runs: dict[str, Callable[[], object]] = {
+        "ours": ours,
+        "products": multiplications(depth, width, batch, dtype, device=device),
+    }
+    if kind == "cpu":
+        with suppress(RuntimeError):
+            runs["prepacked"] = multiplications(depth, width, batch, dtype, prepacked=True)
     seen: list[torch.Tensor] = []
     if official is not None:
-        labels = torch.tensor([u.label for u in units])
+        labels = torch.tensor([u.label for u in units], device=device)
         plain = official_decode(official, pair, depth, width, noise, labels, seen)
 
         def theirs() -> object:
-            with torch.autocast("cpu", dtype, enabled=autocast != "none"):
+            with torch.autocast(kind, dtype, enabled=autocast != "none"):
                 return plain()
 
         runs["official"] = theirs
     pair = replace(pair, target=accelerate(pair.target, execution, autocast))  # behind the official copy of the weights
-    took = interleaved(runs, repeats, warmup=int(depth * width**2 * batch <= 8 * CHEAPEST))
+    took = interleaved(runs, repeats, device, warmup=int(kind != "cpu" or depth * width**2 * batch <= 8 * CHEAPEST))
     best = min((name for name in ("products", "prepacked") if name in took), key=lambda name: float(np.median(took[name])))
     out: dict[str, Any] = {
         "autocast": autocast,
@@ -206,26 +223,26 @@ def main() -> None:
     options.add_argument("--shapes", nargs="+", default=[f"{d}x{w}" for d, w in SHAPES], help="depth x width")
     options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     options.add_argument("--autocasts", nargs="+", default=["none", "bfloat16"], choices=["none", "bfloat16", "float16"])
-    options.add_argument("--execution", default="eager", choices=["eager", "auto"], help="of our side")
+    options.add_argument("--execution", default="eager", choices=["eager", "auto", "compile", "graphs"], help="of our side")
     options.add_argument("--least", type=int, default=3, help="repeats of the dearest row")
     args = options.parse_args()
-    start(args)
+    device = start(args)
     official = load_official(args.official) if args.official else None
     rows, data = [], []
     for shape, autocast in product(args.shapes, args.autocasts):
         depth, width = map(int, shape.split("x"))
         for batch in args.batches:
-            repeats = max(args.least, round(args.repeats * CHEAPEST / (depth * width**2 * batch)))
-            repeats = min(repeats, args.repeats)
-            found = measure(depth, width, batch, official, repeats, autocast, args.execution)
+            dearer = depth * width**2 * batch / CHEAPEST if device.type == "cpu" else 1
+            repeats = min(args.repeats, max(args.least, round(args.repeats / dearer)))
+            found = measure(depth, width, batch, official, repeats, autocast, args.execution, device)
             mid = {k: sorted(v)[len(v) // 2] for k, v in found["seconds"].items()}
             rows.append(
                 [
                     f"{depth}, {width}",
                     "float32" if autocast == "none" else f"autocast {autocast}",
                     batch,
-                    f"{mid['official']:.2f}" if official else "–",
-                    f"{mid['ours']:.2f}",
+                    f"{mid['official']:.3g}" if official else "–",
+                    f"{mid['ours']:.3g}",
                     found.get("speedup", "–"),
                     found["limit"],
                     found.get("official_limit", "–"),
@@ -236,8 +253,8 @@ def main() -> None:
             data.append({k: (vars(v) if hasattr(v, "low") else v) for k, v in found.items()})
             print(rows[-1], flush=True)
     text = (
-        f"{machine()}. Ten stages 1 … 16, guidance 1.5, execution={args.execution}, VAE decode apart, random weights; the "
-        "official code samples by argmax over the same noise, which is cheaper than its own sampler. Products: time of the "
+        f"{machine(device)}. Ten stages 1 … 16, guidance 1.5, execution={args.execution}, VAE decode apart, random weights; "
+        "the official code samples by argmax over the same noise, which is cheaper than its own sampler. Products: time of the "
         "matrix products alone, in the shapes of the decode, by F.linear or with weights in oneDNN's layout, whichever is "
         "faster here. Intervals: 95 %, t, over interleaved repeats.\n\n"
         + table(
@@ -257,9 +274,11 @@ def main() -> None:
         )
         + f"\n\n`python -m benchmarks.sequential --official FOLDER --execution {args.execution} --write`"
     )
-    name, title = (
-        ("sequential", "Sequential baseline") if args.execution == "eager" else ("sequential-auto", "Fastest products")
-    )
+    titles = {"eager": "Sequential baseline", "auto": "Fastest products"}
+    title = titles.get(args.execution, f"Sequential baseline, execution={args.execution}")
+    name = "sequential" + (f"-{args.execution}" if args.execution != "eager" else "")
+    if device.type != "cpu":
+        name, title = f"{name}-{device.type}", f"{title} ({device.type})"
     publish(name, title, text, data, args.write)
 
 

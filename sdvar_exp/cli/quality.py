@@ -22,7 +22,7 @@ def parser() -> Parser:
         "--extractor",
         metavar="NAME",
         help="look at the kept images with: classifier (the shipped one), "
-        "inception (torch-fidelity's), or package.module:function",
+        "inception (torch-fidelity's), the safetensors file of one that part=classifier trained, or package.module:function",
         source=lambda _: ["classifier", "inception"],
     )
     known.add_argument(
@@ -39,17 +39,17 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     folder = study_of(asked)
     if asked.real and not asked.extractor:
-        raise UserError("--real needs --extractor: classifier, inception or package.module:function")
+        raise UserError("--real needs --extractor: classifier, inception, a file or package.module:function")
     from sdvar_exp.report.quality import Real, render_quality, shipped_real, write_quality
 
     name = "quality"
     if asked.extractor:
-        name = f"quality-{asked.extractor.replace(':', '.')}"
         with own_torch():
             from sdvar_exp.runner.measuring.extractors import features_of, features_of_study, network, real_images
 
             with kept_random_state():
                 looker = network(asked.extractor)
+            name = f"quality-{looker.name.replace(':', '.')}"
             images = real_images(asked.real) if asked.real else None
             found = features_of_study(folder, looker)
             if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,29 +14,29 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.models.layers import TensorMap
 
 FEATURES = 64
-SIDE = 40  # pixels of the images it takes
+SIDE = 40  # pixels of the images that the shipped one takes
 
 
 class Classifier(nn.Module):
-    """A small convolutional network: (B, 3, 40, 40) in [0, 1] → features (B, 64) → logits (B, classes).
+    """A small convolutional network: (B, 3, side, side) in [0, 1] → features (B, 64) → logits (B, classes).
 
-    Grey images: the mean of the channels is read. No normalisation that depends on the batch.
+    side: a multiple of 8. channels: 3, or 1 for the mean of them, as for grey images. No normalisation that depends on the
+    batch.
     """
 
-    side = SIDE
-
-    def __init__(self, classes: int = 10, width: int = 32) -> None:
+    def __init__(self, classes: int = 10, width: int = 32, side: int = SIDE, channels: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.side, self.channels = side, channels
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
         self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
         self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(8, width * n) for n in (1, 2, 4))
-        self.hidden = nn.Linear(4 * width * 25, FEATURES)
+        self.hidden = nn.Linear(4 * width * (side // 8) ** 2, FEATURES)
         self.out: TensorMap = nn.Linear(FEATURES, classes)
 
     def features(self, image_B3hw: torch.Tensor) -> torch.Tensor:
         """Activations before the last layer, (B, 64), ≥ 0."""
-        x = image_B3hw.mean(1, keepdim=True) * 2 - 1
+        x = (image_B3hw.mean(1, keepdim=True) if self.channels == 1 else image_B3hw) * 2 - 1
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2), (self.conv3, self.norm3)):
             x = F.max_pool2d(F.relu(norm(conv(x))), 2)
         return F.relu(self.hidden(x.flatten(1)))
@@ -45,11 +46,16 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: Path) -> Classifier:
-    """The classifier of a safetensors file, in float32; `UserError` where there is none or it does not fit."""
+    """The classifier of a safetensors file, in float32, of the shape that it has there; `UserError` where there is none."""
     if not path.is_file():
         raise UserError(f"{path.name} is not in {path.parent}: reinstall the package, or train it with part=classifier")
-    model = Classifier()
     state = {name: t.float() for name, t in load_file(path).items()}
+    try:
+        (width, channels, *_), classes = state["conv1.weight"].shape, len(state["out.weight"])
+        side = 8 * math.isqrt(state["hidden.weight"].shape[1] // (4 * width))
+        model = Classifier(classes, width, side, channels)
+    except (KeyError, ValueError):
+        model = Classifier()
     if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in model.state_dict().items()}:
         raise UserError(f"{path} is not the classifier of this version: train it anew with part=classifier")
     model.load_state_dict(state)

@@ -189,6 +189,10 @@ class VQVAE(nn.Module):
     def pyramid(self) -> Pyramid:
         return self.quantize.pyramid
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantize.embedding.weight.device
+
     def features(self, image_B3HW: torch.Tensor) -> torch.Tensor:
         """Continuous features before quantization, (B, C_vae, side, side)."""
         return self.quant_conv(self.encoder(image_B3HW))

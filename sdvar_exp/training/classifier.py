@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """Training of the classifier; images are shifted by up to two pixels and mirrored."""
+    """Training of the classifier; images are shifted by up to two pixels and mirrored. channels: 3 for colour."""
 
     name: str = "classifier"
     side: int = 40
+    channels: int = 1
     steps: int = 6000
     batch: int = 128
     peak: float = 3e-3
@@ -43,28 +44,31 @@ def images_of(images_Nhw: torch.Tensor, side: int) -> torch.Tensor:
 @torch.no_grad()
 def outputs(model: Classifier, images_Nhw: torch.Tensor, side: int, batch: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (N, 64) and predicted classes (N,)."""
-    parts = [model.features(images_of(part, side)) for part in images_Nhw.split(batch)]
-    return torch.cat(parts), torch.cat([model.out(p).argmax(-1) for p in parts])
+    device = next(model.parameters()).device
+    parts = [model.features(images_of(part, side).to(device)) for part in images_Nhw.split(batch)]
+    return torch.cat(parts).cpu(), torch.cat([model.out(p).argmax(-1) for p in parts]).cpu()
 
 
-def train_classifier(s: ClassifierSettings, data_folder: Path, out: Path) -> dict[str, float]:
+def train_classifier(
+    s: ClassifierSettings, data_folder: Path, out: Path, device: torch.device | str = "cpu"
+) -> dict[str, float]:
     """Train (or continue); leaves `classifier.ckpt` and `classifier.log.jsonl` in `out`."""
     torch.manual_seed(0)
     images, labels = load_split(data_folder, "train")
     test_images, test_labels = load_split(data_folder, "t10k")
-    model = Classifier(int(labels.max()) + 1)
+    model = Classifier(int(labels.max()) + 1, side=s.side, channels=s.channels).to(device)
     optimizer = torch.optim.AdamW(loop.grouped_parameters(model, s.weight_decay), lr=s.peak, betas=(0.9, 0.99))
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         pick = torch.randint(len(images), (s.batch,), generator=generator)
-        x = images_of(images[pick], s.side)
+        x = images_of(images[pick], s.side).to(device)
         dx, dy = torch.randint(-2, 3, (2,), generator=generator).tolist()
         x = torch.roll(x, (dy, dx), (2, 3))
         if torch.rand((), generator=generator).item() < 0.5:
             x = x.flip(3)
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.bf16):
             logits = model(x)
-        return {"loss": F.cross_entropy(logits.float(), labels[pick], label_smoothing=0.05)}
+        return {"loss": F.cross_entropy(logits.float(), labels[pick].to(device), label_smoothing=0.05)}
 
     def evaluate() -> dict[str, float]:
         return {"accuracy": (outputs(model, test_images[:2000], s.side)[1] == test_labels[:2000]).double().mean().item()}
@@ -86,7 +90,7 @@ def train_classifier(s: ClassifierSettings, data_folder: Path, out: Path) -> dic
 
 def export_classifier(s: ClassifierSettings, folder: Path, out: Path, data_folder: Path) -> dict[str, Any]:
     """Write `classifier.safetensors`, `test_features.safetensors` (features, labels) and `classifier.json` to `out`."""
-    saved = torch.load(folder / f"{s.name}.ckpt", weights_only=True)
+    saved = torch.load(folder / f"{s.name}.ckpt", map_location="cpu", weights_only=True)
     out.mkdir(parents=True, exist_ok=True)
     path, features_path = out / "classifier.safetensors", out / "test_features.safetensors"
     save_file({k: v.half().contiguous() for k, v in saved["model"].items()}, path)

@@ -89,11 +89,11 @@ def guided(both_2BlV: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def draw(model: VAR, vae: VQVAE, labels_B: torch.Tensor, cfg: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples of a model alone: codes (B, L) and the unguided logits of both halves (2B, L, V), conditional first."""
+    """Samples of a model alone, in main memory: codes (B, L), unguided logits of both halves (2B, L, V), conditional first."""
     generator = torch.Generator().manual_seed(seed)
-    doubled = torch.cat((labels_B, torch.full_like(labels_B, model.num_classes)))
+    doubled = torch.cat((labels_B, torch.full_like(labels_B, model.num_classes))).to(model.device)
     condition, cache = model.condition(doubled), model.new_cache(len(doubled))
-    weights, f_hat = linear_weights(vae, cfg), vae.quantize.empty(len(labels_B))
+    weights, f_hat = linear_weights(vae, cfg).to(model.device), vae.quantize.empty(len(labels_B))
     codes, logits = [], []
     for k in range(vae.pyramid.stages):
         if k == 0:
@@ -103,11 +103,11 @@ def draw(model: VAR, vae: VQVAE, labels_B: torch.Tensor, cfg: float, seed: int) 
         both = model(x, condition, cache)
         cache.advance(x.shape[1])
         scores = guided(both, weights[:, vae.pyramid.rows(k, k + 1)])
-        noise = -torch.log(torch.empty_like(scores).exponential_(generator=generator))
+        noise = -torch.log(torch.empty(scores.shape).exponential_(generator=generator)).to(scores)
         codes.append((scores + noise).argmax(-1))
         logits.append(both)
         f_hat = vae.quantize.accumulate(k, codes[-1], f_hat)
-    return torch.cat(codes, 1), torch.cat(logits, 1)
+    return torch.cat(codes, 1).cpu(), torch.cat(logits, 1).cpu()
 
 
 def draw_samples(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> list[Path]:
@@ -166,6 +166,7 @@ def student_logits(
     model: VAR | Student, vae: VQVAE, codes: torch.Tensor, labels: torch.Tensor, stages: int, lag: int = 1
 ) -> torch.Tensor:
     """Teacher-forced logits of both guidance halves, (2B, rows, V). lag: stages between rows and the hidden rows they read."""
+    codes, labels = codes.to(vae.device), labels.to(vae.device)
     with torch.no_grad():
         inputs = vae.quantize.teacher_input(split_stages(vae, codes)).repeat(2, 1, 1)
     draft = model.draft if isinstance(model, Student) else model
@@ -190,7 +191,8 @@ def agreement(
     for i in range(0, n, batch):
         rows = slice(i, i + batch)
         p = guided(samples["logits"][:, rows].flatten(0, 1), weights)
-        q = guided(student_logits(model, vae, samples["codes"][rows], samples["labels"][rows], pyramid.stages, lag), weights)
+        both = student_logits(model, vae, samples["codes"][rows], samples["labels"][rows], pyramid.stages, lag)
+        q = guided(both.cpu(), weights)
         noise = -torch.log(torch.empty_like(p).exponential_(generator=generator))
         match += ((p + noise).argmax(-1) == (q + noise).argmax(-1)).float().sum(0)
         overlap += torch.minimum(p.softmax(-1), q.softmax(-1)).sum(-1).sum(0)
@@ -202,7 +204,10 @@ def agreement(
 
 
 def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> dict[str, Any]:
-    """Draw the samples, train (or continue) the student on them; leaves `NAME.ckpt` and `NAME.log.jsonl` in `out`."""
+    """Draw the samples, train (or continue) the student on them; leaves `NAME.ckpt` and `NAME.log.jsonl` in `out`.
+
+    Samples lie in main memory; `target` and `vae` say which device works.
+    """
     torch.manual_seed(0)
     files = draw_samples(s, target, vae, out / f"samples-{s.student.name}")
     samples = load_samples(files)
@@ -212,7 +217,7 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
     if s.student.init:
         start_from(draft, Path(s.student.init))
     draft.requires_grad_(not s.matrices_only)
-    model = Student(draft, target) if s.hidden else draft
+    model = (Student(draft, target) if s.hidden else draft).to(vae.device)
     optimizer = torch.optim.AdamW(
         loop.grouped_parameters(model, s.student.weight_decay), lr=s.student.peak, betas=(0.9, 0.95), fused=True
     )
@@ -224,9 +229,10 @@ def train_distilled(s: DistillSettings, target: VAR, vae: VQVAE, out: Path) -> d
         short = torch.rand((), generator=generator).item() < s.student.short_share
         until = s.student.short_stages if short else stages
         lag = 1 + int(torch.rand((), generator=generator) < s.later) + int(torch.rand((), generator=generator) < s.later)
-        weights = linear_weights(vae, strength, until)
-        p = guided(samples["logits"][:, pick, : weights.shape[1]].flatten(0, 1), weights).log_softmax(-1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.student.bf16):
+        weights = linear_weights(vae, strength, until).to(vae.device)
+        teacher = samples["logits"][:, pick, : weights.shape[1]].flatten(0, 1).to(vae.device)
+        p = guided(teacher, weights).log_softmax(-1)
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=s.student.bf16):
             both = student_logits(model, vae, samples["codes"][pick], samples["labels"][pick], until, lag)
         q = guided(both, weights).log_softmax(-1)
         return {"loss": F.kl_div(q, p, log_target=True, reduction="none").sum(-1)[:, first:].mean()}

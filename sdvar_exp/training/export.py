@@ -39,7 +39,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
     """Fill `module` with a training checkpoint, rounded to what is shipped; give the checkpoint's other entries."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: train that part first")
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     own = module.state_dict()
     module.load_state_dict(
         {
@@ -74,7 +74,7 @@ def load_transformer(settings: var_training.VARSettings, vae: VQVAE, folder: Pat
 def vae_steps(settings: vqvae_training.VQVAESettings, folder: Path, earlier: dict[str, Any]) -> dict[str, Any]:
     """Steps and minutes of the VQVAE; for a given one as the earlier card has them, if it is of the same file."""
     if not settings.init:
-        saved = torch.load(folder / "vqvae.ckpt", weights_only=True)
+        saved = torch.load(folder / "vqvae.ckpt", map_location="cpu", weights_only=True)
         return {"steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
     digest, known = sha256(Path(settings.init)), earlier.get("vae", {})
     steps = {key: known[key] for key in ("steps", "minutes")} if known.get("sha256") == digest else {"steps": 0, "minutes": 0.0}

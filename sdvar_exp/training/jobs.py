@@ -12,7 +12,7 @@ import torch
 
 from sdvar_exp.config.composing import compose_file
 from sdvar_exp.errors import UserError
-from sdvar_exp.models.pair import WEIGHTS
+from sdvar_exp.models.pair import WEIGHTS, resolve_device
 from sdvar_exp.training import classifier, distill, evaluate, export, var, vqvae
 from sdvar_exp.training.data import DEFAULT_FOLDER
 from sdvar_exp.training.samples import EvaluateSettings
@@ -32,7 +32,7 @@ class TrainSettings:
 
     part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export`, `classifier` and `evaluate` write.
     docs: where the page of the model card and its figures go. threads: 0 is all. held_out: test images on which `export`
-    measures.
+    measures. device: auto (CUDA where there is one), cpu, cuda or cuda:N, of the trainings.
     """
 
     part: str = "all"
@@ -40,6 +40,7 @@ class TrainSettings:
     weights: str = str(WEIGHTS)
     docs: str = "docs"
     data_folder: str = str(DEFAULT_FOLDER)
+    device: str = "auto"
     threads: int = 0
     held_out: int = 2000
     vqvae: vqvae.VQVAESettings = field(default_factory=vqvae.VQVAESettings)
@@ -63,22 +64,22 @@ def run(settings: TrainSettings) -> None:
     """Train or continue the wanted parts; each resumes from its last checkpoint."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    out, data = Path(settings.out), Path(settings.data_folder)
+    out, data, device = Path(settings.out), Path(settings.data_folder), resolve_device(settings.device)
     for part in PARTS if settings.part == "all" else (settings.part,):
         log.info("part %s, checkpoints and logs in %s", part, out)
         if part == "vqvae" and settings.vqvae.init:
             log.info("the VQVAE is given: %s", settings.vqvae.init)
         elif part == "vqvae":
-            vqvae.train_vqvae(settings.vqvae, data, out)
+            vqvae.train_vqvae(settings.vqvae, data, out, device)
         elif part == "classifier":
-            classifier.train_classifier(settings.classifier, data, out)
+            classifier.train_classifier(settings.classifier, data, out, device)
             classifier.export_classifier(settings.classifier, out, Path(settings.weights), data)
         elif part == "evaluate":
             evaluate.evaluate(settings.evaluate, out, Path(settings.weights), Path(settings.docs), data)
         elif part == "distilled":
             vae = export.load_vae(settings.vqvae, out)
             target = export.load_transformer(settings.target, vae, out)
-            distill.train_distilled(settings.distilled, target, vae, out)
+            distill.train_distilled(settings.distilled, target.to(device), vae.to(device), out)
         elif part == "export":
             card = export.export(
                 settings.vqvae,
@@ -95,4 +96,4 @@ def run(settings: TrainSettings) -> None:
             log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})
         else:
             chosen = settings.target if part == "target" else settings.draft
-            var.train_var(chosen, export.load_vae(settings.vqvae, out), data, out)
+            var.train_var(chosen, export.load_vae(settings.vqvae, out).to(device), data, out)

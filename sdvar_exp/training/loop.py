@@ -70,7 +70,7 @@ def train(
     path, log_path = folder / f"{name}.ckpt", folder / f"{name}.log.jsonl"
     start, spent = 0, 0.0
     if path.is_file():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start, spent = state["step"], state["seconds"]

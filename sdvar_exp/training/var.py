@@ -108,7 +108,7 @@ def encode_split(vae: VQVAE, data_folder: Path, split: str, cache: Path, batch: 
     side = vae.pyramid.side * vae.downsample
     parts = []
     for i, part in enumerate(images.split(batch)):
-        parts.append(torch.cat(vae.image_to_tokens(prepare(part, side)), dim=1).to(torch.int16))
+        parts.append(torch.cat(vae.image_to_tokens(prepare(part, side).to(vae.device)), dim=1).short().cpu())
         if i % 50 == 0:
             log.info("encoding %s: %d/%d images", split, i * batch, len(images))
     tokens = torch.cat(parts)
@@ -125,10 +125,10 @@ def split_stages(vae: VQVAE, tokens_BL: torch.Tensor) -> list[torch.Tensor]:
 def stage_losses(model: VAR, vae: VQVAE, tokens: torch.Tensor, labels: torch.Tensor, batch: int = 50) -> dict[str, float]:
     """Held-out cross-entropy in nats per token, over all stages (`ce`) and of each stage (`ce_k`)."""
     total = torch.zeros(vae.pyramid.total)
-    for t, y in zip(tokens.split(batch), labels.split(batch), strict=True):
+    for t, y in zip(tokens.to(vae.device).split(batch), labels.to(vae.device).split(batch), strict=True):
         inputs = vae.quantize.teacher_input(split_stages(vae, t))
         logits = model.teacher_logits(y, inputs)
-        total += F.cross_entropy(logits.flatten(0, 1), t.long().flatten(), reduction="none").view(len(t), -1).sum(0)
+        total += F.cross_entropy(logits.flatten(0, 1), t.long().flatten(), reduction="none").view(len(t), -1).sum(0).cpu()
     mean = total / len(tokens)
     out = {"ce": mean.mean().item()}
     for k in range(vae.pyramid.stages):
@@ -137,12 +137,12 @@ def stage_losses(model: VAR, vae: VQVAE, tokens: torch.Tensor, labels: torch.Ten
 
 
 def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[str, float]:
-    """Train (or continue) one transformer and leave `NAME.ckpt` and `NAME.log.jsonl` in `out`."""
+    """Train (or continue) one transformer where `vae` is, and leave `NAME.ckpt` and `NAME.log.jsonl` in `out`."""
     torch.manual_seed(0)
     vae.eval().requires_grad_(False)
     tokens, labels = encode_split(vae, data_folder, "train", out / "train_tokens.pt")
     test_tokens, test_labels = encode_split(vae, data_folder, "t10k", out / "test_tokens.pt")
-    model = build(s, vae, int(labels.max()) + 1)
+    model = build(s, vae, int(labels.max()) + 1).to(vae.device)
     if s.init:
         start_from(model, Path(s.init))
     forward = torch.compile(model.teacher_logits, dynamic=False) if s.compile else model.teacher_logits
@@ -151,12 +151,12 @@ def train_var(s: VARSettings, vae: VQVAE, data_folder: Path, out: Path) -> dict[
 
     def step(i: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         pick = torch.randint(len(tokens), (s.batch,), generator=generator)
-        t, y = tokens[pick].long(), labels[pick]
-        y = torch.where(torch.rand(s.batch, generator=generator) < s.drop_label, model.num_classes, y)
+        y = torch.where(torch.rand(s.batch, generator=generator) < s.drop_label, model.num_classes, labels[pick])
+        t, y = tokens[pick].long().to(vae.device), y.to(vae.device)
         cut = torch.rand((), generator=generator).item() < s.short_share
         with torch.no_grad():
             inputs = vae.quantize.teacher_input(split_stages(vae, t))
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.bf16):
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=s.bf16):
             logits = forward(y, inputs, s.short_stages if cut else stages)
         target = t[:, :short] if cut else t
         loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten())

@@ -49,7 +49,7 @@ class CodeUsage:
 
     @torch.no_grad()
     def update(self, quantizer: MultiScaleQuantizer, tokens: list[torch.Tensor]) -> None:
-        count = torch.bincount(torch.cat(tokens, 1).flatten(), minlength=len(self.hits)).float()
+        count = torch.bincount(torch.cat(tokens, 1).flatten(), minlength=len(self.hits)).float().cpu()
         self.hits = 0.95 * self.hits + 0.05 * count
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class CodeUsage:
         dead = (self.hits < 0.02 * self.hits.mean()).nonzero().flatten()
         if len(dead):
             pick = torch.randint(len(pool_Nc), (len(dead),), generator=generator)
-            quantizer.embedding.weight[dead] = pool_Nc[pick]
+            quantizer.embedding.weight[dead] = pool_Nc[pick.to(pool_Nc.device)]
             self.hits[dead] = self.hits.mean()
         return len(dead)
 
@@ -89,21 +89,21 @@ def reconstruction(model: VQVAE, images: torch.Tensor, side: int, batch: int = 2
     used = torch.zeros(model.quantize.vocab_size, dtype=torch.bool)
     with torch.no_grad():
         for part in images.split(batch):
-            x = prepare(part, side)
+            x = prepare(part, side).to(model.device)
             tokens, f_hats = model.quantize.encode(model.features(x))
             y = model.decode(f_hats[-1])
             mse += F.mse_loss(y, x).item() * len(part) / len(images)
             mae += F.l1_loss(y, x).item() * len(part) / len(images)
-            used[torch.cat(tokens, 1).flatten().unique()] = True
+            used[torch.cat(tokens, 1).flatten().unique().cpu()] = True
     return {"mse": mse, "mae": mae, "codes_used": used.float().mean().item()}
 
 
-def train_vqvae(settings: VQVAESettings, data_folder: Path, out: Path) -> dict[str, float]:
+def train_vqvae(settings: VQVAESettings, data_folder: Path, out: Path, device: torch.device | str = "cpu") -> dict[str, float]:
     """Train (or continue) and leave `vqvae.ckpt` and `vqvae.log.jsonl` in `out`."""
     torch.manual_seed(0)
     images, _ = load_split(data_folder, "train")
     test, _ = load_split(data_folder, "t10k")
-    model = build(settings)
+    model = build(settings).to(device)
     side = settings.patch_nums[-1] * model.downsample
     optimizer = torch.optim.AdamW(loop.grouped_parameters(model, 0.01), lr=settings.peak, betas=(0.9, 0.95), fused=True)
     usage = CodeUsage(settings.vocab_size)
@@ -112,11 +112,11 @@ def train_vqvae(settings: VQVAESettings, data_folder: Path, out: Path) -> dict[s
         pick = torch.randint(len(images), (settings.batch,), generator=generator)
         x = prepare(images[pick], side)
         flip = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(flip[:, None, None, None], x.flip(3), x)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        x = torch.where(flip[:, None, None, None], x.flip(3), x).to(device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
             f = model.features(x)
         f_hat, vq, tokens, pool = quantize_with_loss(model.quantize, f.float(), settings.beta)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
             y = model.decoder(model.post_quant_conv(f_hat))
         y = y.float()
         mse, l1 = F.mse_loss(y, x), F.l1_loss(y, x)

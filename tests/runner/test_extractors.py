@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdvar_exp.cli import main
+from sdvar_exp.models.classifier import Classifier
 from sdvar_exp.store.features import read_features
 
 pytestmark = pytest.mark.needs("weights")
@@ -206,8 +208,9 @@ def test_images_that_were_made_anew_are_looked_at_again(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["--extractor", "resnet"], "must be classifier, inception or package.module:function"),
+        (["--extractor", "resnet"], "must be classifier, inception, a classifier.safetensors or package.module:function"),
         (["--extractor", "no_such_module:net"], "No module named"),
+        (["--extractor", "of/no.safetensors"], "no.safetensors is not in of"),
         (["--extractor", "inception"], "pip install 'sdvar_exp[inception]'"),
         (["--real", str(tmp_path)], "--real needs --extractor"),
         (["--extractor", "classifier", "--real", str(tmp_path)], "no PNG or JPEG file in it"),
@@ -218,6 +221,10 @@ def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.Captu
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     many = many_images(tmp_path / "s")
+    own = Classifier(3, width=8, side=8, channels=3)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    assert main(["quality", str(many), "--extractor", str(tmp_path / "own.safetensors")]) == 0
+    assert (many / "tables" / "quality-own.csv").is_file() and "class accuracy" in capsys.readouterr().out
     assert main(["quality", str(many), "--extractor", "classifier"]) == 2
     assert "takes images of 40×40 pixels, these are 8×8" in capsys.readouterr().err
     assert main(["quality", str(many)]) == 2 and "--extractor inception" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from sdvar_exp.models.checkpoint import build_var
 from sdvar_exp.models.hidden import read_matrices
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
-from sdvar_exp.training import distill, export, loop, var, vqvae
+from sdvar_exp.training import classifier, distill, export, loop, var, vqvae
 from sdvar_exp.training.data import load_split, prepare
 
 VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, steps=4, batch=8, warmup=2, max_minutes=5)
@@ -87,6 +87,25 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert all(torch.equal(v, stored[k]) for k, v in pair.vae.state_dict().items() if "ema" not in k)
     result = decode(pair, Cell(choose("strategy", "sequential")), [Unit(3, 0)])
     assert [t.shape[1] for t in result.tokens] == [1, 4, 9]
+
+
+@pytest.mark.needs("cuda")
+def test_a_gpu_trains_what_the_cpu_does(data: Path, tmp_path: Path) -> None:
+    """The same first steps to rounding, and checkpoints that a machine without a GPU reads."""
+    small = classifier.ClassifierSettings(side=24, channels=3, steps=4, batch=8, warmup=2, bf16=False)
+    losses = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        losses[device] = [vqvae.train_vqvae(VQ, data, out, device)["loss"]]
+        vae = export.load_vae(VQ, tmp_path / "cpu").to(device)
+        losses[device].append(var.train_var(TARGET, vae, data, out)["loss"])
+        target = export.load_transformer(TARGET, vae, tmp_path / "cpu").to(device)
+        for hidden in (False, True):
+            found = distill.train_distilled(replace(DISTILLED, hidden=hidden), target, vae, out / str(hidden))
+            losses[device].append(found["loss"])
+        losses[device].append(classifier.train_classifier(small, data, out, device)["loss"])
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.02)
+    assert all(t.device.type == "cpu" for t in export.load_transformer(TARGET, vae.cpu(), tmp_path / "cuda").parameters())
 
 
 @pytest.mark.parametrize("hidden", [False, True])

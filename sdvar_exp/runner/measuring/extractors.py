@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.classifier import load_classifier
 from sdvar_exp.models.pair import WEIGHTS
 from sdvar_exp.store.features import CellFeatures, Kept, read_kept, write_kept
@@ -67,18 +68,23 @@ class Looker:
 
 
 def network(name: str) -> Looker:
-    """An extractor by its name: `classifier`, `inception`, or `package.module:function`.
+    """An extractor by its name: `classifier`, `inception`, a classifier's safetensors file, or `package.module:function`.
 
     The function takes no arguments and gives an extractor.
     """
     if name == "classifier":
         digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
-        return Looker(name, _classifier(), digest)
+        return Looker(name, _classifier(WEIGHTS / "classifier.safetensors"), digest)
+    if name.endswith(".safetensors"):
+        path = Path(name)
+        return Looker(path.stem, _classifier(path), sha256(path))
     if name == "inception":
         return Looker(name, _inception(), "inception-v3-compat-2048")
     module, colon, function = name.partition(":")
     if not colon:
-        raise UserError(f"--extractor must be {', '.join(NAMES)} or package.module:function, got {name!r}")
+        raise UserError(
+            f"--extractor must be {', '.join(NAMES)}, a classifier.safetensors or package.module:function, got {name!r}"
+        )
     try:
         found = import_module(module)
         make = getattr(found, function)
@@ -118,13 +124,13 @@ def _weights(run: Network) -> Iterator[torch.Tensor]:
             yield part
 
 
-def _classifier() -> Network:
-    model = load_classifier(WEIGHTS / "classifier.safetensors")
+def _classifier(path: Path) -> Network:
+    model = load_classifier(path)
 
     def run(images_B3hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if images_B3hw.shape[-2:] != (model.side, model.side):
             raise UserError(
-                f"the shipped classifier takes images of {model.side}×{model.side} pixels, these are "
+                f"the classifier of {path.name} takes images of {model.side}×{model.side} pixels, these are "
                 f"{images_B3hw.shape[-2]}×{images_B3hw.shape[-1]}: use --extractor inception"
             )
         features = model.features(images_B3hw.float() / 255)
