@@ -21,8 +21,9 @@ from sdvar_exp.training import distill as distill_training
 from sdvar_exp.training import var as var_training
 from sdvar_exp.training import vqvae as vqvae_training
 from sdvar_exp.training.card import write_card
-from sdvar_exp.training.data import load_split
+from sdvar_exp.training.data import DEFAULT_FOLDER, load_split
 
+FASHION_MNIST = "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)"
 LEFT_OUT = ("attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")  # the constructor makes them
 
 
@@ -35,12 +36,16 @@ def as_stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
-    """Fill `module` with a training checkpoint, rounded to what is shipped; give the checkpoint's other entries."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint, in main memory; `UserError` where there is none."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: train that part first")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    own = module.state_dict()
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> dict[str, Any]:
+    """Fill `module` with a training checkpoint, rounded to what is shipped; give the checkpoint's other entries."""
+    saved, own = read_checkpoint(path), module.state_dict()
     module.load_state_dict(
         {
             k: saved["model"][k].half().to(v.dtype)
@@ -66,9 +71,14 @@ def load_vae(settings: vqvae_training.VQVAESettings, folder: Path) -> VQVAE:
 
 def load_transformer(settings: var_training.VARSettings, vae: VQVAE, folder: Path) -> VAR:
     """A trained transformer as it is shipped."""
-    model = var_training.build(settings, vae)
-    load_checkpoint(model, folder / f"{settings.name}.ckpt")
-    return model
+    return _trained(settings, vae, folder)[0]
+
+
+def _trained(settings: var_training.VARSettings, vae: VQVAE, folder: Path) -> tuple[VAR, dict[str, Any]]:
+    """A transformer of as many classes as it was trained on, and the checkpoint's other entries."""
+    path = folder / f"{settings.name}.ckpt"
+    model = var_training.build(settings, vae, len(read_checkpoint(path)["model"]["class_emb.weight"]) - 1)
+    return model, load_checkpoint(model, path)
 
 
 def vae_steps(settings: vqvae_training.VQVAESettings, folder: Path, earlier: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +131,7 @@ def export(
     images, labels = load_split(data_folder, "t10k")
     side = vae.pyramid.side * vae.downsample
     card: dict[str, Any] = {
-        "data": "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)",
+        "data": FASHION_MNIST if data_folder == DEFAULT_FOLDER else f"{data_folder.name}, {len(images):,} test images",
         "stored": "float16 safetensors; every number is of the weights as stored",
         "held_out": held_out,
         "vae": {**dataclasses.asdict(vqvae), **about, **vqvae_training.reconstruction(vae, images[:held_out], side)},
@@ -133,8 +143,8 @@ def export(
     models: dict[str, VAR] = {}
     roles = {"target": target, "draft_plain": draft, "draft": distilled.student}
     for role, settings in roles.items():
-        model = models[role] = var_training.build(settings, vae)
-        about = load_checkpoint(model, folder / f"{settings.name}.ckpt")
+        model, about = _trained(settings, vae, folder)
+        models[role] = model
         losses = var_training.stage_losses(model, vae, tokens[:held_out], labels[:held_out])
         card[role] = {
             **dataclasses.asdict(settings),
