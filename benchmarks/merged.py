@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.common import PAGE, interleaved, machine, parser, publish, ratio, start, table
 from benchmarks.models import SIDES, random_pair
@@ -36,6 +37,11 @@ from sdvar_exp.models.var import VAR
 from sdvar_exp.pyramid import Pyramid
 from sdvar_exp.registry import choose
 
+ROOFLINE = (
+    "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
+    "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
+)
+ROOFLINE_HEAD = ["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"]
 SCHEDULES = ("T5 D4 t1", "T6 D3 t1", "T6 D3 T1", "T7 D2 T1", "T7 o3")
 REJECTION = "parallel_v1 stage_rejection γ=2"
 
@@ -191,8 +197,11 @@ def draw(cells_: list[dict[str, Any]], batches: list[int], stages: int, path: Pa
         ax.set_yticks(range(stages - 1))
     fig.colorbar(seen, ax=axes[0].tolist(), label="T(merged) ÷ Σ T(single)")
     path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=150)
+    fig.savefig(path, dpi=110)
     plt.close(fig)
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 @torch.inference_mode()
@@ -281,9 +290,7 @@ def main() -> None:
         + "\n\nPer stage: what the decodes of one model alone (sequential, draft_only) take beside forwards and "
         "modulations; the other decodes are predicted from nothing but their forwards.\n\n"
         + table(["decode, one image", "predicted speed-up", "measured", "error"], rows)
-        + "\n\nRoofline, official sizes, bfloat16, one image, derived and not measured: all stages drafted and verified in "
-        "groups of γ that all pass; last column: stages < 5 verified in one call, then the draft.\n\n"
-        + table(["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"], official_sizes(Pyramid(SIDES)))
+        + ("" if args.shape else ROOFLINE + table(ROOFLINE_HEAD, official_sizes(Pyramid(SIDES))))
         + f"\n\n`python -m benchmarks.merged {' '.join(sys.argv[1:])}`"
     )
     name = "merged" + (f"-{args.shape}-{device.type}" if args.shape or device.type != "cpu" else "")

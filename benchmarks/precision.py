@@ -9,6 +9,7 @@ another. On CUDA float32 is also run with TF32 products.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def main() -> None:
         f"{machine(device)}. Embedded target, guidance 1.5, {len(units)} images; every stage on the float32 decode's own "
         "prefix. Difference: the largest of guided logits.\n\n"
         + table(["against float32", "tokens flipped", "rate", "images with a flip", "difference"], rows)
-        + "\n\n`python -m benchmarks.precision --write`"
+        + f"\n\n`python -m benchmarks.precision {' '.join(sys.argv[1:])}`"
     )
     name = "precision" + ("" if device.type == "cpu" else f"-{device.type}")
     publish(name, f"Precision ({device.type})", text, data, args.write)

@@ -272,7 +272,7 @@ def main() -> None:
             ],
             rows,
         )
-        + f"\n\n`python -m benchmarks.sequential --official FOLDER --execution {args.execution} --write`"
+        + f"\n\n`python -m benchmarks.sequential {' '.join(sys.argv[1:]).replace(str(args.official), 'FOLDER')}`"
     )
     titles = {"eager": "Sequential baseline", "auto": "Fastest products"}
     title = titles.get(args.execution, f"Sequential baseline, execution={args.execution}")

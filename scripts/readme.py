@@ -6,6 +6,7 @@ from the figures of studies, small.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
+from sdvar_exp.metrics.permutation import holm
 from sdvar_exp.report.figures import known, material_of, read_index
 from sdvar_exp.report.plots import tradeoff
 from sdvar_exp.report.style import INK, MUTED, PALETTE, Drawn, data_hash, look, rendered, styled
@@ -76,7 +78,8 @@ def drawing() -> str:
 
 
 STUDY = ROOT / "results" / "study"
-HEADLINE = ("sequential", "sequential target=int8", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "CoDe 7", "T5 D4 t1", "CoDe 6")
+MEASURES = ("class_accuracy", "fd_real")
+HEADLINE = ("sequential", "T7 o3", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "T5 D4 t1", "CoDe 7", "T4 D5 t1", "CoDe 6", "draft_only")
 """Rows of the study that the README shows."""
 PAIRS = (
     ("T4 D5 t1", "CoDe 6"),
@@ -88,8 +91,11 @@ PAIRS = (
     ("T6 D3 t1", "CoDe 8"),
     ("T6 D3 T1", "CoDe 8"),
     ("T7 D2 T1", "CoDe 8"),
+    ("T7 o3", "sequential"),
     ("T6 D3 T1", "sequential"),
     ("T7 D2 T1", "sequential"),
+    ("T7 D2 T1 target=bfloat16", "sequential"),
+    ("sequential target=bfloat16", "sequential"),
 )
 """Paired differences that docs/STUDY.md shows."""
 
@@ -127,14 +133,45 @@ def _study(name: str) -> pd.DataFrame:
     return table.assign(**{key: table[key].map(schedule) for key in ("schedule", "a", "b") if key in table})
 
 
+def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The rows of a table of schedules, with their names."""
+    rows = []
+    for row in _study(name).to_dict("records"):
+        name = row["schedule"]
+        speed = _between(speeds[name], "speedup", 2) if name in speeds else "–"
+        measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
+        rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, f"{row['pixel_mae']:.4f}", *measured]))
+    return rows
+
+
+def differences(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """First minus second on the fresh seeds, the pairs as they are given.
+
+    `…_p`: of a normal statistic, whose deviation is that of the interval, adjusted by Holm over all pairs and both measures.
+    """
+    known = {(row["a"], row["b"]): row for row in _study("fresh/differences").to_dict("records")}
+    out: list[dict[str, Any]] = []
+    for a, b in pairs:
+        turn = 1 if (a, b) in known else -1
+        row = known[(a, b) if turn == 1 else (b, a)]
+        out.append({"a": a, "b": b, "n": row["n"], "rows": round(turn * row["rows"], 6) + 0.0})
+        for key in MEASURES:
+            ends = sorted(turn * row[f"{key}{end}"] for end in ("_low", "_high"))
+            out[-1] |= {key: turn * row[key], f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    deviations = [abs(row[key]) / ((row[f"{key}_high"] - row[f"{key}_low"]) / 3.92) for row in out for key in MEASURES]
+    for i, p in enumerate(holm([math.erfc(d / math.sqrt(2)) for d in deviations])):
+        out[i // len(MEASURES)][f"{MEASURES[i % len(MEASURES)]}_p"] = p
+    return out
+
+
 def _speeds() -> dict[str, dict[str, Any]]:
     """The row of `times.csv` of each schedule that was timed."""
     return {row["schedule"]: row for row in _study("times").to_dict("records")}
 
 
-def _between(row: Mapping[str, Any], key: str, decimals: int, turn: int = 1) -> str:
-    """A value and its interval; turn: -1 for the difference the other way round."""
-    value, low, high = (turn * row[f"{key}{end}"] for end in ("", *("_low", "_high")[::turn]))
+def _between(row: Mapping[str, Any], key: str, decimals: int) -> str:
+    """A value and its interval."""
+    value, low, high = (row[f"{key}{end}"] for end in ("", "_low", "_high"))
     shown, *ends = (f"{x:.{decimals}f}" for x in (value, low, high))
     return ("0" if value == 0 else shown) if low == high else f"{shown} [{', '.join(ends)}]"
 
@@ -147,20 +184,18 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 def study_tables() -> dict[str, str]:
     """The tables of docs/STUDY.md and the README's part of them, by the name of their markers."""
-    speeds, rows = _speeds(), []
-    for row in _study("quality").to_dict("records"):
-        name = row["schedule"]
-        speed = _between(speeds[name], "speedup", 2) if name in speeds else "–"
-        measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
-        rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, f"{row['pixel_mae']:.4f}", *measured]))
-    pairs = {(row["a"], row["b"]): row for row in _study("differences").to_dict("records")}
+    speeds = _speeds()
+    rows = _qualities("fresh/quality", speeds)
+    seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
     between = []
-    for a, b in PAIRS:
-        turn = 1 if (a, b) in pairs else -1
-        one = pairs[(a, b) if turn == 1 else (b, a)]
+    for one in differences(PAIRS):
+        a, b = one["a"], one["b"]
         ratio = f"{speeds[a]['speedup'] / speeds[b]['speedup']:.2f}" if a in speeds and b in speeds else "–"
-        measured = (_between(one, "class_accuracy", 3, turn), _between(one, "fd_real", 2, turn))
-        between.append([_named(a), _named(b), f"{turn * one['rows']:+.3f}", ratio, *measured])
+        measured = [
+            _between(one, key, decimals) + (" \\*" if one[f"{key}_p"] < 0.05 else "")
+            for key, decimals in zip(MEASURES, (3, 2), strict=True)
+        ]
+        between.append([_named(a), _named(b), f"{one['rows']:+.3f}", ratio, *measured])
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")
@@ -173,6 +208,7 @@ def study_tables() -> dict[str, str]:
     return {
         "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
         "schedules": _markdown(head, [row for _, row in rows]),
+        "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
         "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
@@ -267,7 +303,7 @@ LINES = {
 
 def study_picture() -> Drawn:
     """Fréchet distance and class accuracy against measured speed-up: both orders of models, and the target alone."""
-    quality, speeds = _study("quality").set_index("schedule"), _speeds()
+    quality, speeds = _study("fresh/quality").set_index("schedule"), _speeds()
     with styled():
         fig = Figure((8.4, 3.2))
         panels = (("fd_real", "Fréchet distance to real images (less is better)"), ("class_accuracy", "class accuracy"))

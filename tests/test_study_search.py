@@ -65,7 +65,7 @@ def test_trials_of_the_search_are_cells_of_one_study_and_return_every_objective(
         cell = found[plan.cells[0].cell.id]
         assert cell.predicted is not None and objectives[1] == (cell.predicted == cell.labels).mean()
         assert objective_of(plan) == objectives
-    with pytest.raises(UserError, match="needs at least 640 images a cell, there are 2: more seeds"):
+    with pytest.raises(UserError, match="needs at least 640 images a cell, there are 2: more seeds, as a number or a list"):
         objective_of(
             compose(["strategy=model_schedule", "strategy.stages=D10", "study=search", *SMALL[:-1], "objective=fd_real"])
         )

@@ -76,7 +76,11 @@ def quality_value(name: str, cell: CellFeatures, real: Real) -> float:
         return float((cell.predicted == cell.labels).mean())
     n, d = cell.features.shape
     if n < FRECHET_PER_FEATURE * d:
-        raise UserError(f"objective={name} needs at least {FRECHET_PER_FEATURE * d} images a cell, there are {n}: more seeds")
+        least = FRECHET_PER_FEATURE * d
+        raise UserError(
+            f"objective={name} needs at least {least} images a cell, there are {n}: more seeds, as a number or a list "
+            "(an optimising sweeper gives each job one value of a sweep)"
+        )
     if name == "fd_baseline":
         return frechet(cell.features, cell.baseline)
     if real.labels is None or cell.digest != real.digest:
