@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sdvar_exp.store import Study, load_tables, stable_csv, write_tables
+from sdvar_exp.store.files import atomic_write
 from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import planned_units, read_cells, read_manifest
 from tests.store.making import make_plan, opened, timing_body, unit_body
@@ -31,13 +32,20 @@ def part(root: str, seeds: tuple[int, ...], images: bool = True, shift: float = 
                     study.write_image(planned.id, unit.label, unit.seed, np.full((3, 4, 4), unit.seed / 4))
                 study.append(body)
         study.append(timing_body(plan.cells[1].id, 3, seeds[0], 0, 20, 10))
+        study.append(timing_body(plan.cells[1].id, 3, 1, 1, 20, 10))
+        study.append({"type": "noise", "cell": plan.cells[0].id, "label": 3, "seed": 0, "other_seed": 1, "pixel_mae": 0.1})
+        for name in ("cache/baseline/k.npz", f"provenance/{seeds[0]}.diff"):
+            atomic_write(plan.folder / name, root.encode())
     return plan.folder
 
 
 def test_two_machines_make_the_study_of_one(call: Call) -> None:
     whole, a, b = part("one", (0, 1, 2)), part("a", (0, 1)), part("b", (1, 2))
     code, out, err = call("merge", str(a), str(b), "--into", "all")
-    assert (code, err) == (0, "") and "18 rows of 3 cells, 18 images, 6 units in several folders with equal rows" in out
+    assert (code, err) == (
+        0,
+        "note: 1 timing of units that are timed elsewhere too left out\n",
+    ) and "18 rows of 3 cells, 18 images, 6 units in several folders with equal rows" in out
     merged = Path("all")
     assert stable_csv(merged).replace(",all,", ",made_up,") == stable_csv(whole)
     units = [b for b in LedgerReader(merged / "ledger").read() if b["type"] == "unit"]
@@ -47,7 +55,13 @@ def test_two_machines_make_the_study_of_one(call: Call) -> None:
     }
     images = {p.relative_to(whole): p.read_bytes() for p in whole.glob("images/*/*.png")}
     assert {p.relative_to(merged): p.read_bytes() for p in merged.glob("images/*/*.png")} == images
-    assert len(load_tables(merged).timings) == 2 and call("validate", "all")[:2] == (0, "all: whole\n")
+    tables = load_tables(merged)
+    assert (len(tables.timings), len(tables.noise)) == (3, 1)
+    beside = {
+        p.relative_to(merged).as_posix(): p.read_text() for p in (*merged.glob("cache/*/*"), *merged.glob("provenance/*"))
+    }
+    assert beside == {"cache/baseline/k.npz": "a", "provenance/0.diff": "a", "provenance/1.diff": "b"}, "the first folder's"
+    assert call("validate", "all")[:2] == (0, "all: whole\n")
     assert len(load_tables(a).samples) == 12 and not list(Path().glob(".all*")), "the folders stay, nothing is left beside"
     with Study(merged).open(make_plan(Path("."), study="all", seeds=(0, 1, 2)), read_manifest(whole)["fingerprint"]) as study:  # type: ignore[index]
         assert len(study.done()) == 18, "a run goes on with it"

@@ -284,6 +284,155 @@ def test_feature_distance() -> None:
         assert verdict.corrected_Bl.tolist() == [[3, 3, 3, 3]]
 
 
+# --- how far a verdict lies from another one ------------------------------------------------------------------------------
+
+
+def row(best: int, gap: float) -> list[float]:
+    """A token's weights: one code `gap` logits above the others, which are equal."""
+    return [1.0 if code == best else math.exp(-gap) for code in range(4)]
+
+
+def rows(best: list[int], gaps: list[float]) -> list[list[float]]:
+    return [row(code, gap) for code, gap in zip(best, gaps, strict=True)]
+
+
+def distance(name: str, view: StageView, **params: Any) -> float:
+    verdict = judge(name, view, **params)
+    assert verdict.margin_B is not None
+    return verdict.margin_B().item()
+
+
+FAR = [9.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("sampled", "target", "draft", "tau", "expected"),
+    [
+        # three of four match: so many verdicts, the surest of them last, must turn to fall below the share asked for
+        ([0, 1, 2, 0], [0.3, 0.1, 0.2, 0.05], FAR, 0.75, 0.1),
+        ([0, 1, 2, 0], [0.3, 0.1, 0.2, 0.05], FAR, 0.5, 0.2),
+        ([0, 1, 2, 0], [0.3, 0.1, 0.2, 0.05], FAR, 0.25, 0.3),
+        ([0, 1, 2, 0], [0.3, 0.1, 0.2, 0.05], FAR, 0.0, 9.0),  # whatever turns, it passes: the draft's tokens alone
+        ([0, 1, 2, 3], [0.3, 0.1, 0.2, 0.4], FAR, 0.0, 9.0),
+        # a match turns with the draft's token as with the target's, and a passed stage commits the draft's tokens
+        ([0, 1, 2, 0], FAR, [8.0, 7.0, 8.0, 6.0], 0.5, 6.0),
+        # one of four: so many must turn to reach the share
+        ([0, 0, 0, 0], FAR, [0.05, 0.3, 0.1, 0.2], 0.5, 0.1),
+        ([0, 0, 0, 0], FAR, [0.05, 0.3, 0.1, 0.2], 0.75, 0.2),
+        ([0, 0, 0, 0], FAR, [0.05, 0.3, 0.1, 0.2], 1.0, 0.3),
+        # and a failed stage commits the target's tokens
+        ([0, 0, 0, 0], [8.0, 7.0, 8.0, 8.0], FAR, 0.5, 7.0),
+    ],
+)
+@pytest.mark.parametrize("mode", ["coupled", "argmax"])
+def test_distance_of_a_share(
+    sampled: list[int], target: list[float], draft: list[float], tau: float, expected: float, mode: str
+) -> None:
+    """Without noise the target samples its most probable code; at temperature ½ every gap is twice as wide."""
+    for temperature in (1.0, 0.5):
+        view = stage(rows(sampled, target), EACH, rows(EACH, draft), temperature=temperature)
+        assert distance("match_rate", view, tau=tau, mode=mode) == pytest.approx(expected / temperature)
+    if tau == 1:
+        assert distance("exact", view) == pytest.approx(expected / temperature)
+
+
+def test_distance_of_a_repaired_stage_and_of_what_is_passed_unseen() -> None:
+    """A repaired stage commits a token for each match, so that each match counts, and the target's token where there is none."""
+    view = stage(rows([0, 1, 2, 0], [0.4, 0.3, 0.2, 0.1]), EACH, rows(EACH, FAR))
+    assert distance("match_rate", view, tau=0.25, repair=True) == pytest.approx(0.1)
+    assert distance("match_rate", view, tau=0.25) == pytest.approx(0.4)
+    noisy = stage(rows(EACH, [3.0, 4.0, 5.0, 6.0]), EACH, rows(EACH, [7.0, 9.0, 8.0, 9.0]), target=[0, 0, 0.5, 0])
+    assert distance("always", noisy) == distance("always", noisy, until=2) == pytest.approx(6.5)
+    assert distance("never", noisy) == distance("always", noisy, until=1) == pytest.approx(2.5)
+
+
+def test_distance_of_a_bound() -> None:
+    """Of the value from the bound, of the draft's tokens where it passes and of the target's where it fails."""
+    value = 5 / 16 * LN2  # of the KL of P_ROWS and Q_ROWS, see above
+    view = stage(P_ROWS, EACH, Q_ROWS, target=[0, 9, 0, 0])
+    for tau in (value + 0.01, value - 0.02):
+        assert distance("kl", view, tau=tau) == pytest.approx(abs(tau - value))
+    p, q = rows(EACH, [2.0, 2.1, 2.2, 2.3]), rows(EACH, [1.7, 1.5, 1.6, 1.8])
+    for name in ("kl", "tv"):
+        assert distance(name, stage(p, EACH, q), tau=9.0) == pytest.approx(1.5)
+    assert distance("feature_distance", stage(p, EACH, q), tau=9.0) == pytest.approx(1.5)
+    assert distance("feature_distance", stage(q, EACH, p), tau=9.0) == pytest.approx(1.5)
+    apart = stage(rows([1, 2, 3, 0], [40.2, 40.0, 40.1, 40.3]), EACH, rows(EACH, [40.5] * 4))
+    assert distance("kl", apart, tau=0.0) == pytest.approx(40.0, abs=0.01) and distance("tv", apart, tau=0.5) == pytest.approx(
+        0.5
+    )
+
+
+def test_distance_of_a_rejection() -> None:
+    """|ln U·q - ln p| of every token; of a rejected one also what draws another code from the residual, to first order.
+
+    p - q = .2 of codes 0 and 3 and none of the others: code 0 is drawn with e^.1 in its favour. Code 3 wins where its rest has
+    grown by as much while that of code 0 has shrunk, and the logarithms of all p and q move by one ε: .2 + .6 ε = .2 e^.1 (1 - 2 ε).
+    """
+    u = [0.5, 0.1, 0.5, 0.5]
+    view = stage(P, EACH, Q, u=u, target=[0, 0, 99, 0])
+    assert distance("rejection", view) == pytest.approx(math.log(2))  # of U < 1 at code 2: all pass
+    ratios = [math.log(p / q / x) for p, q, x in zip(P, Q, u, strict=True)]
+    assert min(ratios) == pytest.approx(math.log(2))
+    bar = 0.2 * math.exp(0.1)
+    rejected = stage(P, [1, 0, 0, 0], Q, u=[0.9, 0.5, 0.5, 0.5], residual=[0.1, 0, 0, 0], target=[0, 99, 0, 0])
+    assert distance("rejection", rejected) == pytest.approx((bar - 0.2) / (0.6 + 2 * bar))
+    # code 2, with a rest of 0, is nearer where noise favours it: 0 + .4 ε = .2 e^(.1 - 4) (1 - 2 ε)
+    bar = 0.2 * math.exp(0.1 - 4)
+    noisy = stage(P, [1, 0, 0, 0], Q, u=[0.9, 0.5, 0.5, 0.5], residual=[0.1, 0, 4, 0], target=[0, 99, 0, 0])
+    assert distance("rejection", noisy) == pytest.approx(bar / (0.4 + 2 * bar))
+
+
+def test_distance_of_a_rank() -> None:
+    """From the k-th of the other codes, and of a probability from θ; where both accept, both must turn."""
+    p = (0.5, 0.25, 0.15, 0.1)
+    view = stage(p, EACH)
+    assert view.rank_edge_Bl(2)[0].tolist() == pytest.approx([math.log(x) for x in (0.5 / 0.15, 0.25 / 0.15, 0.25 / 0.15, 2.5)])
+    assert view.rank_edge_Bl(1)[0].tolist() == pytest.approx([math.log(x) for x in (2, 2, 0.5 / 0.15, 5)])
+    assert all(view.rank_edge_Bl(k)[0].eq(math.inf).all() for k in (0, 4, 5))
+    far = [row(0, 9.0)] * 4
+    for draft, k, theta, expected in (
+        ([0] * 4, 1, 0.45, 2.0),  # listed and likely: ln 2 and ln .5/.45
+        ([0] * 4, 1, 0.1, 5.0),
+        ([0] * 4, 1, 0.9, 2.0),  # listed alone
+        ([1] * 4, 1, 0.2, 1.25),  # likely alone
+        ([1] * 4, 1, 0.3, 1.2),  # neither: the nearer of ln 2 and ln .3/.25
+        ([2] * 4, 2, 0.4, 0.25 / 0.15),
+    ):
+        found = distance("top_k", stage(p, draft, far, target=[9.0, 0, 0, 0]), k=k, theta=theta, tau=1.0)
+        assert found == pytest.approx(math.log(expected), rel=1e-4), (draft, k, theta)
+
+
+def test_distance_of_what_neighbours_lend() -> None:
+    """Of U·q = .25 from .1 + .3 or from .1 alone; 0 where the end of the run decides, .3 being within a near-tie of δ."""
+    near = 0.3 * (1 - 1e-10)  # but for the slack of δ
+    for delta, expected in ((0.35, 1.6), (0.3, 1.6), (near, 1.0), (near - 2e-11, 2.5), (0.05, 2.5)):
+        view = stage(P, [1] * 4, Q, residual=[5.0, 0, 0, 0], target=[0, 0, 0, 99.0])
+        bar = 0.2 * math.exp(5)  # of a rejected token code 3 is the next from the residual, see above
+        drawn = (bar - 0.2) / (0.6 + 2 * bar) if delta < near else math.inf
+        assert distance("neighbourhood", view, k=1, delta=delta) == pytest.approx(min(math.log(expected), drawn))
+
+
+def test_distance_of_a_whole_stage() -> None:
+    """|ln U - Σ ln p/q| for each token; of a failed stage also that of the attempts at the residual, up to the one that is kept."""
+    p, q = [(0.5, 0.3, 0.1, 0.1)] * 4, [(0.25, 0.25, 0.25, 0.25)] * 4  # p cumulated: .5, .8, .9, 1
+    passed = stage(p, [0] * 4, q, u=[0.5, 0, 0, 0], target=[9.0, 0, 0, 0])
+    assert distance("stage_rejection", passed) == pytest.approx((4 * LN2 + LN2) / 4)
+    for u, decision, tries, tokens, expected in (
+        ([0.65, 0.6, 0.5001], [0.9, 0.1, 0.1], 2, 1, 0.1),  # from .5, below code 1's step, at the attempt that is kept
+        ([0.79, 0.65, 0.65], [0.9, 0.1, 0.1], 2, 1, 0.01),  # an attempt before it might have been kept with other tokens
+        ([0.45, 0.6, 0.6], [0.1, 0.1, 0.1], 1, 0, 0.05),  # below code 0 there is nothing
+        ([0.65, 0.6, 0.6], [0.5, 0.1, 0.1], 1, 1, (4 * math.log(0.3 / 0.25) + math.log(0.5)) / 4),  # 1 - U from Q/P
+    ):
+        view = stage(p, [2, 2, 2, 0], q, u=[0.5, 0, 0, 0], target=[9.0, 0, 0, 0])
+        made = torch.tensor([[u + [0.6] * 29] * 4 + [decision + [0.1] * 29]], dtype=torch.float64)
+        view.noise.attempts = lambda k, first, n, images, made=made: made  # type: ignore[method-assign,misc]
+        verdict = judge("stage_rejection", view)
+        assert verdict.tries_B is not None and verdict.tries_B.tolist() == [tries]
+        assert verdict.passed_B.tolist() == [False] and verdict.corrected_Bl.tolist() == [[tokens] * 4]
+        assert distance("stage_rejection", view) == pytest.approx(abs(expected))
+
+
 # --- ranges --------------------------------------------------------------------------------------------------------------
 
 

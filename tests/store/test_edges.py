@@ -45,7 +45,10 @@ EDGES: dict[str, tuple[list[Any], list[Any]]] = {
     "bool": ([True, False], [0, 1, None, "true"]),
     "scalar": ([None, True, 2**63 - 1, 0.5, "a"], [2**63, "\ud800", [], {}, math.nan]),
     "lossless": (["tokens", "distribution", "no"], ["", "yes", None, True]),
-    "block": ([BLOCK, {"labels": [], "seeds": []}], [{**BLOCK, "seeds": [0] * 1001}, {"labels": [0]}, {"seeds": [0]}, []]),
+    "block": (
+        [BLOCK, {"labels": [], "seeds": []}],
+        [{"labels": [0] * 11, "seeds": [0] * 909_091}, {"labels": [0]}, {"seeds": [0]}, []],
+    ),
     "data": ([{"a": [1, {"b": None}]}, DEEP], [[DEEP], {"a": "\ud800"}, {"\ud800": 1}, [math.nan], {1, 2}]),
     "config": (['{"batch": 1}', "{}"], ['{"batch": 0}', "[]", "{", "", 1, '{"strategy": {}}']),
     "text or data": (["a", {}, {"a": [1]}], [1, None, [1], {"a": math.nan}, "\ud800"]),
@@ -122,6 +125,11 @@ def test_images_of_every_shape_become_bytes() -> None:
         images.to_bytes(np.array([[math.nan]]))
 
 
+def test_colours_of_stage_pictures_are_those_of_okabe_and_ito() -> None:
+    found = {kind: "#{:02X}{:02X}{:02X}".format(*colour) for kind, colour in images.STAGE_COLOURS.items()}
+    assert found == {"kept": "#0072B2", "replaced": "#D55E00", "target": "#999999", "draft": "#56B4E9"}
+
+
 def test_links_and_whole_files(tmp_path: Path) -> None:
     of, path = tmp_path / "of", tmp_path / "new" / "folder" / "path"
     assert not images.link(path, of) and not path.exists()
@@ -178,6 +186,51 @@ def test_locks_and_holders(tmp_path: Path) -> None:
         assert not lock.flock(three.fileno())
     with open(path) as one, open(path) as two:
         assert lock.flock(one.fileno()) and not lock.flock(two.fileno(), shared=True)
+
+
+def test_a_lock_is_waited_for_only_where_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that the holder was just starting has the lock too, for a while; a live holder's is refused at once."""
+    path, clock, tries = tmp_path / "lock", [0], list[int]()
+    real = lock.flock
+    monkeypatch.setattr(lock.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + round(1000 * s)))
+    monkeypatch.setattr(lock.time, "monotonic", lambda: clock[0] / 1000)
+    monkeypatch.setattr(lock, "flock", lambda fd: (tries.append(fd), real(fd))[1])
+    here = {"host": lock.socket.gethostname()}
+    for holder, times in (({**here, "pid": os.getpid()}, 1), ({**here, "pid": 2**22 + 1}, 5), ({}, 1)):
+        path.write_text(json.dumps(holder))
+        clock[0] = 0
+        tries.clear()
+        with open(path) as other:
+            assert real(other.fileno())
+            with pytest.raises(lock.InUse):
+                lock.StudyLock(path).acquire()
+        assert len(tries) == times, "the name of one that is gone is read for two seconds, five times in ten"
+    same, found = lock._same_file, [False, True]
+    with monkeypatch.context() as patch:  # removed between opening and locking: begun again
+        patch.setattr(lock, "_same_file", lambda *_: found.pop(0) if found else True)
+        tries.clear()
+        held = lock.StudyLock(path)
+        held.acquire()
+        assert len(tries) == 2 and json.loads(path.read_text())["pid"] == os.getpid() and same(held._fd or 0, path)
+        held.release()
+
+    def full(fd: int, _: int) -> None:
+        path.unlink()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock.os, "ftruncate", full)
+    with pytest.raises(StorageError, match="No space left"):
+        lock.StudyLock(path).acquire()
+    assert not path.exists()
+
+    def kill(pid: int, _: int) -> None:
+        raise PermissionError if pid == 1 else ProcessLookupError
+
+    monkeypatch.setattr(lock.os, "kill", kill)
+    assert lock.process_exists(1) and not lock.process_exists(2), "that of another user runs"
+    monkeypatch.setattr(lock.os, "kill", lambda *_: None)
+    monkeypatch.setattr(lock, "_stat_fields", lambda _: [])
+    assert lock.process_exists(1), "where the system does not tell its state"
 
 
 def test_of_versions_of_an_entry_the_last_command_has_the_current_one(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdvar_exp.store import ledger
 from sdvar_exp.store.files import StorageError
 from sdvar_exp.store.ledger import LedgerReader, LedgerWriter, canonical, decode, encode, files_of
 
@@ -172,6 +173,20 @@ def test_files_are_ordered_by_number_not_by_clock_or_name(tmp_path: Path) -> Non
         path = write(tmp_path, {"n": n})
         os.utime(path, (1e9 - n, 1e9 - n))  # a clock that runs backwards
     assert [b["n"] for b in read(tmp_path)] == list(range(1, 13))
+
+
+def test_a_cell_is_forgotten_and_what_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also records that name the cell without being its own; a file without any is not written again."""
+    monkeypatch.setattr(ledger.socket, "gethostname", lambda: "a/b c")
+    bodies = [{"cell": "x", "n": 1}, {"cell": "y", "of": "x"}, {"cell": "x", "n": 2}, {"cell": "z"}]
+    path, other = write(tmp_path, *bodies), write(tmp_path, {"cell": "y"})
+    assert [p.name for p in (path, other)] == [f"a_b_c-{os.getpid()}-{n}.jsonl" for n in (1, 2)]
+    torn = encode({"cell": "x", "n": 3})[:-5]
+    path.write_bytes(path.read_bytes() + torn)
+    before = other.stat().st_ino
+    ledger.forget(tmp_path, "x")
+    assert path.read_bytes() == encode(bodies[1]) + encode(bodies[3]) + torn
+    assert other.stat().st_ino == before and read(tmp_path)[-1] == {"cell": "y"}
 
 
 def test_disk_full_leaves_whole_lines_and_one_line_of_text(tmp_path: Path) -> None:

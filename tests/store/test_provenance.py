@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,15 @@ def test_files_that_an_entry_uses_beside_its_own_count_with_it(tmp_path: Path, m
         (folder / "helper.py").write_text(text)
         found.add(provenance.definition(entry))
     assert len(found) == 2
+    monkeypatch.undo()
+    typed = {}
+    for value in (1, 1, 2):  # functions that no file holds, as of a notebook
+        made: dict[str, Any] = {}
+        exec(f"def own(x): return x {'+' * value} 1", made)
+        typed.setdefault(value, set()).add(
+            provenance.definition(registry.Entry("acceptance", "own", registry.Empty, made["own"]))
+        )
+    assert [len(one) for one in typed.values()] == [1, 1] and all(re.fullmatch("[0-9a-f]{16}", *one) for one in typed.values())
 
 
 def test_git_state_is_of_the_checkout_that_tracks_the_package(tmp_path: Path) -> None:
@@ -177,9 +187,12 @@ def test_git_state_is_of_the_checkout_that_tracks_the_package(tmp_path: Path) ->
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
     state = provenance.git_state(package)
     assert state is not None and len(state["commit"]) == 40 and state["dirty"] is False and "diff_sha256" not in state
+    assert "untracked" not in state
     (package / "__init__.py").write_text("changed")
+    (package / "own.py").write_text("")
     dirty = provenance.git_state(package)
     assert dirty is not None and dirty["dirty"] is True and len(dirty["diff_sha256"]) == 64
+    assert dirty["untracked"] == ["sdvar_exp/own.py"]
 
 
 def test_store_imports_neither_torch_nor_wandb() -> None:

@@ -32,6 +32,7 @@ BY_HAND = [
     ("11T0T", "3,2,1", {"skip_last": True}, "3,1,1", 3, 2),  # γ counts the stage that the draft skips
     ("T110", "0,2,1", {}, "1,2,1", 3, 2),
     ("TT110D", "2,1", {}, "2,1", 3, 2),  # two stages by the target alone before the rounds, one by the draft behind them
+    ("T110D", "2,1", {}, "2,1", 3, 2),
     ("11D", "2,1", {}, "2,0", 3, 2),  # a round more than there are verdicts
 ]
 

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdvar_exp import registry
 from sdvar_exp.errors import UserError
 from sdvar_exp.plan import Timing
 from sdvar_exp.store import StorageError, Study, baseline_key, lock, manifest, stable_csv
+from sdvar_exp.store import study as study_module
 from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import planned_units, read_cells
 from tests.store.making import FINGERPRINT, all_units, make_plan, opened, unit_body
@@ -257,6 +259,51 @@ def test_another_fingerprint_is_refused_with_what_differs(tmp_path: Path) -> Non
         Study(plan.folder).attach({**FINGERPRINT, "code": "new"})
 
 
+def test_a_text_that_differs_is_shown_short() -> None:
+    for length, shown in ((24, "x" * 24), (25, "x" * 12 + "…")):
+        assert manifest.differences({"a": "x" * length}, {}) == [f"a {shown} → none"]
+
+
+def test_a_job_that_starts_beside_another_joins_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the study, adds its cells and takes no lock; where no study comes it says so."""
+    plan, waited = make_plan(tmp_path), list[float]()
+    first = replace(plan, cells=plan.cells[:1])
+
+    def slept(seconds: float) -> None:
+        waited.append(seconds)
+        opened(first).close() if len(waited) == 2 else None
+
+    monkeypatch.setattr(study_module.time, "sleep", slept)
+    with Study(plan.folder).join(plan, FINGERPRINT) as study:
+        assert (
+            len(waited) == 2 and list(study.cells()) == [p.cell.id for p in plan.cells] and not (plan.folder / "lock").exists()
+        )
+        study.append(unit_body(plan.cells[2].cell.id, 3, 0))
+        assert len(study.done()) == 1
+    monkeypatch.setattr(study_module.time, "monotonic", iter([0.0, 59.0, 61.0]).__next__)
+    with pytest.raises(UserError, match="there is no study at"):
+        Study(tmp_path / "none").join(plan, FINGERPRINT)
+    assert len(waited) == 3
+
+
+def test_a_study_of_other_code_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """By code, packages and the project's own entries; entries of one's own are known once they are asked for."""
+    assert manifest.refusal_today(tmp_path) is None
+    plan, entry = make_plan(tmp_path), registry.get("mask", "block_causal")
+    today = {"code": manifest.code_version(), "packages": manifest.versions(manifest.DECIDING_PACKAGES)}
+    for number, (made, said) in enumerate(
+        (
+            ({"entries": {"mask=block_causal": manifest.definition(entry), "mask=own": "x"}}, None),
+            ({"entries": {"mask=block_causal": "before"}}, "entries.mask=block_causal before → "),
+            ({"entries": {}, "code": "before"}, "code before → "),
+        )
+    ):
+        asked = replace(plan, study=f"study{number}")
+        opened(asked, **{**today, **made}).close()
+        found = manifest.refusal_today(asked.folder)
+        assert (found is None) if said is None else (found is not None and said in found)
+
+
 def test_allow_mixed_tags_the_rows(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     cell = plan.cells[0].cell.id
@@ -364,6 +411,7 @@ def test_the_baseline_cache_keeps_no_times_and_survives_damage(tmp_path: Path, c
     study = Study(tmp_path)
     key = baseline_key(label=3, seed=1, checkpoints={"vae": "a"}, dtype="float32")
     assert key == baseline_key(dtype="float32", checkpoints={"vae": "a"}, seed=1, label=3)
+    assert baseline_key(label=3) == "f6272b7d8baa1d36133fcf8c", "files of before are found again"
     assert key != baseline_key(label=3, seed=2, checkpoints={"vae": "a"}, dtype="float32")
     assert study.baseline_get(key) is None
     image = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)

@@ -17,7 +17,7 @@ import pytest
 from sdvar_exp.errors import UserError
 from sdvar_exp.store import Study, load_results, load_tables, stable_csv
 from sdvar_exp.store.columns import SAMPLES, STAGES, TABLES, VOLATILE
-from sdvar_exp.store.frames import PIECE, FrameBuilder
+from sdvar_exp.store.frames import PIECE, TEXT, FrameBuilder, series
 from sdvar_exp.store.stable import frame_csv
 from sdvar_exp.store.timing import unit_times
 from tests.store.making import FINGERPRINT, all_units, make_plan, opened, timing_body, unit_body
@@ -125,6 +125,11 @@ def test_the_first_row_of_a_unit_stays_and_a_difference_is_reported(tmp_path: Pa
     assert len(tables.notes) == 1
     assert f"unit {cell} label 3 seed 1 was committed twice, the first row stays" in tables.notes[0]
     assert "pixel_mae 0.5 and 0." in tables.notes[0] and tables.notes[0] in caplog.text
+    with opened(plan) as study:
+        for mark in ("first", "later"):
+            study.append(*(unit_body(cell, 8, n, **{f"fact_{k}": mark for k in range(n)}) for n in (4, 5)))
+    four, five = (note.rpartition(": ")[2] for note in load_tables(plan.folder).notes[1:])
+    assert four == "; ".join(f"fact_{k} 'first' and 'later'" for k in range(4)) and five == f"{four}; …"
 
 
 def test_time_columns() -> None:
@@ -205,6 +210,10 @@ def test_one_cell_only(tmp_path: Path) -> None:
     chosen = everything.samples[everything.samples["cell"] == cell].reset_index(drop=True)
     pd.testing.assert_frame_equal(tables.samples, chosen)
     assert tables.runs["cell"].tolist() == [cell] and set(tables.stages["cell"]) == {cell}
+    others = [c for c in everything.runs["cell"] if c != cell]
+    two = load_tables(plan.folder, cells=others)
+    assert two.runs["cell"].tolist() == others
+    pd.testing.assert_frame_equal(two.samples, everything.where(lambda _, frame: frame["cell"] != cell).samples)
 
 
 def test_pieces_of_a_large_table_keep_their_kinds() -> None:
@@ -215,6 +224,9 @@ def test_pieces_of_a_large_table_keep_their_kinds() -> None:
     assert len(frame) == PIECE + 3 and frame["a"].dtype == "Int64" and frame["b"].isna().all()
     assert list(frame) == ["a", "b", "c", "later", "mixed"]
     assert frame["later"].dtype == "Int64" and frame["later"].sum() == 2 and frame["mixed"].dtype == "float64"
+    for values, kind in (([True, None], "boolean"), ([None, None], "float64"), ([1, None], "Int64"), ([True, 2], "str")):
+        found = series(values, None)
+        assert found.dtype == (TEXT if kind == "str" else kind) and found.isna().tolist() == [v is None for v in values]
 
 
 def test_a_value_of_the_wrong_kind_makes_text_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
