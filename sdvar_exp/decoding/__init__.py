@@ -17,8 +17,4 @@ def __getattr__(name: str) -> Any:
         from sdvar_exp.decoding import api
 
         return getattr(api, name)
-    if name == "lossless":
-        from sdvar_exp.decoding.guarantees import lossless
-
-        return lossless
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

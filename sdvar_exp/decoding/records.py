@@ -66,20 +66,20 @@ class Counts:
     proposer_depth: what a row of a proposer costs, as a share of the target's depth (None where the draft proposes).
     """
 
-    target_calls: int = 0
-    draft_calls: int = 0
-    target_rows: int = 0
-    draft_rows: int = 0
-    target_rows_alone: int = 0
-    draft_rows_alone: int = 0
-    verify_calls: int = 0
-    committed_by_verify: int = 0
-    wasted_tokens: int = 0
-    forced_commits: int = 0
-    kv_bytes: int = 0
-    replaced_tokens: tuple[int, ...] = ()
-    target_calls_alone: tuple[int | None, ...] | None = None
-    proposer_depth: float | None = None
+    target_calls: int
+    draft_calls: int
+    target_rows: int
+    draft_rows: int
+    target_rows_alone: int
+    draft_rows_alone: int
+    verify_calls: int
+    committed_by_verify: int
+    wasted_tokens: int
+    forced_commits: int
+    kv_bytes: int
+    replaced_tokens: tuple[int, ...]
+    target_calls_alone: tuple[int | None, ...] | None
+    proposer_depth: float | None
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,22 @@ def test_schedules(name: str, params: dict[str, Any], expected: list[float]) -> 
     assert weights(choose("cfg_schedule", name, **params), 5) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("power", {"exponent": 0}, "cfg_schedule.exponent must be > 0, got 0"),
+        ("linear", {"cfg": -0.1}, "cfg_schedule.cfg must be ≥ 0, got -0.1"),
+        ("cosine", {"cfg": math.inf}, "cfg_schedule.cfg must be ≥ 0, got inf"),
+        ("interval", {"first": 3, "last": 2}, "cfg_schedule needs 0 ≤ first ≤ last, got first=3, last=2"),
+    ],
+)
+def test_bad_schedules(name: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose("cfg_schedule", name, **params)
+    weights(choose("cfg_schedule", "power", cfg=0, exponent=1e-9), 2)
+    weights(choose("cfg_schedule", "interval", first=0, last=0), 2)
+
+
 PROFILE = {"target_call": 10, "target_row": 1, "draft_call": 1, "draft_row": 0, "pass_rate": [0.5]}
 
 
@@ -148,7 +164,10 @@ def profile(tmp_path: Path, **changes: Any) -> str:
     ],
 )
 def test_cost_model(tmp_path: Path, changes: dict[str, Any], largest: int, passes: list[bool], expected: list[int]) -> None:
-    assert replay(choose("gamma", "cost_model", profile=profile(tmp_path, **changes), largest=largest), passes) == expected
+    choice = choose("gamma", "cost_model", profile=profile(tmp_path, **changes), largest=largest)
+    assert replay(choice, passes) == expected
+    if not changes:
+        assert next_gamma(choice, GammaContext(0, 10, TEN)) == (2, f"{1.5 / 17:.4g} stages per unit of time")
 
 
 @pytest.mark.parametrize(

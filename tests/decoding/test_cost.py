@@ -46,8 +46,11 @@ def test_copies_of_a_stage_cost_like_further_stages() -> None:
     assert tree.stages == (0, 1, 1, 1) and tree.rows(PYRAMID) == 13
     assert features(PYRAMID, tree, 2).tolist() == [1, 26, 2 * (1 + 3 * 4 * 5), 3]
     device = Hardware("ideal", tflops=1e9, bandwidth=1, launch_us=0)  # memory alone counts
-    moved = parameters(2, 64) + 2 * 2 * (5 + 8) * 64 + 16 * 2 * 13 * 64
-    assert roofline_ms(device, 2, 64, PYRAMID, tree) == pytest.approx(2 * moved / 1e9 * 1e3)
+    for halves, batch in ((1, 1), (2, 3)):
+        images = halves * batch
+        moved = parameters(2, 64) + 2 * 2 * images * (5 + 8) * 64 + 16 * 2 * images * 13 * 64
+        found = roofline_ms(device, 2, 64, PYRAMID, replace(tree, halves=halves), batch)
+        assert found == pytest.approx(2 * moved / 1e9 * 1e3)
 
 
 def test_a_proposer_costs_its_blocks_and_the_whole_head() -> None:

@@ -30,7 +30,7 @@ def test_by_hand() -> None:
     """chance ½, scale 2: margins 0 and 2·ln 2 flip with ½ and ¼."""
     p: dict[str, Any] = {"chance": 0.5, "scale": 2.0}
     one, sure = ((0.0, 2 * math.log(2)),), ((math.inf, 99.0),)
-    assert asked((), **p)[0] == 1
+    assert asked((), **p) == (1, "0.00 flips expected so far")
     assert asked((one,), flips=0.76, **p) == (2, "0.75 flips expected so far")
     assert asked((one,), flips=0.74, **p) == (1, "0.75 flips expected at stage 0")
     assert asked((sure, one), flips=0.74, **p)[0] == 2

@@ -213,6 +213,12 @@ def test_rejection(u: list[float], expected: list[int]) -> None:
     assert (accepted(verdict), verdict.passed_B.tolist()) == (expected, [all(expected)])
 
 
+def test_a_uniform_that_equals_the_ratio_rejects() -> None:
+    """U < p/q with p = ¼ and q = ½, which are exact."""
+    for u, expected in ((0.5, 0), (0.5 - 2**-33, 1)):
+        assert accepted(judge("rejection", stage(HALVES, [1] * 4, (0.25, 0.5, 0.125, 0.125), u=[u] * 4))) == [expected] * 4
+
+
 @pytest.mark.parametrize("rule", [("rejection", {}), ("neighbourhood", {"k": 1, "delta": 0.05})])
 @pytest.mark.parametrize(
     ("residual", "redrawn"),
@@ -377,6 +383,9 @@ def test_distance_of_a_rejection() -> None:
     bar = 0.2 * math.exp(0.1)
     rejected = stage(P, [1, 0, 0, 0], Q, u=[0.9, 0.5, 0.5, 0.5], residual=[0.1, 0, 0, 0], target=[0, 99, 0, 0])
     assert distance("rejection", rejected) == pytest.approx((bar - 0.2) / (0.6 + 2 * bar))
+    # a code that neither has is never drawn: only code 1, p - q = -⅔, is left beside code 0
+    lone = stage((1, 0, 0, 0), [1] * 4, (1, 2, 0, 0), target=[0, 99, 0, 0])
+    assert distance("rejection", lone) == pytest.approx((2 / 3 + 2 / 3) / (2 / 3 + 2 / 3 * 2))
     # code 2, with a rest of 0, is nearer where noise favours it: 0 + .4 ε = .2 e^(.1 - 4) (1 - 2 ε)
     bar = 0.2 * math.exp(0.1 - 4)
     noisy = stage(P, [1, 0, 0, 0], Q, u=[0.9, 0.5, 0.5, 0.5], residual=[0.1, 0, 4, 0], target=[0, 99, 0, 0])

@@ -40,6 +40,7 @@ def kept(logits: torch.Tensor, **sampling: float) -> list[int]:
         ({"top_k": 2, "top_p": 0.63}, [0, 1]),
         ({"temperature": 0.25, "top_p": 0.86}, [0]),  # p⁴: 0.878 …
         ({"temperature": 0.25, "top_p": 0.9}, [0, 1]),
+        ({"temperature": 2.0, "top_p": 0.9}, [0, 1, 2, 3]),  # √p: the least has 0.120 of all
     ],
 )
 def test_literal_cases(sampling: dict[str, float], expected: list[int]) -> None:
@@ -151,6 +152,13 @@ def of(logits: list[float], g: list[float], **sampling: float) -> float:
 )
 def test_margins(logits: list[float], g: list[float], sampling: dict[str, float], expected: float) -> None:
     assert of(logits, g, **sampling) == pytest.approx(expected)
+
+
+def test_a_near_tie_is_what_rounding_turns() -> None:
+    """A float32 sum of 4096 products errs by 1e-5 or so, a float64 one by 1e-14."""
+    assert [sampling_module.near_tie(dtype) for dtype in (torch.float32, torch.float64)] == [1e-4, 1e-11]
+    for noise, expected in ((2.25 - 1e-3, 2.0), (2.25 - 1e-5, 0.25)):  # of a removed code that would just not have won
+        assert of([0, -2, -2.25, -9], [0, 0, noise, 0], top_k=2) == pytest.approx(expected)
 
 
 def test_margin_sees_a_probability_near_the_top_p_threshold() -> None:

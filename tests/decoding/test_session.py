@@ -257,6 +257,7 @@ def test_unconditional_rows_are_filled_in_one_counted_pass(far: Pair, schedule: 
     assert s.calls == S + int(guided)
     assert s.rows == (always.rows if guided else far.pyramid.total)
     assert s.cache.length == far.pyramid.total
+    assert s.rows == sum(halves * far.pyramid.count(first, stop) for first, stop, halves, *_ in s.passes)
     if guided and schedule == "linear":
         assert (fed(s) - fed(always)).abs().max() <= 1e-10
 

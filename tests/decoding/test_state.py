@@ -126,6 +126,8 @@ def test_noise_and_recording_do_not_change_tokens(near: Pair) -> None:
     b = decode(near, cell, UNITS, record=False)
     assert torch.equal(flat(a), flat(b))
     assert (a.counts, a.rounds) == (b.counts, b.rounds)
+    for out in (a, b):
+        torch.testing.assert_close(out.f_hat, near.vae.quantize.f_hats(out.tokens)[-1])
     with pytest.raises(ValueError, match="the noise was made for"):
         decode(near, cell, UNITS[::-1], noise=make_noise(near, UNITS))
 
@@ -229,6 +231,30 @@ def test_the_clock_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
     monkeypatch.undo()
     assert clock.ms() == pytest.approx({"draft": 6, "verify": 8})
+
+    class Event:
+        """A mark in the queue of a device, which has a time once the queue is empty."""
+
+        done = False
+
+        def __init__(self, enable_timing: bool = False) -> None:
+            assert enable_timing, "an event keeps no time unless it is asked to"
+
+        def record(self) -> None:
+            self.at = next(stamps)
+
+        def elapsed_time(self, other: Event) -> float:
+            assert Event.done
+            return 1e3 * (other.at - self.at)
+
+    stamps = iter([0.000, 0.002, 0.100, 0.108])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: setattr(Event, "done", True))
+    clock = Clock("cuda:1")
+    for section in ("draft", "verify"):
+        with clock(section):
+            pass
+    assert not Event.done and clock.ms() == pytest.approx({"draft": 2, "verify": 8})
 
 
 def test_unguided_proposals_feed_one_half(near: Pair) -> None:

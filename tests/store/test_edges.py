@@ -193,7 +193,7 @@ def test_a_lock_is_waited_for_only_where_its_holder_is_gone(tmp_path: Path, monk
     path, clock, tries = tmp_path / "lock", [0], list[int]()
     real = lock.flock
     monkeypatch.setattr(lock.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + round(1000 * s)))
-    monkeypatch.setattr(lock.time, "monotonic", lambda: clock[0] / 1000)
+    monkeypatch.setattr(lock.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 1) or clock[0] / 1000)
     monkeypatch.setattr(lock, "flock", lambda fd: (tries.append(fd), real(fd))[1])
     here = {"host": lock.socket.gethostname()}
     for holder, times in (({**here, "pid": os.getpid()}, 1), ({**here, "pid": 2**22 + 1}, 5), ({}, 1)):
