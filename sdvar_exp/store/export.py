@@ -58,7 +58,7 @@ def write_npz(files: Sequence[Path], out: Path) -> tuple[int, ...]:
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
-            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
             archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream,
         ):
             npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -33,7 +33,8 @@ def part(root: str, seeds: tuple[int, ...], images: bool = True, shift: float = 
                 study.append(body)
         study.append(timing_body(plan.cells[1].id, 3, seeds[0], 0, 20, 10))
         study.append(timing_body(plan.cells[1].id, 3, 1, 1, 20, 10))
-        study.append({"type": "noise", "cell": plan.cells[0].id, "label": 3, "seed": 0, "other_seed": 1, "pixel_mae": 0.1})
+        pair = {"type": "noise", "cell": plan.cells[0].id, "label": 3, "seed": 0, "pixel_mae": 0.1}
+        study.append({**pair, "other_seed": 1}, {**pair, "other_seed": 2})
         for name in ("cache/baseline/k.npz", f"provenance/{seeds[0]}.diff"):
             atomic_write(plan.folder / name, root.encode())
     return plan.folder
@@ -56,7 +57,7 @@ def test_two_machines_make_the_study_of_one(call: Call) -> None:
     images = {p.relative_to(whole): p.read_bytes() for p in whole.glob("images/*/*.png")}
     assert {p.relative_to(merged): p.read_bytes() for p in merged.glob("images/*/*.png")} == images
     tables = load_tables(merged)
-    assert (len(tables.timings), len(tables.noise)) == (3, 1)
+    assert (len(tables.timings), len(tables.noise)) == (3, 2)
     beside = {
         p.relative_to(merged).as_posix(): p.read_text() for p in (*merged.glob("cache/*/*"), *merged.glob("provenance/*"))
     }
@@ -75,7 +76,9 @@ def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
         "--keep-first keeps the rows of the first folder\n"
     )
     found = json.loads(call("merge", str(a), str(b), "--into", "all", "--json")[1])
-    assert found["into"] is None and len(found["conflicts"]) == 6 and found["equal"] == 0
+    assert found["into"] is None and len(found["conflicts"]) == 6
+    counts = [found[name] for name in ("rows", "cells", "equal", "timings", "images", "damage")]
+    assert counts == [18, 0, 0, 1, 0, []], "no cell and no image was written"
     assert call("merge", str(a), str(b), "--into", "all", "--keep-first")[0] == 0
     first = load_tables(a).samples.set_index(["cell", "label", "seed"])["pixel_mae"]
     kept = load_tables(Path("all")).samples.set_index(["cell", "label", "seed"])["pixel_mae"]

@@ -79,5 +79,6 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(UserError, match=message):
             choose("gamma", "margin", **params)
+    assert asked((((0.5 * math.log(2),),),), chance=1.0, scale=0.5, flips=0.51) == (2, "0.50 flips expected so far")
     with pytest.raises(UserError, match=r"gamma=margin reads .*: use strategy\.skip_last=false"):
         check_cell(loop("exact", choose("gamma", "margin"), skip_last=True), 5)

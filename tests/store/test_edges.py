@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_colours_of_stage_pictures_are_those_of_okabe_and_ito() -> None:
     assert found == {"kept": "#0072B2", "replaced": "#D55E00", "target": "#999999", "draft": "#56B4E9"}
 
 
-def test_links_and_whole_files(tmp_path: Path) -> None:
+def test_links_and_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of, path = tmp_path / "of", tmp_path / "new" / "folder" / "path"
     assert not images.link(path, of) and not path.exists()
     of.write_bytes(b"1")
@@ -139,9 +140,11 @@ def test_links_and_whole_files(tmp_path: Path) -> None:
     (other := tmp_path / "other").write_bytes(b"2")
     assert images.link(path, other) and path.read_bytes() == b"2"
     assert [p.name for p in path.parent.iterdir()] == ["path"], "nothing temporary stays"
-    for durable in (False, True):
-        atomic_write(tmp_path / "a" / "b" / "c", b"x" * (1 + durable), durable)
-        assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x" * (1 + durable)
+    synced, fsync = list[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd))[1])
+    for how, times in (((), 0), ((False,), 0), ((True,), 2)):  # of the file, and of its name in the folder
+        atomic_write(tmp_path / "a" / "b" / "c", b"x" * len(how), *how)
+        assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x" * len(how) and len(synced) == times
     assert len(list((tmp_path / "a" / "b").iterdir())) == 1
     with pytest.raises(StorageError, match="cannot write"):
         atomic_write(of / "below", b"")
@@ -231,6 +234,12 @@ def test_a_lock_is_waited_for_only_where_its_holder_is_gone(tmp_path: Path, monk
     monkeypatch.setattr(lock.os, "kill", lambda *_: None)
     monkeypatch.setattr(lock, "_stat_fields", lambda _: [])
     assert lock.process_exists(1), "where the system does not tell its state"
+
+    run, code = lock.subprocess.run, [0]
+    ps = "print(' monday '); raise SystemExit({})"
+    monkeypatch.setattr(lock.subprocess, "run", lambda _, **how: run([sys.executable, "-Sc", ps.format(*code)], **how))
+    for code[0], started in ((0, "monday"), (1, None)):
+        assert lock.start_time(1) == started, "of a system without /proc, as its ps tells"
 
 
 def test_of_versions_of_an_entry_the_last_command_has_the_current_one(tmp_path: Path) -> None:
