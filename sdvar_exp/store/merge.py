@@ -179,16 +179,15 @@ def _files(folders: Sequence[Path], part: Path, owners: Mapping[UnitKey, int]) -
         for path in sorted(folder.glob("images/*/*.png")):
             name = IMAGE_NAME.fullmatch(path.name)
             if name and owners.get((path.parent.name, int(name[1]), int(name[2]))) == place:
-                images += _copy(path, part / path.relative_to(folder))
+                _copy(path, part / path.relative_to(folder))
+                images += 1
         for path in (*folder.glob("cache/baseline/*.npz"), *folder.glob("provenance/*")):
             _copy(path, part / path.relative_to(folder))
     return images
 
 
-def _copy(path: Path, to: Path) -> int:
-    """Copy a file that is not there yet; 1 if it was copied."""
-    if to.exists():
-        return 0
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, to)
-    return 1
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file that is not there yet."""
+    if not to.exists():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)

@@ -26,7 +26,7 @@ def exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, 
     with opened(plan) as study:
         study.append(*all_units(plan))
         study.write_image(plan.cells[1].cell.id, 3, 1, np.full((3, 8, 8), 0.5))
-    out = tmp_path / "dataset"
+    out = tmp_path / "new" / "dataset"
     assert main(["export", str(plan.folder), "--dataset", "--to", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"to": str(out), "cells": 3, "rows": 18, "images": 1}
     return plan.folder, out

@@ -102,8 +102,16 @@ def test_rows_are_counted(near: Pair) -> None:
 def test_records_say_which_candidate_was_committed(near: Pair) -> None:
     """It differs from the draft's sample in one token, where the draft was as unsure as the candidate's number says."""
     taken = 0
+
+    def watched(d: Decoder) -> None:
+        in_step(d)
+        past = d.rounds[-1]
+        swapped = [k for k in range(past.first, d.committed) if k in d.variants and (d.variants[k] > 0).any()]
+        if swapped:
+            assert d.draft.stage == swapped[0] + 1, "rows behind it rest on the draft's own sample, those before stay"
+
     for unit in MORE:
-        d = run_watched(near, loop("exact", 3, candidates=3), [unit], in_step)
+        d = run_watched(near, loop("exact", 3, candidates=3), [unit], watched)
         out = decode(near, loop("exact", 3, candidates=3), [unit])
         for past in d.rounds:
             for k in range(past.first, past.first + past.committed):

@@ -70,6 +70,7 @@ YES, NO = [True] * 10, [False] * 10
         # pass rate 0.7 → 0.79 → 0.8971 → 0.9879: 0.7² < ½, 0.79³ < ½, 0.8971⁷ < ½
         ("acceptance_ema", {}, YES, [1, 2, 6, 1]),
         ("acceptance_ema", {}, NO, [1] * 10),
+        ("acceptance_ema", {"prior": 0.0, "decay": 0.0, "threshold": 0.0}, YES, [10]),
         # 0.9 → 0.45 → 0.725: 0.9⁷ < ½ < 0.9⁶, 0.45 < ½ still proposes one, 0.725³ < ½
         ("acceptance_ema", {"prior": 0.9, "decay": 0.5}, [False, *YES], [6, 1, 2, 6]),
         ("acceptance_ema", {"prior": 1.0, "threshold": 1.0, "largest": 3}, YES, [3, 3, 3, 1]),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdvar_exp.cell import Unit
+from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import decode
 from sdvar_exp.decoding.api import check_cell
 from sdvar_exp.decoding.gamma import GammaContext, next_gamma
@@ -82,3 +82,5 @@ def test_bad_input() -> None:
     assert asked((((0.5 * math.log(2),),),), chance=1.0, scale=0.5, flips=0.51) == (2, "0.50 flips expected so far")
     with pytest.raises(UserError, match=r"gamma=margin reads .*: use strategy\.skip_last=false"):
         check_cell(loop("exact", choose("gamma", "margin"), skip_last=True), 5)
+    controller = choose("gamma", "margin")
+    controller.entry.meta["check"](Cell(choose("strategy", "sequential"), gamma=controller), 5)  # it has no such option

@@ -92,6 +92,7 @@ def test_the_first_stage_of_one_f_hat_is_the_targets_own(far: Pair) -> None:
     whole = decode(far, by("none", loop("always", S)), UNITS)
     assert [(p.role, p.first, p.stop) for p in whole.passes] == [("target", 0, S)] * 2  # proposed, then verified
     assert (whole.counts.draft_calls, whole.counts.target_calls, whole.counts.target_rows) == (0, 2, 220)
+    assert whole.counts.proposer_depth == 1.0
 
 
 def test_a_shared_cache_is_the_targets_and_needs_no_refill(far: Pair) -> None:

@@ -281,13 +281,15 @@ def test_nearest_codes() -> None:
 
 
 def test_feature_distance() -> None:
-    """f̂ before is (1, 1, 1, 1), a stage adds its tokens: (2, 3, 4, 2) against (4, 4, 4, 4)."""
+    """f̂ before is (1, 1, 1, 1), a stage adds its tokens: (2, 3, 4, 2) against (4, 4, 4, 4); the scale does not matter."""
     view = stage(P, [1, 2, 3, 1], Q, target=[0, 0, 0, 99])  # the target samples code 3 everywhere
     distance = 3 / 8  # ‖(-2, -1, 0, -2)‖ / ‖(4, 4, 4, 4)‖
-    for tau, passes in ((distance + 1e-9, True), (distance - 1e-9, False)):
-        verdict = judge("feature_distance", view, tau=tau)
-        assert (verdict.passed_B.tolist(), accepted(verdict)) == ([passes], [int(passes)] * 4)
-        assert verdict.corrected_Bl.tolist() == [[3, 3, 3, 3]]
+    for scale in (1.0, 1e-6):
+        view.f_hat_before, view.contribution = torch.full((1, 4), scale, dtype=torch.float64), lambda t, s=scale: s * t.double()
+        for tau, passes in ((distance + 1e-9, True), (distance - 1e-9, False)):
+            verdict = judge("feature_distance", view, tau=tau)
+            assert (verdict.passed_B.tolist(), accepted(verdict)) == ([passes], [int(passes)] * 4)
+            assert verdict.corrected_Bl.tolist() == [[3, 3, 3, 3]]
 
 
 # --- how far a verdict lies from another one ------------------------------------------------------------------------------

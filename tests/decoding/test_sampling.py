@@ -161,6 +161,16 @@ def test_a_near_tie_is_what_rounding_turns() -> None:
         assert of([0, -2, -2.25, -9], [0, 0, noise, 0], top_k=2) == pytest.approx(expected)
 
 
+def test_support_is_that_of_the_own_token_and_of_codes_that_weigh() -> None:
+    """Codes 1 and 2, half a logit apart at the cut of top-2, weigh e^-12: nothing to a token that is neither."""
+    x = torch.tensor([[[0.0, -12.0, -12.5]] * 3], dtype=torch.float64)
+    found = sampling_module.support_edge(x, torch.tensor([[0, 1, 2]]), Sampling(top_k=2))
+    assert found.tolist() == [[12.5, 0.5, 0.5]]
+    assert sampling_module.support_edge(x + x, torch.tensor([[0, 1, 2]]), Sampling(2.0, 2)).tolist() == found.tolist()
+    heavy = torch.tensor([[[0.0, -2.0, -2.5]]], dtype=torch.float64)
+    assert sampling_module.support_edge(heavy, torch.tensor([[0]]), Sampling(top_k=2)).item() == 0.5
+
+
 def test_margin_sees_a_probability_near_the_top_p_threshold() -> None:
     """Ascending masses of 0.2, 0.3, 0.5: at top_p = 0.8 ± 1e-5 the least one is on the edge, far from any other logit."""
     logits = [float(x) for x in torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()]

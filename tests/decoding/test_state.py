@@ -15,6 +15,7 @@ import torch
 from sdvar_exp import registry
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding import Clock, decode, decode_images, make_noise
+from sdvar_exp.decoding.clock import now_ms
 from sdvar_exp.decoding.gamma import GammaContext
 from sdvar_exp.decoding.session import ModelSession
 from sdvar_exp.models.pair import Pair
@@ -255,6 +256,11 @@ def test_the_clock_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
         with clock(section):
             pass
     assert not Event.done and clock.ms() == pytest.approx({"draft": 2, "verify": 8})
+
+    Event.done = False
+    monkeypatch.setattr("sdvar_exp.decoding.clock.time.perf_counter", lambda: 1.5)
+    for device in ("cpu", "cuda:1"):
+        assert now_ms(device) == 1500 and Event.done == (device != "cpu"), "after the work that is queued there"
 
 
 def test_unguided_proposals_feed_one_half(near: Pair) -> None:

@@ -17,6 +17,7 @@ import pytest
 from sdvar_exp.errors import UserError
 from sdvar_exp.store import images, lock, records, timing
 from sdvar_exp.store.columns import TABLES
+from sdvar_exp.store.features import Kept, read_kept, write_kept
 from sdvar_exp.store.files import StorageError, atomic_write, make_folders, remove_empty
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import _fitting
@@ -124,6 +125,28 @@ def test_images_of_every_shape_become_bytes() -> None:
         images.to_bytes(np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="not finite"):
         images.to_bytes(np.array([[math.nan]]))
+
+
+def test_features_are_kept_by_network_and_cell(tmp_path: Path) -> None:
+    units, features = [(3, 0), (3, 1), (8, 0)], np.arange(6, dtype=np.float64).reshape(3, 2) / 4
+    for classes in (None, np.array([3, 3, 7])):
+        kept = Kept(units, features, classes, "sha")
+        write_kept(tmp_path, "key", "cell", kept)
+        found = read_kept(tmp_path, "key", "cell")
+        assert found is not None and (found.units, found.images) == (units, "sha") and found.features.dtype == np.float32
+        assert np.array_equal(found.features, features)
+        assert (found.classes is None) if classes is None else np.array_equal(found.classes, classes)  # type: ignore[arg-type]
+        base = Kept([(8, 0), (9, 9), (3, 1)], 10 + features, classes, "other")
+        both = found.beside(base, "digest")
+        assert both.labels.tolist() == [3, 8] and both.digest == "digest"
+        assert both.features.tolist() == features[1:].tolist() and both.baseline.tolist() == [[11.0, 11.25], [10.0, 10.25]]
+        assert (both.predicted is None) if classes is None else both.predicted.tolist() == [3, 7]  # type: ignore[union-attr]
+        assert classes is None or both.baseline_predicted.tolist() == [7, 3]  # type: ignore[union-attr]
+    write_kept(tmp_path, "key", "none", Kept([], features[:0], None, ""))
+    assert (none := read_kept(tmp_path, "key", "none")) is not None and none.units == [] and none.features.shape == (0, 2)
+    assert read_kept(tmp_path, "other", "cell") is None
+    (tmp_path / "cache" / "features" / "key" / "cell.npz").write_bytes(b"PK")
+    assert read_kept(tmp_path, "key", "cell") is None, "a damaged file is made again"
 
 
 def test_colours_of_stage_pictures_are_those_of_okabe_and_ito() -> None:
@@ -297,7 +320,7 @@ def test_clocks_of_one_unit() -> None:
     for lacking in ({"cell_ms": 10.0}, {"baseline_ms": 30.0}, {"baseline_ms": 30.0, "cell_ms": 0.0}, {}):
         assert timing.unit_times([lacking])["speedup"] is None
         assert math.isnan(timing.log_ratio(lacking))
-    assert timing.median_ratio([None, 0.0, -1.0]) is None and timing.median_ratio([0.0, 2.0, None, 8.0]) == pytest.approx(4)
+    assert timing.median_ratio([None, 0.0, -1.0]) is None and timing.median_ratio([0.0, 2.0, None, 0.125]) == pytest.approx(0.5)
     row = timing.timing_row({"type": "timing", "fingerprint": "f", "repeat": 0, "breakdown": {"draft_ms": 1.0}})
     assert row == {"repeat": 0, "draft_ms": 1.0}
 
