@@ -211,7 +211,8 @@ def test_locks_and_holders(tmp_path: Path) -> None:
         assert lock.flock(one.fileno(), shared=True) and lock.flock(two.fileno(), shared=True)
         assert not lock.flock(three.fileno())
     with open(path) as one, open(path) as two:
-        assert lock.flock(one.fileno()) and not lock.flock(two.fileno(), shared=True)
+        assert not lock.is_held(path) and not lock.is_held(tmp_path / "none")
+        assert lock.flock(one.fileno()) and not lock.flock(two.fileno(), shared=True) and lock.is_held(path)
 
 
 def test_a_lock_is_waited_for_only_where_its_holder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ BY_HAND = [
     ("1110", "3,1", {}, "3,1", 4, 3),
     ("10110", "3,3", {"on_reject": "continue"}, "3,2", 6, 3),
     ("11T10", "2,2", {"bonus": True}, "3,2", 4, 3),
+    ("11T11T", "2,2", {"bonus": True}, "3,3", 4, 4),
     ("1101T", "2,2", {"bonus": True}, "2,1", 4, 3),  # sums to 3, not to the 5 that were committed: unknown
     ("11T0T", "3,2,1", {"skip_last": True}, "3,1,1", 3, 2),  # γ counts the stage that the draft skips
     ("T110", "0,2,1", {}, "1,2,1", 3, 2),

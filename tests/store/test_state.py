@@ -16,7 +16,7 @@ from sdvar_exp.store.state import LedgerState
 UNIT = {"cell": "a", "label": 3, "seed": 0}
 
 
-def unit(at: str, pid: int | None = 1, **more: Any) -> dict[str, Any]:
+def unit(at: str, pid: int = 1, **more: Any) -> dict[str, Any]:
     sample = {"finished_at": f"2026-01-01T00:00:{at}Z", "host": "h", "pid": pid}
     return {"type": "unit", "fingerprint": "f", **UNIT, **more, "sample": sample, "stages": []}
 
@@ -46,7 +46,9 @@ def test_records_are_folded_once_and_new_ones_later(tmp_path: Path, writer: Ledg
     assert state.timings_by_cell() == {"a": 2} and state.timing_seconds() == pytest.approx(0.05)
     assert not any("traceback" in body for body in state.failures)
     assert state.last == pytest.approx(1767225605) and state.unit_seconds() == (2.0, 2), "a clock set back took no time"
-    writer.append(unit("08", pid=None, seed=5))
+    for at, less in (("08", {"pid": None}), ("20", {"host": None}), ("30", {"host": None}), ("40", {"finished_at": None})):
+        row = unit(at, seed=int(at))
+        writer.append({**row, "sample": {**row["sample"], **less}})
     assert state.update().unit_seconds() == (2.0, 2), "who names no process is no other"
 
 

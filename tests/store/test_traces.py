@@ -79,6 +79,8 @@ def test_switches_are_recorded_where_torch_is_loaded() -> None:
 
     flags = session_record(["run"])["arithmetic"]
     assert flags["matmul_precision"] == torch.get_float32_matmul_precision()
+    older = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)  # PyTorch's former names of the same
+    assert (flags["tf32_matmul"], flags["tf32_cudnn"]) == older
     assert {"tf32_matmul", "tf32_cudnn", "cudnn_benchmark", "cudnn_deterministic", "threads"} <= set(flags)
     code = (
         "import sys\nfrom sdvar_exp.store import session_record\n"
