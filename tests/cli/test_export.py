@@ -84,6 +84,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    assert write_npz(shuffled(files[:1]), tmp_path / "one.npz") == (1, 64, 64, 3)
     assert peak < 30 * 64 * 64 * 3, "half of the images would be more"
     with np.load(tmp_path / "new" / "folder" / "few.npz") as file:
         first = np.asarray(Image.open(shuffled(files)[0]))

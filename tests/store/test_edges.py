@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from base64 import b64encode
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from sdvar_exp.errors import UserError
 from sdvar_exp.store import images, lock, records, timing
 from sdvar_exp.store.columns import TABLES
-from sdvar_exp.store.features import Kept, read_kept, write_kept
+from sdvar_exp.store.features import Kept, read_features, read_kept, write_kept
 from sdvar_exp.store.files import StorageError, atomic_write, make_folders, remove_empty
 from sdvar_exp.store.frames import FrameBuilder
 from sdvar_exp.store.kept import _fitting
@@ -28,6 +29,7 @@ from sdvar_exp.store.results import select
 DEEP: Any = 0
 for _ in range(records.DEEPEST):
     DEEP = [DEEP]
+PARTS = ("features", "baseline_features")
 BLOCK = {"labels": [0] * 10_000, "seeds": [0] * 1000}
 
 EDGES: dict[str, tuple[list[Any], list[Any]]] = {
@@ -147,6 +149,25 @@ def test_features_are_kept_by_network_and_cell(tmp_path: Path) -> None:
     assert read_kept(tmp_path, "other", "cell") is None
     (tmp_path / "cache" / "features" / "key" / "cell.npz").write_bytes(b"PK")
     assert read_kept(tmp_path, "key", "cell") is None, "a damaged file is made again"
+
+
+def test_features_in_a_ledger_are_of_one_network_or_of_none(tmp_path: Path) -> None:
+    """Half-precision numbers in base64; units in order, the first row of each."""
+
+    def unit(seed: int, digest: str, **more: Any) -> dict[str, Any]:
+        texts = {name: b64encode(np.array([k, seed], "<f2").tobytes()).decode() for k, name in enumerate(PARTS)}
+        seen = {"classifier": digest, "predicted": seed % 3, "baseline_predicted": seed % 2, **texts}
+        return {"type": "unit", "cell": "c", "label": 3, "seed": seed, "sample": {}, "stages": [], "seen": seen, **more}
+
+    with closing(LedgerWriter(tmp_path / "ledger")) as ledger:
+        ledger.append(unit(2, "one"), unit(1, "one"), unit(2, "two"), unit(9, "two", cell="d"), unit(8, "one", cell="d"))
+    found = read_features(tmp_path)
+    assert {cell: (one.digest, len(one.labels)) for cell, one in found.items()} == {"c": ("one", 2), "d": ("", 2)}
+    one = found["c"]
+    assert one.features.tolist() == [[0, 1], [0, 2]] and one.baseline.tolist() == [[1, 1], [1, 2]]
+    assert one.predicted is not None and one.predicted.tolist() == [1, 2]
+    assert one.baseline_predicted is not None and one.baseline_predicted.tolist() == [1, 0]
+    assert list(read_features(tmp_path, {(3, 9)})) == ["d"]
 
 
 def test_colours_of_stage_pictures_are_those_of_okabe_and_ito() -> None:

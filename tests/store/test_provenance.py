@@ -224,5 +224,6 @@ def test_the_home_folder_is_not_told() -> None:
         "/data/users/ada/z",
         "a='~':b",
     ]
+    assert redact(["/a/b"], {"HOME": "/a"}) == ["~/b"]
     assert redact(["/a"], {"HOME": "/"}) == redact(["/a"], {}) == ["/a"]
     assert without_home('  File "/users/ada/sdvar/x.py", line 3', environ) == '  File "~/sdvar/x.py", line 3'

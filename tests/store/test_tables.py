@@ -222,7 +222,7 @@ def test_pieces_of_a_large_table_keep_their_kinds() -> None:
         builder.add({"a": i, "c": None, "later": 1 if i > PIECE else None, "mixed": i if i < PIECE else 0.5})
     frame = builder.frame()
     assert len(frame) == PIECE + 3 and frame["a"].dtype == "Int64" and frame["b"].isna().all()
-    assert list(frame) == ["a", "b", "c", "later", "mixed"]
+    assert list(frame) == ["a", "b", "c", "later", "mixed"] and frame.index.equals(pd.RangeIndex(PIECE + 3))
     assert frame["later"].dtype == "Int64" and frame["later"].sum() == 2 and frame["mixed"].dtype == "float64"
     for values, kind in (([True, None], "boolean"), ([None, None], "float64"), ([1, None], "Int64"), ([True, 2], "str")):
         found = series(values, None)
