@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdvar_exp.errors import UserError
 from sdvar_exp.store import Study, load_tables, stable_csv, write_tables
 from sdvar_exp.store.files import atomic_write
 from sdvar_exp.store.ledger import LedgerReader
 from sdvar_exp.store.manifest import planned_units, read_cells, read_manifest
+from sdvar_exp.store.merge import merge
 from tests.store.making import make_plan, opened, timing_body, unit_body
 
 Call = Callable[..., tuple[int, str, str]]
@@ -79,6 +81,7 @@ def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
     assert found["into"] is None and len(found["conflicts"]) == 6
     counts = [found[name] for name in ("rows", "cells", "equal", "timings", "images", "damage")]
     assert counts == [18, 0, 0, 1, 0, []], "no cell and no image was written"
+    assert len(merge([a, b], Path("all")).conflicts) == 6 and not Path("all").exists(), "nor by a script that asks for no more"
     assert call("merge", str(a), str(b), "--into", "all", "--keep-first")[0] == 0
     first = load_tables(a).samples.set_index(["cell", "label", "seed"])["pixel_mae"]
     kept = load_tables(Path("all")).samples.set_index(["cell", "label", "seed"])["pixel_mae"]
@@ -89,6 +92,8 @@ def test_what_is_no_one_study_is_refused(call: Call) -> None:
     a, b = part("a", (0,)), part("b", (1,), code="other", images=False)
     code, _, err = call("merge", str(a), str(b), "--into", "all")
     assert code == 2 and "b/made_up: " in err and "code c0de → other" in err and "--allow-mixed merges all the same" in err
+    with pytest.raises(UserError, match="code c0de → other"):
+        merge([a, b], Path("all"))
     assert call("merge", str(a), str(b), "--into", "all", "--allow-mixed")[0] == 0
     assert load_tables(Path("all")).samples["mixed"].sum() == 6
     assert "is there already" in call("merge", str(a), str(b), "--into", "all")[2]

@@ -16,6 +16,7 @@ from sdvar_exp import registry
 from sdvar_exp.store import code_version, fingerprint, provenance, redact, session_record
 from sdvar_exp.store.ledger import decode, encode
 from sdvar_exp.store.provenance import without_home
+from tests.store.making import make_cells
 
 ENVIRONMENT = {"WANDB_API_KEY": "5ecret5ecret", "DB_PASSWORD": "hunter22", "HOME": "/nowhere/somebody", "MY_TOKEN": "abc"}
 
@@ -173,6 +174,19 @@ def test_files_that_an_entry_uses_beside_its_own_count_with_it(tmp_path: Path, m
             provenance.definition(registry.Entry("acceptance", "own", registry.Empty, made["own"]))
         )
     assert [len(one) for one in typed.values()] == [1, 1] and all(re.fullmatch("[0-9a-f]{16}", *one) for one in typed.values())
+
+
+def test_definitions_are_of_what_cells_use_and_of_metrics_of_rows() -> None:
+    """Of normal cells: what a strategy does not read is left out. What is computed from rows of tables is no part of a row."""
+    cells = [planned.cell for planned in make_cells()]
+    chosen = ["acceptance=match_rate", "cfg_schedule=linear", "gamma=fixed", "mask=block_causal"]
+    chosen += [f"strategy={name}" for name in ("parallel_v1", "sequential", "test3")]
+    found = provenance.definitions(cells)
+    assert sorted(name for name in found if not name.startswith("metric=")) == chosen
+    assert "metric=pixel_mae" in found and "metric=speedup" not in found
+    assert found["gamma=fixed"] == provenance.definition(registry.get("gamma", "fixed"))
+    assert sorted(provenance.definitions(cells, metrics=False)) == chosen
+    assert list(provenance.definitions(cells[:1], metrics=False)) == ["cfg_schedule=linear", "strategy=sequential"]
 
 
 def test_git_state_is_of_the_checkout_that_tracks_the_package(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import sdvar_exp
 from sdvar_exp.store.ledger import LedgerWriter
 from sdvar_exp.store.manifest import timings_of
-from sdvar_exp.store.state import LedgerState
+from sdvar_exp.store.state import LedgerState, read_rows
 
 UNIT = {"cell": "a", "label": 3, "seed": 0}
 
@@ -70,6 +70,7 @@ def test_of_one_cell_with_tracebacks(tmp_path: Path, writer: LedgerWriter) -> No
     state = LedgerState(tmp_path, "a", tracebacks=True).update()
     assert len(state.sessions) == 1 and list(state.units) == [("a", 3, 0)] and state.timings_by_cell() == {"a": 1}
     assert [body["traceback"] for body in state.failures] == ["Traceback …"]
+    assert [body.get("traceback") for body in read_rows(tmp_path).failures] == [None, None], "long texts, unless asked for"
 
 
 def test_nobody_else_folds_a_ledger() -> None:
