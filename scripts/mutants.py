@@ -6,8 +6,10 @@
 A mutant is one comparison, operator, constant or condition changed in a copy of the repository. First all tests run once,
 traced: a mutant is then shown to the tests that execute its line, the shortest first, until one fails. Each is tried in a
 fork of a process that has collected the tests, where the changed function takes its new code; what runs at import, in a
-fork that has imported no more than the large packages. Each mutant gives a line: killed, survived, or unseen (no test
-executes it); `--again` reads such lines and tries those again that were not killed.
+fork that has imported no more than the large packages. Each mutant gives a line: killed, survived, unseen (no test
+executes it), or endless (stopped after --timeout: a loop without end, or a slow machine). `--again` reads such lines and
+tries those again that were not killed. A constant or a default that is read by tests that execute no line near it is not
+shown to them: try it by hand.
 """
 
 from __future__ import annotations
@@ -240,7 +242,7 @@ class Trials:
         (self.copied / mutant.file).write_text(mutant.whole, encoding="utf-8")
         failed = self.forked(lambda: run(names)) if names else 0
         (self.copied / mutant.file).write_text(original, encoding="utf-8")
-        verdict = "killed" if failed else "survived" if names else "unseen"
+        verdict = "endless" if failed == signal.SIGALRM else "killed" if failed else "survived" if names else "unseen"
         self.out.write(f"{verdict} {mutant}  # {len(names)} tests, {time.monotonic() - start:.0f} s\n")
         self.out.flush()
 
@@ -339,7 +341,7 @@ def tried_again(found: list[Mutant], earlier: Path) -> list[Mutant]:
     out = []
     for text in earlier.read_text(encoding="utf-8").splitlines():
         verdict, _, rest = text.partition(" ")
-        if verdict in ("survived", "unseen"):
+        if verdict in ("survived", "unseen", "endless"):
             file, line, change = rest.split(":", 2)
             change = change.partition("  # ")[0].strip()
             same = [mutant for mutant in found if (mutant.file, mutant.change) == (file, change)]
@@ -355,7 +357,7 @@ def main() -> None:
     parser.add_argument("--again", type=Path, help="output of an earlier run: try what it did not kill")
     parser.add_argument("--map", type=Path, help="file that keeps which lines each test executes; tests it lacks are traced")
     parser.add_argument("--seconds", type=float, default=20.0, help="processor seconds of the tests of one mutant, traced")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds until the tests of one mutant count as failed")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds until the tests of one mutant are stopped")
     here = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     asked, tests = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
     files = [f for p in asked.paths for f in (sorted((ROOT / p).rglob("*.py")) if (ROOT / p).is_dir() else [ROOT / p])]
