@@ -70,8 +70,8 @@ class Autocast(Wrapped):
         for layer in model.products:
             layer.weight.data = layer.weight.data.to(dtype)
 
-    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
-        return self.model.new_cache(batch, dtype or self.low)
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None, depth: int | None = None) -> KVCache:
+        return self.model.new_cache(batch, dtype or self.low, depth)
 
     def forward(self, x_NqC: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         with torch.autocast(x_NqC.device.type, self.low):

@@ -23,12 +23,11 @@ class FirstBlocks(Wrapped):
 
     def condition(self, labels_N: torch.Tensor) -> Condition:
         """As the model's, for the first blocks."""
-        c = self.model.condition(labels_N)
-        return Condition(c.class_NC, c.blocks[: self.depth], c.head, c.layers[: self.depth])
+        return self.model.condition(labels_N, self.depth)
 
     def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache of as many blocks."""
-        return KVCache.over(self.model.new_cache(batch, dtype).kv[: self.depth])
+        return self.model.new_cache(batch, dtype, self.depth)
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self.model(*args, **kwargs)

@@ -202,19 +202,19 @@ class VAR(nn.Module):
     def device(self) -> torch.device:
         return self.head.weight.device
 
-    def new_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch` rows and all L positions."""
-        return KVCache(
-            self.depth, batch, self.heads, self.pyramid.total, self.width // self.heads, dtype or self.dtype, self.device
-        )
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None, depth: int | None = None) -> KVCache:
+        """An empty cache for `batch` rows and all L positions, of the first `depth` blocks (None: of all)."""
+        blocks, head_width = self.depth if depth is None else depth, self.width // self.heads
+        return KVCache(blocks, batch, self.heads, self.pyramid.total, head_width, dtype or self.dtype, self.device)
 
-    def condition(self, labels_N: torch.Tensor) -> Condition:
-        """Class embeddings and all modulations of N labels (`num_classes` is the null class)."""
+    def condition(self, labels_N: torch.Tensor, depth: int | None = None) -> Condition:
+        """Class embeddings and the modulations of N labels (`num_classes` is the null class), of the first `depth` blocks."""
         class_NC = self.class_emb(labels_N)
         shared = self.shared_ada_lin(class_NC).view(-1, 1, 6, self.width) if self.shared_aln else None
-        blocks = tuple(b.modulation(class_NC, shared) for b in self.layers)
+        layers = self.layers[:depth]
+        blocks = tuple(b.modulation(class_NC, shared) for b in layers)
         scale, shift = self.head_nm.ada_lin(class_NC).view(-1, 1, 2, self.width).unbind(2)
-        return Condition(class_NC, blocks, (scale + 1, shift), tuple(b.layer() for b in self.layers))
+        return Condition(class_NC, blocks, (scale + 1, shift), tuple(b.layer() for b in layers))
 
     def positions(self, first: int, stop: int) -> torch.Tensor:
         """Level plus position embedding of the stages first … stop-1, (1, rows, C)."""

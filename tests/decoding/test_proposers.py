@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from sdvar_exp.decoding.api import check_cell, decode
 from sdvar_exp.decoding.decoder import Decoder, Proposal
 from sdvar_exp.decoding.guarantees import batch_free, lossless
 from sdvar_exp.errors import UserError
-from sdvar_exp.models.derived import less_precise
+from sdvar_exp.models.accelerate import accelerate
+from sdvar_exp.models.derived import first_blocks, less_precise
 from sdvar_exp.models.hidden import HiddenRows
 from sdvar_exp.models.pair import Pair
 from sdvar_exp.models.products import Int8
@@ -108,6 +110,16 @@ def test_a_shared_cache_is_the_targets_and_needs_no_refill(far: Pair) -> None:
     counts = decode(far, cell, UNITS).counts
     assert counts.proposer_depth == 1 / far.target.depth
     assert counts.kv_bytes == d.target.cache.nbytes
+
+
+def test_first_blocks_make_no_more_than_they_need(far: Pair) -> None:
+    labels = torch.tensor([0, 3])
+    for model in (far.target, accelerate(copy.deepcopy(far.target).float(), "eager", "bfloat16")):
+        early, whole = first_blocks(model, 1), model.condition(labels)
+        made, cache = early.condition(labels), early.new_cache(2).kv
+        assert len(made.blocks) == len(made.layers) == 1
+        assert all(torch.equal(a, b) for a, b in zip(made.blocks[0], whole.blocks[0], strict=True))
+        assert cache.shape == model.new_cache(2).kv[:1].shape and cache.untyped_storage().nbytes() == cache.nbytes
 
 
 def test_costs_of_a_copy(far: Pair) -> None:
