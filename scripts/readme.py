@@ -106,8 +106,8 @@ SECTIONS = {
     "masks": r"parallel_v1 exact γ=3( block_diagonal| token_causal_blocks| local_stages)?",
     "guidance": r"(sequential|parallel_v1 exact γ=3)( (off|cfg=off|constant|interval|cfg=3|linear cfg=3|top_k.*))?",
     "controllers": r"parallel_v1 exact γ=3|dynamic_gamma .*",
-    "proposers": r"parallel_v1 exact γ=3( proposer=.*| embedded_plain)?",
-    "orders": r"(test3|collaborative|hybrid) .*",
+    "proposers": r"parallel_v1 exact γ=3( proposer=.*| embedded_plain| draft=.*)?|collaborative N=5( draft=.*)?",
+    "orders": r"(test3|collaborative|hybrid) (?!.*draft=).*",
 }
 """Sections of docs/STUDY.md, by what the names of their cells look like."""
 
@@ -201,7 +201,8 @@ def study_tables() -> dict[str, str]:
         for row in _study("predicted").to_dict("records")
     ]
     columns = " | ".join(f"`{name}`" for name in _study("predicted").columns[3:])
-    cells, judged = _study("ablation").to_dict("records"), _study("passes").set_index("name")
+    cells = [row for name in ("ablation", "drafts") for row in _study(name).to_dict("records")]
+    judged = _study("passes").set_index("name")
     lossless = [str(row["name"]) for row in cells if chosen(str(row["name"]), SECTIONS["lossless"])]
     passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
     head = "schedule | rows | speed-up | pixel difference | class accuracy | FD"
