@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.layers import TensorMap
+from sdvar_exp.models.reading import read_file
 
 FEATURES = 64
 SIDE = 40  # pixels of the images that the shipped one takes
@@ -49,12 +49,13 @@ def load_classifier(path: Path) -> Classifier:
     """The classifier of a safetensors file, in float32, of the shape that it has there; `UserError` where there is none."""
     if not path.is_file():
         raise UserError(f"{path.name} is not in {path.parent}: reinstall the package, or train it with part=classifier")
-    state = {name: t.float() for name, t in load_file(path).items()}
+    found = read_file(path)
+    state = {name: t.float() for name, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}
     try:
         (width, channels, *_), classes = state["conv1.weight"].shape, len(state["out.weight"])
         side = 8 * math.isqrt(state["hidden.weight"].shape[1] // (4 * width))
         model = Classifier(classes, width, side, channels)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError, ZeroDivisionError):
         model = Classifier()
     if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in model.state_dict().items()}:
         raise UserError(f"{path} is not the classifier of this version: train it anew with part=classifier")

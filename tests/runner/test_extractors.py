@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from sdvar_exp.cli import main
 from sdvar_exp.models.classifier import Classifier
+from sdvar_exp.models.pair import WEIGHTS
 from sdvar_exp.store.features import read_features
 
 pytestmark = pytest.mark.needs("weights")
@@ -207,10 +208,14 @@ def test_images_that_were_made_anew_are_looked_at_again(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(b"abc")
     for words, message in (
         (["--extractor", "resnet"], "must be classifier, inception, a classifier.safetensors or package.module:function"),
         (["--extractor", "no_such_module:net"], "No module named"),
         (["--extractor", "of/no.safetensors"], "no.safetensors is not in of"),
+        (["--extractor", str(cut)], "cut.safetensors"),
+        (["--extractor", str(WEIGHTS / "draft.safetensors")], "is not the classifier of this version"),
         (["--extractor", "inception"], "pip install 'sdvar_exp[inception]'"),
         (["--real", str(tmp_path)], "--real needs --extractor"),
         (["--extractor", "classifier", "--real", str(tmp_path)], "no PNG or JPEG file in it"),

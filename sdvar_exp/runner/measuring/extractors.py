@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 from sdvar_exp.errors import UserError
+from sdvar_exp.guest import expand
 from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.classifier import load_classifier
 from sdvar_exp.models.pair import WEIGHTS
@@ -76,7 +77,7 @@ def network(name: str) -> Looker:
         digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
         return Looker(name, _classifier(WEIGHTS / "classifier.safetensors"), digest)
     if name.endswith(".safetensors"):
-        path = Path(name)
+        path = expand(name)
         return Looker(path.stem, _classifier(path), sha256(path))
     if name == "inception":
         return Looker(name, _inception(), "inception-v3-compat-2048")
