@@ -10,7 +10,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 
 WEIGHTS = Path(__file__).with_name("weights")
-SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain"}  # name of the pair: file of its draft
+SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain", "embedded_late": "draft_late"}  # pair: file of its draft
 
 KINDS = (
     (b"version https://git-lfs", "it is a git-lfs pointer, a text in place of the weights: fetch them with `git lfs pull`"),

@@ -119,7 +119,7 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     """Load a pair of models.
 
     Args:
-        spec: `embedded` or `embedded_plain` (shipped with the package; distilled and plain draft) or a `ModelSpec` with
+        spec: `embedded`, `embedded_plain` or `embedded_late` (shipped, see `docs/model_card.md`), or a `ModelSpec` with
             checkpoint files.
         device: where to put it; see `resolve_device`.
         dtype: float32, float64, bfloat16 or float16.

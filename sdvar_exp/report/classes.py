@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from sdvar_exp.models.files import SHIPPED
+
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-KNOWN = {"embedded": FASHION_MNIST, "embedded_plain": FASHION_MNIST}
+KNOWN = dict.fromkeys(SHIPPED, FASHION_MNIST)
 """By name of the model."""
 FILE = "classes.txt"
 

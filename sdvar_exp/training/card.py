@@ -8,7 +8,14 @@ from typing import Any
 
 from sdvar_exp.training.quality_page import quality_lines
 
-MODELS = {"target": "target", "draft": "draft (distilled, the default)", "draft_plain": "draft (plain)"}
+MODELS = {
+    "target": "target",
+    "draft": "draft (distilled, the default)",
+    "draft_plain": "draft (plain)",
+    "draft_late": "draft (late stages)",
+}
+LATE = 5
+"""First stage of which the draft for the late stages is taught."""
 
 
 def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
@@ -22,7 +29,8 @@ def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
 def render(card: dict[str, Any], figures: str = "") -> str:
     """The card as Markdown; the same text for the same `card.json`. figures: their folder, "" leaves them out."""
     vae, drawn = card["vae"], card["distillation"]
-    stages = len(vae["patch_nums"])
+    stages, models = len(vae["patch_nums"]), {role: name for role, name in MODELS.items() if role in card}
+    late = f", `model=embedded_late` the first one trained on for the stages from {LATE} on" if "draft_late" in card else ""
     numbers = range(stages)
     head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
@@ -35,7 +43,7 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         f"{vae['z_channels']}.",
         f"- **Drafts**: `model=embedded` has the distilled one, trained on {drawn['samples'] - drawn['held_out']:,} samples "
         f"of the target (guidance linear, {drawn['cfg']}) by KL(p ‖ q) of the guided distributions, strengths 0 to "
-        f"{drawn['strongest']}; `model=embedded_plain` has the one trained on the data.",
+        f"{drawn['strongest']}; `model=embedded_plain` has the one trained on the data{late}.",
         f"- **Stored**: {card['stored']}. Test metrics on the first {card['held_out']} test images.",
         "- **Licence**: MIT, as the project and the data.",
         "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
@@ -48,7 +56,7 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         f"| VQVAE | {vae['vocab_size']} codes, {vae['codes_used']:.1%} used | {vae['steps']} | {vae['minutes']} | "
         f"MSE {vae['mse']:.4f}, MAE {vae['mae']:.4f} on [-1, 1] | `{vae['sha256'][:16]}` |",
     ]
-    for role, name in MODELS.items():
+    for role, name in models.items():
         m = card[role]
         steps, minutes = (
             f"{m[f'{key}_before']} + {m[key]}" if f"{key}_before" in m else str(m[key]) for key in ("steps", "minutes")
@@ -63,11 +71,11 @@ def render(card: dict[str, Any], figures: str = "") -> str:
             f"| classifier | {c['parameters']:,} | {c['steps']} | {c['minutes']} | {c['accuracy']:.1%} of "
             f"{c['test_images']:,} right | `{c['sha256'][:16]}` |"
         )
-    begun = [f"the {name} from `{card[role]['init'][:16]}`" for role, name in MODELS.items() if card[role]["init"]]
+    begun = [f"the {name} from `{card[role]['init'][:16]}`" for role, name in models.items() if card[role]["init"]]
     if begun:
         lines += ["", f"Trained on from given weights (SHA-256): {'; '.join(begun)}. Steps before + after."]
     lines += ["", "Cross-entropy per token on test images by stage, in nats:", "", *head]
-    for role, name in MODELS.items():
+    for role, name in models.items():
         lines.append(f"| {name} | " + " | ".join(f"{card[role][f'ce_{k}']:.2f}" for k in numbers) + " |")
     lines += [
         "",
@@ -76,7 +84,7 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         "",
         *head,
     ]
-    for role in ("draft", "draft_plain"):
+    for role in [role for role in models if role != "target"]:
         for what, text in (("overlap", "1-TV"), ("match", "equal")):
             values = " | ".join(f"{card[role][f'{what}_{k}']:.2f}" for k in numbers)
             lines.append(f"| {MODELS[role]}, {text} | {values} |")

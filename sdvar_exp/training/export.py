@@ -120,6 +120,8 @@ def export(
 ) -> dict[str, Any]:
     """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and the card to `out`, its page to `docs`.
 
+    Also `draft_late`, where `folder` has a `late.ckpt` (`distilled.student.name=late distilled.first_stage=5`).
+
     The card holds settings, steps, hashes and metrics; those are measured on the first `held_out` test images, agreement
     with the target on the held-out samples of the distillation.
     """
@@ -142,6 +144,10 @@ def export(
     card["distillation"] = {**dataclasses.asdict(distilled), "student": distilled.student.name}
     models: dict[str, VAR] = {}
     roles = {"target": target, "draft_plain": draft, "draft": distilled.student}
+    if (folder / "late.ckpt").is_file():
+        roles["draft_late"] = dataclasses.replace(distilled.student, name="late")
+    elif "draft_late" in earlier:
+        card["draft_late"] = earlier["draft_late"]
     for role, settings in roles.items():
         model, about = _trained(settings, vae, folder)
         models[role] = model
