@@ -119,6 +119,9 @@ def schedule(name: str) -> str:
 
 def _named(name: str) -> str:
     """A schedule as tables name it."""
+    name, late, _ = name.partition(" draft=late")
+    if late:
+        return f"{_named(name)}, late draft"
     name, _, precision = name.partition(" target=")
     known, _, guidance = name.partition(" ")
     if known in ("sequential", "draft_only"):
@@ -138,7 +141,8 @@ def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple
     rows = []
     for row in _study(name).to_dict("records"):
         name = row["schedule"]
-        speed = _between(speeds[name], "speedup", 2) if name in speeds else "–"
+        alike = name.removesuffix(" draft=late")  # a draft of the same shape
+        speed = _between(speeds[alike], "speedup", 2) if alike in speeds else "–"
         measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
         rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, f"{row['pixel_mae']:.4f}", *measured]))
     return rows
@@ -209,6 +213,8 @@ def study_tables() -> dict[str, str]:
     return {
         "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
         "schedules": _markdown(head, [row for _, row in rows]),
+        "late": _markdown(head, [row for _, row in _qualities("late/quality", speeds)]),
+        "low": _markdown(head, [row for _, row in _qualities("low/quality", speeds)]),
         "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
         "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),

@@ -39,6 +39,16 @@ def test_a_faster_sandwich_is_nearer_to_the_data_than_codes_order(differences: d
         assert one["class_accuracy"] > 0 and (one["class_accuracy_p"] < 0.05) == more_accurate
 
 
+def test_a_draft_for_the_late_stages_takes_half_of_the_lead() -> None:
+    """It brings CoDe's order nearer to the data; with it `T6 D3 T1` is still ahead of CoDe 8, `T5 D4 t1` of CoDe 7 no more."""
+    apart = pd.read_csv(KEPT / "late" / "differences.csv").set_index(["a", "b"])
+    late = {n: f"collaborative N={n} draft=late" for n in (7, 8)}
+    assert (apart.loc[[(late[n], late[n].removesuffix(" draft=late")) for n in (7, 8)], "fd_real_high"] < 0).all()
+    ahead = apart.loc[(late[8], "model_schedule T6 D3 T1 draft=late")]
+    level = apart.loc[(late[7], "model_schedule T5 D4 t1 draft=late")]
+    assert ahead["fd_real_low"] > 0 and level["fd_real_low"] < 0 < level["fd_real_high"] and level["class_accuracy_low"] > 0
+
+
 def test_what_keeps_the_targets_quality(differences: dict[tuple[str, str], dict[str, float]]) -> None:
     """Within 1 point of class accuracy and 5 % of the distance, by one-sided bounds: bfloat16 is, `T7 D2 T1` is not."""
     distance = pd.read_csv(KEPT / "fresh" / "quality.csv").set_index("schedule").loc["sequential", "fd_real"]
