@@ -47,7 +47,8 @@ SUMMARISED = ("target_calls", "target_token_forwards", "pixel_mae")
 
 def schedule(name: str) -> str:
     """A cell's name without what all cells of the study share."""
-    return re.sub(r" B=\d+| linear", "", name).replace("cfg=off", "off")
+    plain = re.sub(r" B=\d+| linear", "", name).replace("cfg=off", "off")
+    return plain.replace(" embedded_late", " draft=late").removesuffix(" embedded")
 
 
 def ablation(study: Path, out: Path) -> None:
