@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sdvar_exp.models.files import SHIPPED
-
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-KNOWN = dict.fromkeys(SHIPPED, FASHION_MNIST)
+KNOWN = dict.fromkeys(("embedded", "embedded_plain", "embedded_late"), FASHION_MNIST)
 """By name of the model."""
 FILE = "classes.txt"
 
