@@ -293,7 +293,8 @@ def main() -> None:
         + ("" if args.shape else ROOFLINE + table(ROOFLINE_HEAD, official_sizes(Pyramid(SIDES))))
         + f"\n\n`python -m benchmarks.merged {' '.join(sys.argv[1:])}`"
     )
-    name = "merged" + (f"-{args.shape}-{device.type}" if args.shape or device.type != "cpu" else "")
+    name = "merged" + (f"-{args.shape}" if args.shape else "")
+    name += f"-{device.type}" if args.shape or device.type != "cpu" else ""
     name += f"-{args.execution}" if args.execution != "eager" else ""
     if args.write:
         draw(data["merged"], args.batches, stages, PAGE.with_name("figures") / f"{name}.png")

@@ -48,7 +48,7 @@ class Classifier(nn.Module):
 def load_classifier(path: Path) -> Classifier:
     """The classifier of a safetensors file, in float32, of the shape that it has there; `UserError` where there is none."""
     if not path.is_file():
-        raise UserError(f"{path.name} is not in {path.parent}: reinstall the package, or train it with part=classifier")
+        raise UserError(f"{path.name} is not in {path.parent}: give one that part=classifier wrote, or reinstall the package")
     found = read_file(path)
     state = {name: t.float() for name, t in found.items() if isinstance(t, torch.Tensor)} if isinstance(found, dict) else {}
     try:

@@ -8,14 +8,13 @@ from typing import Any
 
 from sdvar_exp.training.quality_page import quality_lines
 
+FASHION_MNIST = "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)"
 MODELS = {
     "target": "target",
     "draft": "draft (distilled, the default)",
     "draft_plain": "draft (plain)",
     "draft_late": "draft (late stages)",
 }
-LATE = 5
-"""First stage of which the draft for the late stages is taught."""
 
 
 def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
@@ -30,7 +29,9 @@ def render(card: dict[str, Any], figures: str = "") -> str:
     """The card as Markdown; the same text for the same `card.json`. figures: their folder, "" leaves them out."""
     vae, drawn = card["vae"], card["distillation"]
     stages, models = len(vae["patch_nums"]), {role: name for role, name in MODELS.items() if role in card}
-    late = f", `model=embedded_late` the first one trained on for the stages from {LATE} on" if "draft_late" in card else ""
+    late, grey = "", card["data"] == FASHION_MNIST
+    if "draft_late" in card:
+        late = f", `model=embedded_late` the first one trained on for the stages from {card['draft_late']['first_stage']} on"
     numbers = range(stages)
     head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
@@ -38,18 +39,19 @@ def render(card: dict[str, Any], figures: str = "") -> str:
         "",
         "Written by `scripts/train.py part=export` and `part=evaluate` from `card.json`; do not edit.",
         "",
-        f"- **Data**: {card['data']}; grey values repeated to RGB in [-1, 1]. No augmentation for the transformers.",
+        f"- **Data**: {card['data']}; {'grey values repeated to RGB' if grey else 'RGB'} in [-1, 1]. No augmentation for the "
+        "transformers.",
         f"- **Stages**: {stages}, sides {', '.join(map(str, vae['patch_nums']))}; {vae['vocab_size']} codes of width "
         f"{vae['z_channels']}.",
         f"- **Drafts**: `model=embedded` has the distilled one, trained on {drawn['samples'] - drawn['held_out']:,} samples "
         f"of the target (guidance linear, {drawn['cfg']}) by KL(p ‖ q) of the guided distributions, strengths 0 to "
         f"{drawn['strongest']}; `model=embedded_plain` has the one trained on the data{late}.",
         f"- **Stored**: {card['stored']}. Test metrics on the first {card['held_out']} test images.",
-        "- **Licence**: MIT, as the project and the data.",
+        *(["- **Licence**: MIT, as the project and the data."] if grey else []),
         "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
-        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `export`, `classifier`, `evaluate`.",
-        "- **Not good for**: anything but measuring decoders. Images are 40×40 and grey; the training was short: the "
-        "target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.",
+        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `late`, `export`, `classifier`, `evaluate`.",
+        f"- **Not good for**: anything but measuring decoders. {'Images are 40×40 and grey. ' if grey else ''}The training was "
+        "short: the target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.",
         "",
         "| part | parameters or codes | steps | minutes | result on test images | SHA-256 |",
         "|---|---|---|---|---|---|",

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from sdvar_exp.errors import require
 from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.classifier import Classifier, load_classifier
 from sdvar_exp.training import loop
@@ -34,6 +35,10 @@ class ClassifierSettings:
     weight_decay: float = 0.02
     max_minutes: float = 30.0
     bf16: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.side > 0 and self.side % 8 == 0, f"classifier.side must be a multiple of 8, got {self.side}")
+        require(self.channels in (1, 3), f"classifier.channels must be 1 or 3, got {self.channels}")
 
 
 def images_of(images_Nhw: torch.Tensor, side: int) -> torch.Tensor:

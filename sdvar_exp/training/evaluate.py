@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sdvar_exp.cell import ModelSpec
-from sdvar_exp.errors import UserError
+from sdvar_exp.errors import UserError, require
 from sdvar_exp.metrics import mean_interval
 from sdvar_exp.metrics.distribution import Estimate, compare, coverage, nearest, test_features
 from sdvar_exp.models.classifier import Classifier, load_classifier
@@ -45,6 +45,7 @@ def evaluate(s: EvaluateSettings, folder: Path, weights: Path, docs: Path, data_
     card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
     pair, seconds = loaded(weights)
     classifier = load_classifier(weights / "classifier.safetensors")
+    require(classifier.channels == 1, "part=evaluate measures grey images: train the classifier with classifier.channels=1")
     samples = draw_grid(pair, s, folder / "evaluate")
     labels = labels_of(s, pair.num_classes)
     test_images, test_labels = load_split(data_folder, "t10k")

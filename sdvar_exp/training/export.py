@@ -20,10 +20,9 @@ from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import distill as distill_training
 from sdvar_exp.training import var as var_training
 from sdvar_exp.training import vqvae as vqvae_training
-from sdvar_exp.training.card import write_card
+from sdvar_exp.training.card import FASHION_MNIST, write_card
 from sdvar_exp.training.data import DEFAULT_FOLDER, load_split
 
-FASHION_MNIST = "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)"
 LEFT_OUT = ("attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")  # the constructor makes them
 
 
@@ -77,7 +76,10 @@ def load_transformer(settings: var_training.VARSettings, vae: VQVAE, folder: Pat
 def _trained(settings: var_training.VARSettings, vae: VQVAE, folder: Path) -> tuple[VAR, dict[str, Any]]:
     """A transformer of as many classes as it was trained on, and the checkpoint's other entries."""
     path = folder / f"{settings.name}.ckpt"
-    model = var_training.build(settings, vae, len(read_checkpoint(path)["model"]["class_emb.weight"]) - 1)
+    classes = read_checkpoint(path)["model"].get("class_emb.weight")
+    if classes is None:
+        raise UserError(f"{path} has matrices for hidden rows beside the draft: its two safetensors files are all")
+    model = var_training.build(settings, vae, len(classes) - 1)
     return model, load_checkpoint(model, path)
 
 
@@ -112,6 +114,7 @@ def export(
     target: var_training.VARSettings,
     draft: var_training.VARSettings,
     distilled: distill_training.DistillSettings,
+    late: distill_training.DistillSettings,
     folder: Path,
     out: Path,
     docs: Path,
@@ -120,7 +123,7 @@ def export(
 ) -> dict[str, Any]:
     """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and the card to `out`, its page to `docs`.
 
-    Also `draft_late`, where `folder` has a `late.ckpt` (`distilled.student.name=late distilled.first_stage=5`).
+    Also `draft_late`, where `folder` has a checkpoint of `late`; without one its earlier entry stays beside the same target.
 
     The card holds settings, steps, hashes and metrics; those are measured on the first `held_out` test images, agreement
     with the target on the held-out samples of the distillation.
@@ -132,8 +135,11 @@ def export(
     about = vae_steps(vqvae, folder, earlier)
     images, labels = load_split(data_folder, "t10k")
     side = vae.pyramid.side * vae.downsample
+    data = f"{data_folder.name}, {len(images):,} test images"
+    if data_folder.resolve() == DEFAULT_FOLDER.resolve():
+        data = FASHION_MNIST
     card: dict[str, Any] = {
-        "data": FASHION_MNIST if data_folder == DEFAULT_FOLDER else f"{data_folder.name}, {len(images):,} test images",
+        "data": data,
         "stored": "float16 safetensors; every number is of the weights as stored",
         "held_out": held_out,
         "vae": {**dataclasses.asdict(vqvae), **about, **vqvae_training.reconstruction(vae, images[:held_out], side)},
@@ -144,10 +150,8 @@ def export(
     card["distillation"] = {**dataclasses.asdict(distilled), "student": distilled.student.name}
     models: dict[str, VAR] = {}
     roles = {"target": target, "draft_plain": draft, "draft": distilled.student}
-    if (folder / "late.ckpt").is_file():
-        roles["draft_late"] = dataclasses.replace(distilled.student, name="late")
-    elif "draft_late" in earlier:
-        card["draft_late"] = earlier["draft_late"]
+    if (folder / f"{late.student.name}.ckpt").is_file():
+        roles["draft_late"] = late.student
     for role, settings in roles.items():
         model, about = _trained(settings, vae, folder)
         models[role] = model
@@ -164,6 +168,10 @@ def export(
     begun = {role: sha256(Path(s.init)) for role, s in roles.items() if s.init}  # before a file that is read is replaced
     for role, module in {"vae": vae, **models}.items():
         card[role] |= store(module, out / f"{role}.safetensors")
+    if "draft_late" in roles:
+        card["draft_late"]["first_stage"] = late.first_stage
+    elif "draft_late" in earlier and all(earlier[role]["sha256"] == card[role]["sha256"] for role in ("vae", "target")):
+        card["draft_late"] = earlier["draft_late"]
     for role in roles:
         card[role] |= started_from(begun.get(role, ""), [*card.values(), *earlier.values()])
     write_card(card, out, docs)

@@ -1,11 +1,11 @@
-"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `export`,
+"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `late`, `export`,
 `classifier`, `evaluate`, or `all` in that order."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +19,18 @@ from sdvar_exp.training.samples import EvaluateSettings
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vqvae", "target", "draft", "distilled", "export", "classifier", "evaluate")
+PARTS = ("vqvae", "target", "draft", "distilled", "late", "export", "classifier", "evaluate")
 
 
 def _draft() -> var.VARSettings:
     return var.VARSettings(name="draft", depth=2, width=96, heads=3, peak=3e-3, max_minutes=15.0)
+
+
+def _late() -> distill.DistillSettings:
+    """The shipped draft, trained on for the stages from 5 on."""
+    student = replace(distill.DistillSettings().student, name="late", steps=4000, peak=1e-3, short_share=0.0, bf16=False)
+    student = replace(student, init=str(WEIGHTS / "draft.safetensors"))
+    return distill.DistillSettings(student=student, samples=4000, first_stage=5)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class TrainSettings:
     target: var.VARSettings = field(default_factory=var.VARSettings)
     draft: var.VARSettings = field(default_factory=_draft)
     distilled: distill.DistillSettings = field(default_factory=distill.DistillSettings)
+    late: distill.DistillSettings = field(default_factory=_late)
     classifier: classifier.ClassifierSettings = field(default_factory=classifier.ClassifierSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
@@ -76,23 +84,24 @@ def run(settings: TrainSettings) -> None:
             classifier.export_classifier(settings.classifier, out, Path(settings.weights), data)
         elif part == "evaluate":
             evaluate.evaluate(settings.evaluate, out, Path(settings.weights), Path(settings.docs), data)
-        elif part == "distilled":
+        elif part in ("distilled", "late"):
             vae = export.load_vae(settings.vqvae, out)
             target = export.load_transformer(settings.target, vae, out)
-            distill.train_distilled(settings.distilled, target.to(device), vae.to(device), out)
+            distill.train_distilled(getattr(settings, part), target.to(device), vae.to(device), out)
         elif part == "export":
             card = export.export(
                 settings.vqvae,
                 settings.target,
                 settings.draft,
                 settings.distilled,
+                settings.late,
                 out,
                 Path(settings.weights),
                 Path(settings.docs),
                 data,
                 settings.held_out,
             )
-            roles = ("vae", "target", "draft", "draft_plain")
+            roles = [role for role in ("vae", "target", "draft", "draft_plain", "draft_late") if role in card]
             log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})
         else:
             chosen = settings.target if part == "target" else settings.draft

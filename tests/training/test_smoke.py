@@ -39,6 +39,16 @@ TINY = [
     "distilled.samples=20",
     "distilled.chunk=10",
     "distilled.held_out=10",
+    "late.student.depth=1",
+    "late.student.width=32",
+    "late.student.heads=2",
+    "late.student.steps=2",
+    "late.student.batch=4",
+    "late.student.init=",
+    "late.samples=20",
+    "late.chunk=10",
+    "late.held_out=10",
+    "late.first_stage=2",
     "classifier.steps=2",
     "classifier.batch=8",
     "held_out=10",
@@ -62,7 +72,7 @@ def test_every_part_runs_by_its_command(words: list[str], tmp_path: Path) -> Non
         run(compose_training([*words, f"part={part}"]))
     weights, docs, out = tmp_path / "weights", tmp_path / "docs", tmp_path / "out"
     card = json.loads((weights / "card.json").read_text())
-    for role in ("vae", "target", "draft", "draft_plain", "classifier"):
+    for role in ("vae", "target", "draft", "draft_plain", "draft_late", "classifier"):
         assert card[role]["steps"] == 2 and card[role]["sha256"] == sha256(weights / f"{role}.safetensors")
     quality = card["quality"]
     assert [row["name"] for row in quality["rows"]] == [

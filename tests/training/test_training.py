@@ -71,7 +71,7 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert model.depth == 2
 
     distill.train_distilled(DISTILLED, export.load_transformer(TARGET, vae, whole), vae, whole)
-    card = export.export(VQ, TARGET, DRAFT, DISTILLED, whole, out, tmp_path / "docs", data, held_out=10)
+    card = export.export(VQ, TARGET, DRAFT, DISTILLED, DISTILLED, whole, out, tmp_path / "docs", data, held_out=10)
     assert card["target"]["steps"] == card["draft"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
     assert 0 < card["draft"]["overlap"] <= 1 and 0 <= card["draft_plain"]["match"] <= 1
     assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()

@@ -78,7 +78,8 @@ def network(name: str) -> Looker:
         return Looker(name, _classifier(WEIGHTS / "classifier.safetensors"), digest)
     if name.endswith(".safetensors"):
         path = expand(name)
-        return Looker(path.stem, _classifier(path), sha256(path))
+        run, digest = _classifier(path), sha256(path)
+        return Looker(f"{path.stem}-{digest[:8]}", run, digest)
     if name == "inception":
         return Looker(name, _inception(), "inception-v3-compat-2048")
     module, colon, function = name.partition(":")
