@@ -1,5 +1,5 @@
 """The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `late`, `export`,
-`classifier`, `evaluate`, or `all` in that order."""
+`classifier`, `evaluate`, or `all` in that order but for `late`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def run(settings: TrainSettings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     out, data, device = Path(settings.out), Path(settings.data_folder), resolve_device(settings.device)
-    for part in PARTS if settings.part == "all" else (settings.part,):
+    every = tuple(part for part in PARTS if part != "late")  # which starts from the shipped draft, of one shape
+    for part in every if settings.part == "all" else (settings.part,):
         log.info("part %s, checkpoints and logs in %s", part, out)
         if part == "vqvae" and settings.vqvae.init:
             log.info("the VQVAE is given: %s", settings.vqvae.init)
