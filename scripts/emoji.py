@@ -1,6 +1,6 @@
 """Draw openly licensed emoji as a folder of images for training: `emoji/{train,t10k}/<class>/<style>_<name>.png`.
 
-    npm install @iconify-json/{noto,twemoji,openmoji,fluent-emoji-flat,emojione}
+    npm install @iconify-json/{noto,noto-v1,twemoji,openmoji,fluent-emoji-flat,emojione}
     python scripts/emoji.py node_modules emoji
 
 Needs `rsvg-convert` (Debian package librsvg2-bin). Classes are Unicode's groups. An emoji's name decides its split, so that
@@ -17,7 +17,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji-flat", "emojione")
+STYLES = ("noto", "noto-v1", "twemoji", "openmoji", "fluent-emoji-flat", "emojione")
 CLASSES = ("smileys", "people", "animals|nature", "food", "travel", "activities", "objects", "symbols", "flags")
 VARIANT = re.compile(r"(^|-)(light|medium|dark|tone\d|skin-tone)(-|$)")
 SIDE = 48

@@ -101,6 +101,9 @@ def _manifests(folders: Sequence[Path], mixed: bool) -> tuple[dict[str, Any], li
             except UserError as error:
                 raise UserError(f"{folder}: {str(error).partition('; go on')[0]}; --allow-mixed merges all the same") from error
             tags[-1][tag] = whole["current"]
+        assert whole is not None
+        if "reference" in own:
+            whole["reference"] = own["reference"]
         tags[-1].setdefault(fingerprint_id(own["fingerprint"]), tags[-1][own["fingerprint_id"]])
     assert whole is not None
     return whole, tags

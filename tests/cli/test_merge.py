@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def test_two_machines_make_the_study_of_one(call: Call) -> None:
     assert len(load_tables(a).samples) == 12 and not list(Path().glob(".all*")), "the folders stay, nothing is left beside"
     with Study(merged).open(make_plan(Path("."), study="all", seeds=(0, 1, 2)), read_manifest(whole)["fingerprint"]) as study:  # type: ignore[index]
         assert len(study.done()) == 18, "a run goes on with it"
+
+
+def test_the_whole_compares_with_the_reference_of_its_parts(call: Call) -> None:
+    def with_reference(root: str, seed: int, place: int) -> Path:
+        plan = make_plan(Path(root), seeds=(seed,))
+        plan = replace(plan, reference=plan.cells[place].cell)
+        with opened(plan) as study:
+            study.append(*(unit_body(planned.id, u.label, u.seed) for planned in plan.cells for u in plan.units))
+        return plan.folder
+
+    a, b, other = with_reference("a", 0, 0), with_reference("b", 1, 0), with_reference("c", 2, 1)
+    code, _, err = call("merge", str(a), str(b), "--into", "all")
+    assert (code, err) == (0, "")
+    assert read_manifest(Path("all"))["reference"] == read_manifest(a)["reference"]  # type: ignore[index]
+    for parts in ([a, other], [part("d", (3,)), a], [a, part("e", (4,))]):
+        code, _, err = call("merge", *map(str, parts), "--into", "none")
+        assert code == 2 and "compares with another reference than" in err and not Path("none").exists()
 
 
 def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
