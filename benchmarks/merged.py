@@ -43,6 +43,7 @@ ROOFLINE = (
 )
 ROOFLINE_HEAD = ["device", "pair", "target alone ms", "γ=2", "γ=5", "hybrid"]
 SCHEDULES = ("T5 D4 t1", "T6 D3 t1", "T6 D3 T1", "T7 D2 T1", "T7 o3")
+VERIFIED = (("V5 D4 T1", 2), ("V3 D7", 3), ("V3 T7", 3))
 REJECTION = "parallel_v1 stage_rejection γ=2"
 
 
@@ -116,8 +117,11 @@ def cells() -> dict[str, Cell]:
     for stages in SCHEDULES:
         out[f"model_schedule {stages}"] = Cell(choose("strategy", "model_schedule", stages=stages))
     loop: dict[str, Any] = {"mask": causal, "gamma": fixed}
-    verified = choose("strategy", "model_schedule", stages="V5 D4 T1")
-    out["model_schedule V5 D4 T1 exact γ=2"] = Cell(verified, acceptance=choose("acceptance", "exact"), **loop)
+    for stages, gamma in VERIFIED:
+        strategy, own = choose("strategy", "model_schedule", stages=stages), {"gamma": choose("gamma", "fixed", value=gamma)}
+        out[f"model_schedule {stages} exact γ={gamma}"] = Cell(
+            strategy, acceptance=choose("acceptance", "exact"), **{**loop, **own}
+        )
     plain = choose("strategy", "parallel_v1")
     out[REJECTION] = Cell(plain, acceptance=choose("acceptance", "stage_rejection"), **loop)
     early = choose("proposer", "target_at_depth", depth=1)
