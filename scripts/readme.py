@@ -98,6 +98,22 @@ PAIRS = (
     ("sequential target=bfloat16", "sequential"),
 )
 """Paired differences that docs/STUDY.md shows."""
+LATE_PAIRS = tuple(
+    (f"{a} draft=late", f"{b} draft=late")
+    for a, b in (
+        ("T6 D3 T1", "CoDe 8"),
+        ("T6 D3 t1", "CoDe 8"),
+        ("T6 D3 t1", "CoDe 7"),
+        ("T5 D4 t1", "CoDe 7"),
+        ("T5 D4 t1", "CoDe 6"),
+        ("T5 D4 t1", "CoDe 5"),
+        ("T4 D5 t1", "CoDe 6"),
+        ("T3 D6 t1", "CoDe 5"),
+        ("T6 D3 T1", "sequential"),
+        ("CoDe 8", "sequential"),
+    )
+)
+"""The same with the draft for the late stages."""
 
 
 SECTIONS = {
@@ -148,12 +164,12 @@ def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple
     return rows
 
 
-def differences(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """First minus second on the fresh seeds, the pairs as they are given.
+def differences(pairs: Sequence[tuple[str, str]], place: str = "fresh") -> list[dict[str, Any]]:
+    """First minus second on the fresh seeds, the pairs as they are given. place: folder in results/study.
 
     `…_p`: of a normal statistic, whose deviation is that of the interval, adjusted by Holm over all pairs and both measures.
     """
-    known = {(row["a"], row["b"]): row for row in _study("fresh/differences").to_dict("records")}
+    known = {(row["a"], row["b"]): row for row in _study(f"{place}/differences").to_dict("records")}
     out: list[dict[str, Any]] = []
     for a, b in pairs:
         turn = 1 if (a, b) in known else -1
@@ -166,6 +182,22 @@ def differences(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     for i, p in enumerate(holm([math.erfc(d / math.sqrt(2)) for d in deviations])):
         out[i // len(MEASURES)][f"{MEASURES[i % len(MEASURES)]}_p"] = p
     return out
+
+
+def _apart(found: Iterable[Mapping[str, Any]], speeds: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of a table of paired differences; a star where p < .05."""
+    rows = []
+    for one in found:
+        alike = [one[key].removesuffix(" draft=late") for key in "ab"]  # a draft of the same shape
+        ratio = "–"
+        if all(name in speeds for name in alike):
+            ratio = f"{speeds[alike[0]]['speedup'] / speeds[alike[1]]['speedup']:.2f}"
+        measured = [
+            _between(one, key, decimals) + (" \\*" if one[f"{key}_p"] < 0.05 else "")
+            for key, decimals in zip(MEASURES, (3, 2), strict=True)
+        ]
+        rows.append([_named(one["a"]), _named(one["b"]), f"{one['rows']:+.3f}", ratio, *measured])
+    return rows
 
 
 def _speeds() -> dict[str, dict[str, Any]]:
@@ -191,15 +223,7 @@ def study_tables() -> dict[str, str]:
     speeds = _speeds()
     rows = _qualities("fresh/quality", speeds)
     seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
-    between = []
-    for one in differences(PAIRS):
-        a, b = one["a"], one["b"]
-        ratio = f"{speeds[a]['speedup'] / speeds[b]['speedup']:.2f}" if a in speeds and b in speeds else "–"
-        measured = [
-            _between(one, key, decimals) + (" \\*" if one[f"{key}_p"] < 0.05 else "")
-            for key, decimals in zip(MEASURES, (3, 2), strict=True)
-        ]
-        between.append([_named(a), _named(b), f"{one['rows']:+.3f}", ratio, *measured])
+    between, late = (_apart(differences(*given), speeds) for given in ((PAIRS,), (LATE_PAIRS, "fresh_late")))
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")
@@ -213,10 +237,12 @@ def study_tables() -> dict[str, str]:
     return {
         "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
         "schedules": _markdown(head, [row for _, row in rows]),
-        "late": _markdown(head, [row for _, row in _qualities("late/quality", speeds)]),
+        "late": _markdown(head, [row for _, row in _qualities("fresh_late/quality", speeds)]),
+        "late_pairs": _markdown("first | second | rows | speed | class accuracy | FD", late),
         "low": _markdown(head, [row for _, row in _qualities("low/quality", speeds)]),
         "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
         "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
+        "graphs": _markdown("schedule | depth 16, graphs | depth 8, graphs | depth 8, eager", _launch_bound()),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
     } | {
@@ -226,6 +252,15 @@ def study_tables() -> dict[str, str]:
         )
         for name, words in SECTIONS.items()
     }
+
+
+def _launch_bound() -> list[list[str]]:
+    """The rows of the table of schedules timed on a GPU at official sizes; two runs stand side by side."""
+    timed = _study("graphs").assign(text=lambda d: [_between(row, "speedup", 2) for row in d.to_dict("records")])
+    cells = timed.groupby(["schedule", "draft", "execution"], sort=False)["text"].agg("; ".join).unstack([1, 2])
+    wanted = [("16x1024", "graphs"), ("8x512", "graphs"), ("8x512", "eager")]
+    order = [name for name in timed["schedule"].drop_duplicates() if name != "T10"]
+    return [[f"`{name}`", *cells.loc[name, wanted].fillna("–")] for name in order]
 
 
 def chosen(name: str, words: str) -> bool:
