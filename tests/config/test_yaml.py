@@ -66,6 +66,7 @@ def test_groups_are_those_of_the_design() -> None:
         "debug",
         "experiment",
         "design",
+        "train",  # settings of trainings: not for runs
     }
 
 
