@@ -90,7 +90,7 @@ def quality_value(name: str, cell: CellFeatures, real: Real | None) -> float:
     if name == "fd_baseline":
         return frechet(cell.features, cell.baseline)
     if real is None or real.labels is None or cell.digest != real.digest:
-        raise UserError(f"objective={name}: {OTHER}; decode in a new study")
+        raise UserError(f"objective={name}: features are of another classifier than a shipped pair's; decode in a new study")
     return frechet(cell.features, real.features[np.isin(real.labels, cell.labels)])
 
 
