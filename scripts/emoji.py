@@ -1,6 +1,7 @@
-"""Draw openly licensed emoji as a folder of images for training: `emoji/{train,t10k}/<class>/<style>_<name>.png`.
+r"""Draw openly licensed emoji as a folder of images for training: `emoji/{train,t10k}/<class>/<style>_<name>.png`.
 
-    npm install @iconify-json/{noto,noto-v1,twemoji,openmoji,fluent-emoji-flat,emojione}
+    npm install @iconify-json/noto@1.2.9 @iconify-json/noto-v1@1.2.5 @iconify-json/twemoji@1.2.5 \
+      @iconify-json/openmoji@1.2.29 @iconify-json/fluent-emoji-flat@1.2.6 @iconify-json/emojione@1.2.3
     python scripts/emoji.py node_modules emoji
 
 Needs `rsvg-convert` (Debian package librsvg2-bin). Classes are Unicode's groups. An emoji's name decides its split, so that

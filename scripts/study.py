@@ -17,7 +17,7 @@ import argparse
 import re
 import sys
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ ALIKE = "|".join(
         r" linear\b(?! cfg=3)",
         r" cfg=1\.5",
         " top_k=0 top_p=0",
-        " embedded$",
+        " (?:embedded|emoji)$",
     )
 )
 """Parts of the names of `experiment=ablation` that all cells share but those that vary them."""
@@ -47,7 +47,7 @@ SUMMARISED = ("target_calls", "target_token_forwards", "pixel_mae")
 
 def schedule(name: str) -> str:
     """A cell's name without what all cells of the study share."""
-    plain = re.sub(r" B=\d+| linear", "", name).replace("cfg=off", "off")
+    plain = re.sub(r" B=\d+| linear| emoji\b", "", name).replace("cfg=off", "off")
     return plain.replace(" embedded_late", " draft=late").removesuffix(" embedded")
 
 
@@ -107,7 +107,10 @@ def predicted() -> pd.DataFrame:
 
 
 def keep(study: Path, out: Path, first: int, seeds: int) -> None:
-    """Write names, rows, labels, classes seen and features (float16, as the ledger has them) of the study's complete cells."""
+    """Write names, rows, labels, classes seen and features (float16, as the ledger has them) of the study's complete cells.
+
+    Complete: with every label of the study. Also the SHA-256 of the classifier, which says whose test set they belong to.
+    """
     from sdvar_exp.report.summary import summarise
     from sdvar_exp.store import load_tables
     from sdvar_exp.store.features import read_features
@@ -117,8 +120,11 @@ def keep(study: Path, out: Path, first: int, seeds: int) -> None:
     loaded = load_tables(study, stages=False)
     samples = loaded.samples[loaded.samples["seed"].isin(list(chosen))]
     summary = summarise(replace(loaded, samples=samples)).set_index("cell")
-    found = read_features(study, {(label, seed) for label in range(10) for seed in chosen})
-    whole = sorted((c for c in found if len(found[c].labels) == 10 * seeds), key=lambda c: read_cells(study)[c]["order"])
+    found = read_features(study, set(product(samples["label"].unique().tolist(), chosen)))
+    units = samples["label"].nunique() * seeds
+    whole = sorted((c for c in found if len(found[c].labels) == units), key=lambda c: read_cells(study)[c]["order"])
+    if len({found[c].digest for c in whole}) != 1:
+        raise SystemExit(f"error: {study} needs cells with {units} images each, all seen by the classifier of one pair")
     cells = list({schedule(summary.loc[c, "name"]): c for c in reversed(whole)}.values())[::-1]  # B = 1 beside lockstep: one
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
@@ -130,18 +136,26 @@ def keep(study: Path, out: Path, first: int, seeds: int) -> None:
         predicted=np.array([found[c].predicted for c in cells], np.int8),
         features=np.stack([found[c].features for c in cells]).astype(np.float16),
         seeds=np.array([first, seeds]),
+        classifier=np.array(found[cells[0]].digest),
     )
 
 
 def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Quality of each cell by rows, and differences A - B of every pair, from features that `keep` wrote."""
+    """Quality of each cell by rows, and differences A - B of every two, from features that `keep` wrote.
+
+    Distances are to the test set of the pair that the features are of; a file that names no classifier is of the embedded one.
+    """
     from sdvar_exp.metrics import mean_interval
-    from sdvar_exp.metrics.distribution import REPLICATES, _estimate, frechet, subsample, test_features
+    from sdvar_exp.metrics.distribution import REPLICATES, _estimate, frechet, subsample, test_features, test_features_of
     from sdvar_exp.metrics.proportion import proportion_interval
 
     with np.load(kept) as file:
         data = {name: file[name] for name in file.files}
-    real, labels, n = test_features()[0], data["labels"].astype(int), len(data["labels"])
+    data_set = test_features_of(str(data["classifier"])) if "classifier" in data else test_features()
+    if data_set is None:
+        raise SystemExit(f"error: {kept} is of another classifier than a shipped pair's: decode its study again")
+    labels, n = data["labels"].astype(int), len(data["labels"])
+    real = data_set[0][np.isin(data_set[1], labels)]
     features = data["features"].astype(np.float32)
     right = (data["predicted"] == data["labels"]).astype(float)
     chosen = [subsample(labels, r) for r in range(REPLICATES)]

@@ -1,4 +1,4 @@
-"""Train the embedded pair: `python scripts/train.py part=all out=results/training` (continues where it stopped)."""
+"""Train a pair: `python scripts/train.py part=all out=results/training`, or `train=emoji` (continues where it stopped)."""
 
 import logging
 import sys

@@ -129,14 +129,14 @@ def test_nothing_draws_from_the_global_generator() -> None:
 
 
 def test_files_are_small() -> None:
-    """Code files hold one idea (400 lines; tests list their cases at length); no file is over 9 MiB, what ships 16 MiB."""
+    """Code files hold one idea (400 lines; tests list their cases at length); no file is over 9 MiB, what ships 32 MiB."""
     most = {p: 650 if p.is_relative_to(ROOT / "tests") else 400 for p in FILES if p.suffix == ".py"}
     long = [str(p.relative_to(ROOT)) for p, lines in most.items() if len(p.read_text().splitlines()) > lines]
     assert not long, f"too long for one idea: {long}"
     large = [str(p.relative_to(ROOT)) for p in FILES if p.stat().st_size > 9 * 2**20]
     assert not large, f"over 9 MiB: {large}"
     shipped = sum(p.stat().st_size for p in FILES if p.is_relative_to(ROOT / "sdvar_exp"))
-    assert shipped <= 16 * 2**20, f"the package weighs {shipped / 2**20:.1f} MiB"
+    assert shipped <= 32 * 2**20, f"the package weighs {shipped / 2**20:.1f} MiB, with two pairs of at most 16 each"
 
 
 def test_relative_links_lead_somewhere() -> None:

@@ -61,7 +61,7 @@ def checks(results: Path) -> list[Callable[[], Iterator[Finding]]]:
         torch_and_gpu,
         threads,
         lambda: disk(results),
-        embedded,
+        shipped,
         checkpoints,
         git,
         wandb_import,
@@ -172,15 +172,15 @@ def disk(results: Path) -> Iterator[Finding]:
     )
 
 
-def embedded() -> Iterator[Finding]:
-    """The shipped pair: its files are read, names and shapes checked."""
+def shipped() -> Iterator[Finding]:
+    """The shipped pairs: their files are read, names and shapes checked."""
     from sdvar_exp.cell import ModelSpec
     from sdvar_exp.models.pair import load_pair, resolve_device
 
-    with own_torch(), kept_random_state():
-        pair = load_pair(ModelSpec(), resolve_device("cpu"), "float32")
-    stages = pair.pyramid.stages
-    yield Finding("embedded pair", OK, f"loads; {stages} stages, {pair.num_classes} classes")
+    for name in ("embedded", "emoji"):
+        with own_torch(), kept_random_state():
+            pair = load_pair(ModelSpec(name), resolve_device("cpu"), "float32")
+        yield Finding(f"{name} pair", OK, f"loads; {pair.pyramid.stages} stages, {pair.num_classes} classes")
 
 
 def checkpoints() -> Iterator[Finding]:
@@ -207,7 +207,7 @@ def checkpoints() -> Iterator[Finding]:
     partly = {name: files for name, files in missing.items() if files and place.is_dir()}
     if partly or not (there or spoilt):
         wanted = ", ".join(f"{name} lacks {' '.join(files)}" for name, files in list(partly.items())[:3])
-        what = wanted or f"no folder {place}; only the embedded pair can be run"
+        what = wanted or f"no folder {place}; only the shipped pairs can be run"
         yield Finding(
             "checkpoints", NOTE, what, "put the files there, or set SDVAR_CHECKPOINTS; the sources stand in conf/model/"
         )

@@ -43,9 +43,12 @@ class Estimate:
     refused: str = ""
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def test_features(folder: Path = WEIGHTS) -> tuple[np.ndarray, np.ndarray, str]:
-    """Features (10000, d) float32 and labels of the shipped test set, and the SHA-256 of the classifier that made them."""
+    """Features (M, d) float32 and labels of the test set that a pair of the package has, and its classifier's SHA-256.
+
+    folder: of the pair; the embedded one has 10,000 test images.
+    """
     import json
 
     from safetensors.numpy import load_file
@@ -53,6 +56,16 @@ def test_features(folder: Path = WEIGHTS) -> tuple[np.ndarray, np.ndarray, str]:
     arrays = load_file(folder / "test_features.safetensors")
     about = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
     return arrays["features"].astype(np.float32), arrays["labels"].astype(np.int64), str(about["sha256"])
+
+
+def test_features_of(digest: str) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """`test_features` of the pair whose classifier has this SHA-256, so that no set is compared with another pair's data."""
+    import json
+
+    for about in (WEIGHTS / "classifier.json", *sorted(WEIGHTS.glob("*/classifier.json"))):
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["sha256"] == digest:
+            return test_features(about.parent)
+    return None
 
 
 def frechet(a_Nd: np.ndarray, b_Md: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The classifier whose features distances between sets of images are measured in; shipped for the embedded pair."""
+"""The classifier whose features distances between sets of images are measured in; each pair of the package has one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdvar_exp.models.layers import TensorMap
 from sdvar_exp.models.reading import read_file
 
 FEATURES = 64
-SIDE = 40  # pixels of the images that the shipped one takes
+SIDE = 40  # pixels of the images that the embedded pair's takes
 
 
 class Classifier(nn.Module):

@@ -10,7 +10,8 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 
 WEIGHTS = Path(__file__).with_name("weights")
-SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain", "embedded_late": "draft_late"}  # pair: file of its draft
+SHIPPED = {"embedded": "draft", "embedded_plain": "draft_plain", "embedded_late": "draft_late", "emoji": "emoji/draft"}
+"""Pair that ships with the package: file of its draft; the VQVAE and the target lie beside it."""
 
 KINDS = (
     (b"version https://git-lfs", "it is a git-lfs pointer, a text in place of the weights: fetch them with `git lfs pull`"),
@@ -133,5 +134,10 @@ def checkpoint_folder(name: str = "") -> Path:
 
 def shipped_files(name: str) -> dict[str, Path]:
     """The files of a pair that ships with the package, by role."""
-    names = {"vae": "vae", "draft": SHIPPED[name], "target": "target"}
-    return {role: WEIGHTS / f"{file}.safetensors" for role, file in names.items()}
+    draft = WEIGHTS / f"{SHIPPED[name]}.safetensors"
+    return {"vae": draft.with_stem("vae"), "draft": draft, "target": draft.with_stem("target")}
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of a pair that ships with the package: also its card, its classifier and that one's test features."""
+    return (WEIGHTS / SHIPPED[name]).parent

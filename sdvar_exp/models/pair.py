@@ -119,8 +119,8 @@ def load_pair(spec: ModelSpec | str = "embedded", device: str | torch.device = "
     """Load a pair of models.
 
     Args:
-        spec: `embedded`, `embedded_plain` or `embedded_late` (shipped, see `docs/model_card.md`), or a `ModelSpec` with
-            checkpoint files.
+        spec: `embedded`, `embedded_plain`, `embedded_late` or `emoji` (shipped, see `docs/model_card.md` and
+            `models/weights/emoji/README.md`), or a `ModelSpec` with checkpoint files.
         device: where to put it; see `resolve_device`.
         dtype: float32, float64, bfloat16 or float16.
     Raises:

@@ -1,4 +1,4 @@
-"""Names of the classes that labels stand for: those of the shipped pair, or a study's own list.
+"""Names of the classes that labels stand for: those of a shipped pair, or a study's own list.
 
 `classes.txt` in a study's folder, one name a line from label 0 on, names the classes of any other pair.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-KNOWN = dict.fromkeys(("embedded", "embedded_plain", "embedded_late"), FASHION_MNIST)
+EMOJI = ("smileys", "people", "animals", "food", "travel", "activities", "objects", "symbols", "flags")
+KNOWN = dict.fromkeys(("embedded", "embedded_plain", "embedded_late"), FASHION_MNIST) | {"emoji": EMOJI}
 """By name of the model."""
 FILE = "classes.txt"
 

@@ -55,7 +55,5 @@ def _of_sets(plan: Plan, names: list[str]) -> dict[str, float]:
     cells = [found.get(planned.cell.id) for planned in plan.cells]
     if not cells or any(cell is None for cell in cells):
         raise UserError(f"objective={names[0]} has no value in {plan.folder}: there are no features of its images")
-    real = shipped_real()
-    return {
-        name: float(sum(quality_value(name, cell, real) for cell in cells if cell is not None) / len(cells)) for name in names
-    }
+    there = [(cell, shipped_real(cell.digest)) for cell in cells if cell is not None]
+    return {name: float(sum(quality_value(name, *one) for one in there) / len(there)) for name in names}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, test_features
+from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, test_features_of
 from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
 from sdvar_exp.store.files import write_frame
@@ -19,6 +19,7 @@ from sdvar_exp.store.manifest import is_kept, read_cells
 from sdvar_exp.words import aligned
 
 METRICS = ("fd", "kid", "precision", "recall")
+OTHER = "features are of another classifier than a shipped pair's"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Real:
     digest: str
 
 
-def shipped_real() -> Real:
-    """The shipped features of the test set that the embedded pair's data has."""
-    return Real(*test_features())
+def shipped_real(digest: str) -> Real | None:
+    """The shipped features of the test set of the pair whose classifier has this digest; None for any other network."""
+    found = test_features_of(digest)
+    return Real(*found) if found else None
 
 
 def quality_table(
@@ -40,23 +42,27 @@ def quality_table(
 ) -> pd.DataFrame:
     """One row per cell with features, in plan order.
 
-    found: features by cell; those of the ledger, of the shipped classifier, if None. real: what `_real` columns compare
-    with; without it they are null.
+    found: features by cell; those of the ledger, of the classifier that the cell's pair ships with, if None, and then
+    each is compared with the test set of its own pair. real: what `_real` columns compare `found` with; without it they
+    are null.
     Columns: cell, name, n; class_accuracy, also the baseline's (null for a network that names no classes); METRICS against
     real data (`_real`) and against the baseline's samples of the same units (`_baseline`); each with `_low`, `_high` (95 %)
     and, where refused, null with the reason in `note`.
     """
-    if found is None:
-        found, real = read_features(Path(folder)), shipped_real()
+    kept, own = found is None, read_features(Path(folder)) if found is None else found
     known = read_cells(Path(folder))
-    order = sorted((cell for cell in found if cell in known), key=lambda cell: known[cell]["order"])
-    return pd.DataFrame([{"cell": cell, "name": known[cell]["name"], **_row(found[cell], real)} for cell in order])
+    rows = []
+    for cell in sorted((cell for cell in own if cell in known), key=lambda cell: known[cell]["order"]):
+        to = shipped_real(own[cell].digest) if kept else real
+        missing = OTHER if kept else "no real images were given: --real FOLDER"
+        rows.append({"cell": cell, "name": known[cell]["name"], **_row(own[cell], to, missing)})
+    return pd.DataFrame(rows)
 
 
-def _row(cell: CellFeatures, real: Real | None) -> dict[str, Any]:
+def _row(cell: CellFeatures, real: Real | None, missing: str) -> dict[str, Any]:
     row: dict[str, Any] = {"n": len(cell.labels), **_accuracy(cell)}
     notes: dict[str, None] = {}
-    row |= _columns(_to_real(cell, real), "real", notes)
+    row |= _columns(_to_real(cell, real, missing), "real", notes)
     if np.array_equal(cell.features, cell.baseline):
         same = {"fd": 0.0, "kid": 0.0, "precision": 1.0, "recall": 1.0}
         found = {name: Estimate(len(cell.labels), v, v, v) for name, v in same.items()}
@@ -65,7 +71,7 @@ def _row(cell: CellFeatures, real: Real | None) -> dict[str, Any]:
     return row | _columns(found, "baseline", notes) | {"note": "; ".join(notes)}
 
 
-def quality_value(name: str, cell: CellFeatures, real: Real) -> float:
+def quality_value(name: str, cell: CellFeatures, real: Real | None) -> float:
     """One number of a cell's images as a set, without its interval: a column of `quality_table` that `OF_SETS` names.
 
     Raises `UserError` where the images are too few for it, or of another network.
@@ -83,8 +89,8 @@ def quality_value(name: str, cell: CellFeatures, real: Real) -> float:
         )
     if name == "fd_baseline":
         return frechet(cell.features, cell.baseline)
-    if real.labels is None or cell.digest != real.digest:
-        raise UserError(f"objective={name}: features are of another classifier than the shipped one; decode in a new study")
+    if real is None or real.labels is None or cell.digest != real.digest:
+        raise UserError(f"objective={name}: features are of another classifier than a shipped pair's; decode in a new study")
     return frechet(cell.features, real.features[np.isin(real.labels, cell.labels)])
 
 
@@ -97,18 +103,16 @@ def _accuracy(cell: CellFeatures) -> dict[str, float | None]:
     return dict(zip(names, (found.mean, low, high, float((cell.baseline_predicted == cell.labels).mean())), strict=True))
 
 
-def _to_real(cell: CellFeatures, real: Real | None) -> dict[str, Estimate]:
+def _to_real(cell: CellFeatures, real: Real | None, missing: str) -> dict[str, Estimate]:
+    """Distances to real images; refused with `missing` as the reason where there are none."""
     if real is not None and cell.digest == real.digest:
         if real.labels is None:
             return compare(cell.features, cell.labels, real.features, np.zeros(len(real.features), np.int64))
         keep = np.isin(real.labels, cell.labels)
         return compare(cell.features, cell.labels, real.features[keep], real.labels[keep])
-    reason = (
-        "features are of another classifier than the shipped one: decode again in a new study, or "
-        "`quality --extractor classifier`"
-        if real is not None
-        else "no real images were given: --real FOLDER"
-    )
+    again = ": decode again in a new study, or `quality --extractor classifier`"
+    reason = missing if real is None else OTHER
+    reason += again if reason == OTHER else ""
     return {name: Estimate(len(cell.labels), refused=reason) for name in METRICS}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdvar_exp.models.files import SHIPPED
 from sdvar_exp.training.quality_page import quality_lines
 
 FASHION_MNIST = "Fashion-MNIST, 60,000 training and 10,000 test images, 28×28 resized to 40×40 (MIT licence)"
@@ -15,6 +17,18 @@ MODELS = {
     "draft_plain": "draft (plain)",
     "draft_late": "draft (late stages)",
 }
+
+
+@dataclass(frozen=True)
+class About:
+    """What no measurement says. pair: its name, after `model=` and, if it is not the embedded one, after `train=`.
+
+    data: words on the images; "": their folder's name. licence: of the weights, with the sources that it asks to name.
+    """
+
+    pair: str = "embedded"
+    data: str = ""
+    licence: str = ""
 
 
 def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
@@ -27,29 +41,37 @@ def write_card(card: dict[str, Any], weights: Path, docs: Path) -> None:
 
 def render(card: dict[str, Any], figures: str = "") -> str:
     """The card as Markdown; the same text for the same `card.json`. figures: their folder, "" leaves them out."""
-    vae, drawn = card["vae"], card["distillation"]
+    vae, drawn, pair = card["vae"], card["distillation"], card.get("pair", "embedded")
     stages, models = len(vae["patch_nums"]), {role: name for role, name in MODELS.items() if role in card}
-    late, grey = "", card["data"] == FASHION_MNIST
+    late, grey, plain = "", card["data"] == FASHION_MNIST, f"`model={pair}_plain` has the one trained on the data"
+    licence = "MIT, as the project and the data." if grey else card.get("licence", "")
+    command, needs = "python scripts/train.py part=all", "it needs the IDX files of Fashion-MNIST"
+    parts = "`part=vqvae`, `target`, `draft`, `distilled`, `late`, `export`, `classifier`, `evaluate`"
+    if pair != "embedded":
+        command, needs = f"python scripts/train.py train={pair}", f"settings and folders are in `conf/train/{pair}.yaml`"
+        parts = "`part=vqvae`, `target`, `draft`, `distilled`, `classifier`, `export`"
+    if f"{pair}_plain" not in SHIPPED:
+        models |= {"draft_plain": "draft (plain, not in the package)"} if "draft_plain" in card else {}
+        plain = "the one trained on the data is not in the package"
     if "draft_late" in card:
         late = f", `model=embedded_late` the first one trained on for the stages from {card['draft_late']['first_stage']} on"
     numbers = range(stages)
     head = ["| stage | " + " | ".join(map(str, numbers)) + " |", "|---" * (stages + 1) + "|"]
     lines = [
-        "# Model card: the embedded pair",
+        f"# Model card: the {pair} pair",
         "",
-        "Written by `scripts/train.py part=export` and `part=evaluate` from `card.json`; do not edit.",
+        f"Written by `scripts/train.py part=export`{' and `part=evaluate`' if grey else ''} from `card.json`; do not edit.",
         "",
         f"- **Data**: {card['data']}; {'grey values repeated to RGB' if grey else 'RGB'} in [-1, 1]. No augmentation for the "
         "transformers.",
         f"- **Stages**: {stages}, sides {', '.join(map(str, vae['patch_nums']))}; {vae['vocab_size']} codes of width "
         f"{vae['z_channels']}.",
-        f"- **Drafts**: `model=embedded` has the distilled one, trained on {drawn['samples'] - drawn['held_out']:,} samples "
+        f"- **Drafts**: `model={pair}` has the distilled one, trained on {drawn['samples'] - drawn['held_out']:,} samples "
         f"of the target (guidance linear, {drawn['cfg']}) by KL(p ‖ q) of the guided distributions, strengths 0 to "
-        f"{drawn['strongest']}; `model=embedded_plain` has the one trained on the data{late}.",
+        f"{drawn['strongest']}; {plain}{late}.",
         f"- **Stored**: {card['stored']}. Test metrics on the first {card['held_out']} test images.",
-        *(["- **Licence**: MIT, as the project and the data."] if grey else []),
-        "- **Train**: `python scripts/train.py part=all` (each part resumes; it needs the IDX files of Fashion-MNIST), or part "
-        "by part with `part=vqvae`, `target`, `draft`, `distilled`, `late`, `export`, `classifier`, `evaluate`.",
+        *([f"- **Licence**: {licence}"] if licence else []),
+        f"- **Train**: `{command}` (each part resumes; {needs}), or part by part with {parts}.",
         f"- **Not good for**: anything but measuring decoders. {'Images are 40×40 and grey. ' if grey else ''}The training was "
         "short: the target's cross-entropy still fell at its end; acceptance rates here say nothing about ImageNet models.",
         "",
@@ -89,7 +111,7 @@ def render(card: dict[str, Any], figures: str = "") -> str:
     for role in [role for role in models if role != "target"]:
         for what, text in (("overlap", "1-TV"), ("match", "equal")):
             values = " | ".join(f"{card[role][f'{what}_{k}']:.2f}" for k in numbers)
-            lines.append(f"| {MODELS[role]}, {text} | {values} |")
+            lines.append(f"| {models[role]}, {text} | {values} |")
     if "quality" in card:
         lines += quality_lines(card["quality"], figures)
     return "\n".join(lines) + "\n"

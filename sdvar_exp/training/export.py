@@ -20,7 +20,7 @@ from sdvar_exp.models.vqvae import VQVAE
 from sdvar_exp.training import distill as distill_training
 from sdvar_exp.training import var as var_training
 from sdvar_exp.training import vqvae as vqvae_training
-from sdvar_exp.training.card import FASHION_MNIST, write_card
+from sdvar_exp.training.card import FASHION_MNIST, About, write_card
 from sdvar_exp.training.data import DEFAULT_FOLDER, load_split
 
 LEFT_OUT = ("attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")  # the constructor makes them
@@ -120,13 +120,14 @@ def export(
     docs: Path,
     data_folder: Path,
     held_out: int = 2000,
+    words: About | None = None,
 ) -> dict[str, Any]:
     """Write `vae`, `target`, `draft` (distilled), `draft_plain` .safetensors and the card to `out`, its page to `docs`.
 
     Also `draft_late`, where `folder` has a checkpoint of `late`; without one its earlier entry stays beside the same target.
 
-    The card holds settings, steps, hashes and metrics; those are measured on the first `held_out` test images, agreement
-    with the target on the held-out samples of the distillation.
+    The card holds `words`, settings, steps, hashes, what part=classifier wrote to `out`, and metrics; those are measured on
+    the first `held_out` test images, agreement with the target on the held-out samples of the distillation.
     """
     out.mkdir(parents=True, exist_ok=True)
     previous = out / "card.json"
@@ -135,11 +136,15 @@ def export(
     about = vae_steps(vqvae, folder, earlier)
     images, labels = load_split(data_folder, "t10k")
     side = vae.pyramid.side * vae.downsample
-    data = f"{data_folder.name}, {len(images):,} test images"
-    if data_folder.resolve() == DEFAULT_FOLDER.resolve():
-        data = FASHION_MNIST
+    words = words or About()
+    data = FASHION_MNIST
+    if data_folder.resolve() != DEFAULT_FOLDER.resolve():
+        trained = len(load_split(data_folder, "train")[1])
+        data = f"{words.data or data_folder.name}; {trained:,} training and {len(images):,} test images"
     card: dict[str, Any] = {
+        "pair": words.pair,
         "data": data,
+        "licence": words.licence,
         "stored": "float16 safetensors; every number is of the weights as stored",
         "held_out": held_out,
         "vae": {**dataclasses.asdict(vqvae), **about, **vqvae_training.reconstruction(vae, images[:held_out], side)},
@@ -174,6 +179,8 @@ def export(
         card["draft_late"] = earlier["draft_late"]
     for role in roles:
         card[role] |= started_from(begun.get(role, ""), [*card.values(), *earlier.values()])
+    if (out / "classifier.json").is_file():
+        card["classifier"] = json.loads((out / "classifier.json").read_text(encoding="utf-8"))
     write_card(card, out, docs)
     return card
 

@@ -1,5 +1,5 @@
-"""The parts of the embedded pair's training: `vqvae`, `target`, `draft`, `distilled`, `late`, `export`,
-`classifier`, `evaluate`, or `all` in that order but for `late`."""
+"""The parts of a pair's training: `vqvae`, `target`, `draft`, `distilled`, `late`, `classifier`, `export`,
+`evaluate`, or `all` in that order but for `late`, and for `evaluate` where images have colour."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from sdvar_exp.config.composing import compose_file
 from sdvar_exp.errors import UserError
 from sdvar_exp.models.pair import WEIGHTS, resolve_device
 from sdvar_exp.training import classifier, distill, evaluate, export, var, vqvae
+from sdvar_exp.training.card import About
 from sdvar_exp.training.data import DEFAULT_FOLDER
 from sdvar_exp.training.samples import EvaluateSettings
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vqvae", "target", "draft", "distilled", "late", "export", "classifier", "evaluate")
+PARTS = ("vqvae", "target", "draft", "distilled", "late", "classifier", "export", "evaluate")
 
 
 def _draft() -> var.VARSettings:
@@ -39,7 +40,7 @@ class TrainSettings:
 
     part: which part, or `all`. out: folder of checkpoints and logs. weights: where `export`, `classifier` and `evaluate` write.
     docs: where the page of the model card and its figures go. threads: 0 is all. held_out: test images on which `export`
-    measures. device: auto (CUDA where there is one), cpu, cuda or cuda:N, of the trainings.
+    measures. device: auto (CUDA where there is one), cpu, cuda or cuda:N, of the trainings. about: words for the card.
     """
 
     part: str = "all"
@@ -50,6 +51,7 @@ class TrainSettings:
     device: str = "auto"
     threads: int = 0
     held_out: int = 2000
+    about: About = field(default_factory=About)
     vqvae: vqvae.VQVAESettings = field(default_factory=vqvae.VQVAESettings)
     target: var.VARSettings = field(default_factory=var.VARSettings)
     draft: var.VARSettings = field(default_factory=_draft)
@@ -68,13 +70,20 @@ def compose_training(overrides: Sequence[str]) -> TrainSettings:
     return compose_file("train", TrainSettings, overrides)
 
 
+def parts_of(settings: TrainSettings) -> tuple[str, ...]:
+    """The parts that are asked for; `all` leaves out what starts from the shipped draft or measures grey images alone."""
+    if settings.part != "all":
+        return (settings.part,)
+    left = {"late"} | ({"evaluate"} if settings.classifier.channels == 3 else set())
+    return tuple(part for part in PARTS if part not in left)
+
+
 def run(settings: TrainSettings) -> None:
     """Train or continue the wanted parts; each resumes from its last checkpoint."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     out, data, device = Path(settings.out), Path(settings.data_folder), resolve_device(settings.device)
-    every = tuple(part for part in PARTS if part != "late")  # which starts from the shipped draft, of one shape
-    for part in every if settings.part == "all" else (settings.part,):
+    for part in parts_of(settings):
         log.info("part %s, checkpoints and logs in %s", part, out)
         if part == "vqvae" and settings.vqvae.init:
             log.info("the VQVAE is given: %s", settings.vqvae.init)
@@ -101,6 +110,7 @@ def run(settings: TrainSettings) -> None:
                 Path(settings.docs),
                 data,
                 settings.held_out,
+                settings.about,
             )
             roles = [role for role in ("vae", "target", "draft", "draft_plain", "draft_late") if role in card]
             log.info("exported to %s: %s", settings.weights, {role: card[role]["bytes"] for role in roles})

@@ -38,10 +38,10 @@ def grouped_parameters(model: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def save_atomic(payload: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill leaves the old one or the new one."""
+def save_atomic(payload: dict[str, Any] | torch.Tensor, path: Path) -> None:
+    """Write a checkpoint so that a kill, or another process that writes it, leaves the old one or a whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part")
     torch.save(payload, part)
     os.replace(part, path)
 

@@ -112,7 +112,7 @@ def encode_split(vae: VQVAE, data_folder: Path, split: str, cache: Path, batch: 
         if i % 50 == 0:
             log.info("encoding %s: %d/%d images", split, i * batch, len(images))
     tokens = torch.cat(parts)
-    torch.save(tokens, cache)
+    loop.save_atomic(tokens, cache)
     return tokens, labels
 
 

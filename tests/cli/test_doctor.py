@@ -39,12 +39,14 @@ def test_everything_is_looked_at(call: Call) -> None:
         "threads",
         "disk",
         "embedded pair",
+        "emoji pair",
         "checkpoints",
         "W&B",
         "fonts",
         "git",
         "wandb",
     } <= set(findings)
+    assert findings["emoji pair"]["text"] == "loads; 9 stages, 9 classes"
     assert findings["embedded pair"]["text"] == "loads; 10 stages, 10 classes" and findings["fonts"]["state"] == "ok"
     assert code == int(any(f["state"] == "problem" for f in findings.values()))
     assert list(Path().iterdir()) == [], "nothing is left behind"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sdvar_exp.models.hidden import read_matrices
 from sdvar_exp.models.pair import load_pair
 from sdvar_exp.registry import choose
 from sdvar_exp.training import classifier, distill, export, loop, var, vqvae
+from sdvar_exp.training.card import About
 from sdvar_exp.training.data import load_split, prepare
 
 VQ = vqvae.VQVAESettings(patch_nums=(1, 2, 3), vocab_size=16, z_channels=8, steps=4, batch=8, warmup=2, max_minutes=5)
@@ -75,6 +77,12 @@ def test_all_parts_resume_and_export_a_pair_that_decodes(data: Path, tmp_path: P
     assert card["target"]["steps"] == card["draft"]["steps"] == 4 and 0 < card["vae"]["codes_used"] <= 1
     assert 0 < card["draft"]["overlap"] <= 1 and 0 <= card["draft_plain"]["match"] <= 1
     assert "| target, depth 2, width 32 |" in (out / "README.md").read_text()
+    words = About("mine", "drawn bars", "CC0 1.0.")
+    export.export(VQ, TARGET, DRAFT, DISTILLED, DISTILLED, whole, tmp_path / "mine", tmp_path / "docs", data, 10, words)
+    page = (tmp_path / "mine" / "README.md").read_text()
+    assert page.startswith("# Model card: the mine pair") and "| draft (plain, not in the package), depth 1" in page
+    for text in ("drawn bars; 40 training and 40 test images", "- **Licence**: CC0 1.0.", "`model=mine`", "train=mine`"):
+        assert text in page
     digest = card["target"]["sha256"]
     begun = {"init": digest, "steps_before": 4, "minutes_before": card["target"]["minutes"]}
     assert export.started_from(digest, list(card.values())) == begun
@@ -168,6 +176,29 @@ def test_samples_are_the_guided_targets() -> None:
     weights = distill.linear_weights(vae, 5.0)
     assert weights.flatten().tolist() == [0.0] + [2.5] * 4 + [5.0] * 9
     assert torch.equal(distill.guided(both, weights)[:, 0], both[:4000, 0])
+
+
+def test_two_trainings_that_start_together_read_whole_codes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one encodes and reads while the first has written half of its file."""
+    torch.manual_seed(0)
+    vae, cache = vqvae.build(VQ).eval(), tmp_path / "tokens.pt"
+    places, save = [], torch.save
+
+    def half_written(payload: torch.Tensor, path: Path) -> None:
+        places.append(path)
+        if len(places) == 1:
+            path.write_bytes(b"half")
+            monkeypatch.setattr(os, "getpid", lambda: 0)
+            var.encode_split(vae, data, "t10k", cache)
+            assert len(torch.load(cache, weights_only=True)) == len(load_split(data, "t10k")[1])
+        save(payload, path)
+
+    monkeypatch.setattr(torch, "save", half_written)
+    tokens, _ = var.encode_split(vae, data, "t10k", cache)
+    assert torch.equal(torch.load(cache, weights_only=True), tokens) and len(set(places)) == 2
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "data", cache], "no parts are left"
 
 
 def test_a_missing_data_set_is_one_line(tmp_path: Path) -> None:

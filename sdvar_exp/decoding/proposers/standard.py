@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sdvar_exp.errors import require
 from sdvar_exp.guest import expand
+from sdvar_exp.models.files import SHIPPED, shipped_files
 from sdvar_exp.registry import Empty, plain, register
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sdvar_exp.models.var import VAR
 
 Weights = Sequence[float] | None
-SHIPPED_TARGET = Path(__file__).parents[2] / "models/weights/target.safetensors"
 
 
 @register("proposer", "draft", usual=True)
@@ -58,7 +57,10 @@ def not_deeper_than_its_file(cell: Cell) -> None:
     """The same before any model is loaded, where the target's is a safetensors file at hand; loading tells of damaged ones."""
     from safetensors import SafetensorError, safe_open
 
-    file, names = expand(cell.model.target) if cell.model.target else SHIPPED_TARGET, list[str]()
+    if not cell.model.target and cell.model.name not in SHIPPED:
+        return
+    file = expand(cell.model.target) if cell.model.target else shipped_files(cell.model.name)["target"]
+    names = list[str]()
     with suppress(OSError, SafetensorError), safe_open(file, "np") as content:
         names = list(content.keys())
     blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}

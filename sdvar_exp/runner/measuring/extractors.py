@@ -30,7 +30,7 @@ from sdvar_exp.errors import UserError
 from sdvar_exp.guest import expand
 from sdvar_exp.models.checkpoint import sha256
 from sdvar_exp.models.classifier import load_classifier
-from sdvar_exp.models.pair import WEIGHTS
+from sdvar_exp.models.files import SHIPPED, WEIGHTS, shipped_folder
 from sdvar_exp.store.features import CellFeatures, Kept, read_kept, write_kept
 from sdvar_exp.store.images import unit_images
 from sdvar_exp.store.manifest import read_cells
@@ -68,14 +68,15 @@ class Looker:
         return "-".join([re.sub(r"[^\w.-]", "-", self.name), digest.hexdigest()[:16]])
 
 
-def network(name: str) -> Looker:
+def network(name: str, study: Path) -> Looker:
     """An extractor by its name: `classifier`, `inception`, a classifier's safetensors file, or `package.module:function`.
 
-    The function takes no arguments and gives an extractor.
+    The function takes no arguments and gives an extractor. study: the folder whose pair `classifier` belongs to.
     """
     if name == "classifier":
-        digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
-        return Looker(name, _classifier(WEIGHTS / "classifier.safetensors"), digest)
+        folder = _pairs_folder(study)
+        digest = str(json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["sha256"])
+        return Looker(name, _classifier(folder / "classifier.safetensors"), digest)
     if name.endswith(".safetensors"):
         path = expand(name)
         run, digest = _classifier(path), sha256(path)
@@ -95,6 +96,18 @@ def network(name: str) -> Looker:
         said = f"{error}; it is called without arguments and gives the network" if isinstance(error, TypeError) else error
         raise UserError(f"--extractor {name}: {said}") from None
     return Looker(name, make(), name, _source(found))
+
+
+def _pairs_folder(study: Path) -> Path:
+    """Where the classifier of a study's shipped pair lies: the emoji pair's folder, or for all other models the usual one."""
+    names = {(cell["config"].get("model") or {}).get("name") for cell in read_cells(study).values()}
+    found = {shipped_folder(name) if name in SHIPPED else WEIGHTS for name in names} or {WEIGHTS}
+    if len(found) > 1:
+        raise UserError(
+            "--extractor classifier: this study has pairs with classifiers of their own; leave it out, `quality` then reads "
+            "the features that were kept while decoding"
+        )
+    return found.pop()
 
 
 def _source(start: ModuleType) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from sdvar_exp.cell import ModelSpec
-from sdvar_exp.models.classifier import SIDE, Classifier, load_classifier
-from sdvar_exp.models.pair import SHIPPED, WEIGHTS, Pair
+from sdvar_exp.models.classifier import Classifier, load_classifier
+from sdvar_exp.models.files import SHIPPED, shipped_folder
+from sdvar_exp.models.pair import Pair
 
 KEPT = 256
 """Images that are remembered."""
@@ -33,7 +34,7 @@ class Seen:
 
 @dataclass
 class Extractor:
-    """The shipped classifier on the CPU, one image at a time, so that the numbers depend on nothing but the image."""
+    """The classifier of a shipped pair on the CPU, one image at a time, so that the numbers depend on nothing but the image."""
 
     model: Classifier
     digest: str
@@ -55,9 +56,11 @@ class Extractor:
 
 def extractor_for(spec: ModelSpec, pair: Pair) -> Extractor | None:
     """The classifier that belongs to a model, None where there is none (see `sdvar-exp quality` for ImageNet models)."""
-    path = WEIGHTS / "classifier.safetensors"
-    side = pair.pyramid.side * pair.vae.downsample
-    if spec.name not in SHIPPED or spec.vae or spec.target or side != SIDE or not path.is_file():
+    if spec.name not in SHIPPED or spec.vae or spec.target:
         return None
-    digest = str(json.loads((WEIGHTS / "classifier.json").read_text(encoding="utf-8"))["sha256"])
-    return Extractor(load_classifier(path), digest)
+    folder = shipped_folder(spec.name)
+    path = folder / "classifier.safetensors"
+    model = load_classifier(path) if path.is_file() else None
+    if model is None or model.side != pair.pyramid.side * pair.vae.downsample:
+        return None
+    return Extractor(model, str(json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["sha256"]))
