@@ -93,7 +93,7 @@ class ModelSpec:
     def target_identity(self) -> tuple[str, ...]:
         """Tells whether two pairs have the same VQVAE and target: by their files' names, or by the shipped pair's."""
         files = tuple(PurePath(getattr(self, role)).name for role in ("vae", "target"))
-        return files if any(files) else (self.name.removesuffix("_plain"),)
+        return files if any(files) else (self.name.partition("_")[0],)  # embedded_plain, embedded_late
 
     @property
     def key(self) -> str:

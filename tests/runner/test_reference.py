@@ -120,6 +120,9 @@ def test_a_cell_of_another_target_is_compared_with_that_target() -> None:
     other = Cell(choose("strategy", "draft_only"), OFF, model=ModelSpec("files", target="a.pth", vae="v.pth"))
     found = other.compared_with(REFERENCE)
     assert found.model == other.model and found.cfg_schedule == REFERENCE.cfg_schedule
-    plain = Cell(choose("strategy", "draft_only"), OFF, model=ModelSpec("embedded_plain"))
-    assert plain.compared_with(REFERENCE) == REFERENCE
-    assert plain.compared_with(None) == plain.baseline()
+    emoji = Cell(choose("strategy", "draft_only"), OFF, model=ModelSpec("emoji"))
+    assert emoji.compared_with(REFERENCE).model == emoji.model
+    for name in ("embedded_plain", "embedded_late"):
+        other = Cell(choose("strategy", "draft_only"), OFF, model=ModelSpec(name))
+        assert other.compared_with(REFERENCE) == REFERENCE
+        assert other.compared_with(None) == other.baseline()
