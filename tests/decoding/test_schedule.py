@@ -436,6 +436,9 @@ def test_what_a_schedule_does_not_read_makes_no_other_cell() -> None:
     assert ids(schedule("T5"), schedule("T5", apart)) == 1 and ids(schedule("T4 D1"), schedule("T4 D1", apart)) == 2
     assert ids(early("T4 e1"), early("T4 e1", 1, apart), early("T4 e1", target_fill="recompute")) == 1
     assert ids(early("T4 e1"), early("T4 e1", 2)) == 2 and ids(early("T5"), early("T5", 2), schedule("T5")) == 1
+    assert (
+        early("T4 e1", 4).as_dict()["strategy"]["exit_depth"] == 4 and "exit_depth" not in schedule("T5").as_dict()["strategy"]
+    )
     assert ids(early("e1 T4"), early("e1 T4", target_fill="recompute")) == 2
     assert ids(early("D1 e4"), early("D1 e4", target_fill="recompute")) == 2
     assert ids(early("e1 D4"), early("e1 D4", draft_fill="none")) == 2

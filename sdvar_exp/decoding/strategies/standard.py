@@ -140,7 +140,7 @@ class ModelSchedule(Loop):
     target_fill: Fill = Fill.none
     draft_fill: Fill = Fill.recompute
     guided_by: GuidedBy = GuidedBy.draft_difference
-    exit_depth: int = field(default=4, metadata={"said_if_set": True})
+    exit_depth: int = field(default=4, metadata={"said_if_read": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
