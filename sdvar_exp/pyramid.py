@@ -16,6 +16,9 @@ from itertools import pairwise
 
 from sdvar_exp.errors import UserError
 
+SKIPPED = -1
+"""In the place of every token of a stage that nobody made: equal to no code."""
+
 
 @dataclass(frozen=True)
 class Pyramid:

@@ -91,7 +91,8 @@ class Choice:
         """
         out = {"name": self.name, **plain(self.params)}
         for f in dataclasses.fields(self.params):  # an option added later: who does not use it keeps the cell
-            if f.metadata.get("said_if_set") and getattr(self.params, f.name) == f.default:
+            unset = f.metadata.get("said_if_set") and getattr(self.params, f.name) == f.default
+            if unset or (f.metadata.get("said_if_read") and f.name in self.params.unread):
                 del out[f.name]
         source = source_of(self.entry.function)
         return {**out, "source": source} if source else out

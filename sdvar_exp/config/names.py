@@ -25,6 +25,7 @@ SYMBOLS = {
     ("acceptance", "delta"): "δ=",
     ("acceptance", "until"): "<",
     ("gamma", "value"): "γ=",
+    ("strategy", "exit_depth"): "d=",
     ("proposer", "depth"): "d=",
     ("mask", "window"): "w=",
     ("sampling", "temperature"): "T=",
@@ -34,7 +35,7 @@ PLACES = ("folder", "published")
 """Fields of a model specification that say where files lie, which decides nothing."""
 Stated = frozenset[tuple[str, str, str]]
 THRESHOLDS = {"tau", "theta", "epsilon", "alpha", "delta"}
-ALWAYS = {"entry_num", "verify_until", "target_stages", "stages"}
+ALWAYS = {"entry_num", "verify_until", "target_stages", "stages", "exit_depth"}
 
 
 def _text(value: Any) -> str:
@@ -58,9 +59,14 @@ def _parameter(kind: str, name: str, value: Any) -> str:
 
 
 def _differences(kind: str, params: Any, default: Any, stated: Stated, owner: str = "") -> dict[str, str]:
-    """Text of each parameter that differs from the default, that varies among the cells, or that is always stated."""
+    """Text of each parameter that differs from the default, that varies among the cells, or that is always stated.
+
+    What the parameters name as `unread` is left out.
+    """
     out = {}
     for f in dataclasses.fields(params):
+        if f.name in getattr(params, "unread", ()):
+            continue
         value = getattr(params, f.name)
         always = f.name in ALWAYS or (kind == "acceptance" and f.name in THRESHOLDS)
         if always or (kind, owner, f.name) in stated or value != getattr(default, f.name, dataclasses.MISSING):

@@ -44,11 +44,11 @@ def check_cell(
     class."""
     proposer = cell.proposer if "proposer" in cell.reads else None
     for choice in (cell.strategy, proposer):
-        check = choice.entry.meta.get("check") if choice else None
-        if check is not None:
-            check(cell, stages)
-    if pair is not None and proposer is not None and "check_pair" in proposer.entry.meta:
-        proposer.entry.meta["check_pair"](cell, pair)
+        meta = choice.entry.meta if choice else {}
+        if "check" in meta:
+            meta["check"](cell, stages)
+        if pair is not None and "check_pair" in meta:
+            meta["check_pair"](cell, pair)
     for unit in units:
         if classes is not None and not 0 <= unit.label < classes:
             raise UserError(f"label must lie in 0 … {classes - 1}, got {unit.label}")

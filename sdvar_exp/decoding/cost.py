@@ -81,9 +81,16 @@ class DecodeCost:
 
     def with_proposer(self, share: float, head: float = 0.0) -> DecodeCost:
         """The same with a proposer made of the first `share` of the target's blocks (1: a copy of it); see `first_blocks`."""
-        models = {**self.models, "proposer": self.models["target"].first_blocks(share, head)}
-        stage = {**self.stage, "proposer": self.stage.get("target", 0.0)}
-        once = {**self.once, "proposer": share * self.once.get("target", 0.0)}
+        return self._with_first_blocks("proposer", share, head)
+
+    def with_exit(self, share: float, head: float = 0.0) -> DecodeCost:
+        """The same for decodes whose stages `e` are made by the first `share` of the target's blocks; see `first_blocks`."""
+        return self._with_first_blocks("exit", share, head)
+
+    def _with_first_blocks(self, role: str, share: float, head: float) -> DecodeCost:
+        models = {**self.models, role: self.models["target"].first_blocks(share, head)}
+        stage = {**self.stage, role: self.stage.get("target", 0.0)}
+        once = {**self.once, role: share * self.once.get("target", 0.0)}
         return replace(self, models=models, stage=stage, once=once)
 
     def ms(self, pyramid: Pyramid, passes: Sequence[Pass], batch: int = 1, tries: Mapping[int, float] | None = None) -> float:
@@ -145,10 +152,10 @@ def roofline_decode_ms(
 ) -> float:
     """Milliseconds of a decode by models of width 64·depth (`depths` by role), sampling and f̂ left out.
 
-    A `proposer` is so many first blocks of the target, of its width.
+    A `proposer` or `exit` is so many first blocks of the target, of its width.
     """
 
     def width(role: str) -> int:
-        return 64 * depths["target" if role == "proposer" else role]
+        return 64 * depths["target" if role in ("proposer", "exit") else role]
 
     return sum(roofline_ms(hardware, depths[p.role], width(p.role), pyramid, p, batch) for p in passes)

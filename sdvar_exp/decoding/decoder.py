@@ -119,7 +119,7 @@ class Decoder:
     def session(self, role: str, weights: Sequence[float] | None = None, model: VAR | None = None) -> ModelSession:
         """A model's cache and counters, made on first use, guided from now on with `weights` (default: its own).
 
-        role: target, draft, or proposer, whose `model` is given.
+        role: target, draft, or proposer or exit, whose `model` is given.
         """
         guidance = self.guidance.get(role, self.weights) if weights is None else weights
         if role not in self.sessions:

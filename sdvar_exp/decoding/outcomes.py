@@ -10,21 +10,25 @@ from sdvar_exp.decoding.guarantees import batch_free, by_round
 from sdvar_exp.decoding.noise import Stream
 from sdvar_exp.decoding.records import Counts, Pass, Round, StageOutcome
 from sdvar_exp.decoding.sampling import margin, near_tie
+from sdvar_exp.decoding.session import ModelSession
 
 
 def counts(d: Decoder) -> Counts:
     """All integer counts of the batch."""
-    roles = roles_of(d)
-    targets, drafts = ([d.sessions[r] for r, made in roles.items() if (made == "target") is who] for who in (True, False))
+    of = dict[str, list[ModelSession]]()
+    for role, counted in roles_of(d).items():
+        of.setdefault(counted, []).append(d.sessions[role])
+    targets, exits, drafts = of.get("target", []), of.get("exit", []), [*of.get("draft", []), *of.get("proposer", [])]
+    calls = sum(s.calls for s in (*targets, *exits))
     replaced = torch.zeros(len(d.labels_B), dtype=torch.int64, device=d.labels_B.device)
     for k, tokens in d.drafted.items():
         replaced += (tokens != d.tokens[k]).sum(dim=1)
     halves = [2 if any(d.weights[k:]) else 1 for k in range(d.stages)]
     alone = sum(n * h for n, h in zip(d.pyramid.lengths, halves, strict=True))
     return Counts(
-        target_calls=sum(s.calls for s in targets),
+        target_calls=calls,
         draft_calls=sum(s.calls for s in drafts),
-        target_rows=sum(s.rows for s in targets),
+        target_rows=sum(s.rows for s in targets) - sum(-s.rows * s.model.depth // d.pair.target.depth for s in exits),
         draft_rows=sum(s.rows for s in drafts),
         target_rows_alone=alone,
         draft_rows_alone=alone,
@@ -34,7 +38,7 @@ def counts(d: Decoder) -> Counts:
         forced_commits=d.forced_commits,
         kv_bytes=sum(s.cache.nbytes for s in d.sessions.values() if not s.shares),
         replaced_tokens=tuple(replaced.tolist()),
-        target_calls_alone=calls_alone(d, sum(s.calls for s in targets)),
+        target_calls_alone=calls_alone(d, calls),
         proposer_depth=None
         if d.proposer is None
         else d.proposer.entry.meta.get("share", lambda *_: None)(d.proposer.params, d.pair),
@@ -42,9 +46,9 @@ def counts(d: Decoder) -> Counts:
 
 
 def passes(d: Decoder) -> tuple[Pass, ...]:
-    """Every forward of the decode, the target's first, then the draft's, each in order."""
-    roles = roles_of(d)
-    return tuple(Pass(roles[r], *one) for r in ("target", "draft", "proposer") if r in roles for one in d.sessions[r].passes)
+    """Every forward of the decode, the target's first, then its first blocks', then the draft's, each in order."""
+    roles, order = roles_of(d), ("target", "exit", "draft", "proposer")
+    return tuple(Pass(roles[r], *one) for r in order if r in roles for one in d.sessions[r].passes)
 
 
 def roles_of(d: Decoder) -> dict[str, str]:

@@ -38,11 +38,12 @@ class StageOutcome:
     """One committed stage. Tuples have one value per image; None where the stage was not judged or not recorded.
 
     source: who made it. `target` (sampled by the target), `target_draft` (by the target, guided by the draft),
-    `target_unguided` (by the target's conditional half), `draft` (committed unverified), `verified`. acceptance: share of
-    tokens that the rule accepts. match: share of draft tokens equal to the target's sample. one_minus_tv: β_k = 1-TV(p, q)
-    on processed distributions. kl: KL(p‖q) in nats before top-k/top-p. entropy: H(p) in nats, processed. Means over tokens.
-    tries: attempts that the residual of a whole stage took, 0 where it passed; None for rules that make none. variant: which
-    of the stage's candidates passed, 0 the draft's own sample; None for an image where none did, and where there was one alone.
+    `target_unguided` (by the target's conditional half), `target_exit` (by its first blocks), `draft` (committed unverified),
+    `verified`, `skipped` (by nobody). acceptance: share of tokens that the rule accepts. match: share of draft tokens equal to
+    the target's sample. one_minus_tv: β_k = 1-TV(p, q) on processed distributions. kl: KL(p‖q) in nats before top-k/top-p.
+    entropy: H(p) in nats, processed. Means over tokens. tries: attempts that the residual of a whole stage took, 0 where it
+    passed; None for rules that make none. variant: which of the stage's candidates passed, 0 the draft's own sample; None for
+    an image where none did, and where there was one alone.
     """
 
     stage: int
@@ -61,6 +62,8 @@ class StageOutcome:
 class Counts:
     """Integers counted during one decode. Rows are per image and guidance half: rows × halves fed.
 
+    target_calls, target_rows: of the target. A forward of its first blocks (a stage `e`) is a call as well; its rows count as
+    the share of the blocks that they pass, rounded up to whole rows over the decode.
     target_calls_alone: None for an image where a near-tie decides.
     draft_calls, draft_rows: of the draft and of whoever proposes in its place (the target itself counts as target).
     proposer_depth: what a row of a proposer costs, as a share of the target's depth (None where the draft proposes).
@@ -86,6 +89,7 @@ class Counts:
 class Pass:
     """One forward of a model: rows of the stages first … stop-1, for `halves` guidance halves.
 
+    role: target, draft, proposer, or exit (the target's first blocks).
     left_out: stages that the model's cache lacks for good; their rows were neither fed nor seen. branches: stage of each
     further copy of a stage in the pass, which sees the stages before and itself.
     """
@@ -115,11 +119,11 @@ class Pass:
 class Decoded:
     """Result of one decode of B units.
 
-    tokens: per stage (B, L_k) int64. f_hat: (B, C_vae, side, side). margins: (B, L), distance of each token that the
-    target sampled from being another one (+inf where the target sampled none), None unless recorded. proposed: per stage the
-    draft's tokens (B, L_k) in the round that committed it, None where none were judged; empty unless recorded.
-    near_tie_stages: how many stages of each image, of those that the target sampled or judged, rounding may decide otherwise;
-    None unless recorded.
+    tokens: per stage (B, L_k) int64, `SKIPPED` where nobody made it. f_hat: (B, C_vae, side, side). margins: (B, L), distance
+    of each token that the target sampled from being another one (+inf where the target sampled none), None unless recorded.
+    proposed: per stage the draft's tokens (B, L_k) in the round that committed it, None where none were judged; empty unless
+    recorded. near_tie_stages: how many stages of each image, of those that the target sampled or judged, rounding may decide
+    otherwise; None unless recorded.
     """
 
     tokens: tuple[torch.Tensor, ...]

@@ -94,7 +94,7 @@ class ModelSession:
             wide = self.model.new_cache(len(self._labels))
             wide.kv[:, :, : self.batch] = self.cache.kv
             wide.advance(self.cache.length)
-            self.cache = wide
+            self.cache, self.shares = wide, False
 
     def share(self, other: ModelSession) -> None:
         """Read and write the cache of a model that has this one's blocks as its first, from where it stands.

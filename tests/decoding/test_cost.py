@@ -81,7 +81,7 @@ def test_every_kind_of_decode_is_priced_by_its_forwards() -> None:
     cells = [
         *(
             replace(loop("exact", 3), strategy=choose("strategy", "model_schedule", stages=s))
-            for s in ("T2 D2 T1", "T3 D1 t1", "T2 V2 o1")
+            for s in ("T2 D2 T1", "T3 D1 t1", "T2 V2 o1", "T3 s2")
         ),
         loop("exact", 3, candidates=2),
         loop("stage_rejection", 3),
@@ -103,6 +103,19 @@ def test_every_kind_of_decode_is_priced_by_its_forwards() -> None:
         assert dear.ms(pair.pyramid, out.passes, tries=tries) - fed == pytest.approx(
             sum(n * pair.pyramid.lengths[k] for k, n in tries.items())
         )
+
+
+def test_an_early_exit_is_priced_by_its_blocks() -> None:
+    pair, exits = golden_pair("tiny"), choose("strategy", "model_schedule", stages="T2 e2 T1", exit_depth=1)
+    out = decode(pair, replace(loop("exact", 3), strategy=exits), [Unit(1, 0)])
+    share = 1 / pair.target.depth
+    rows = DecodeCost({"target": ModelCost(0.0, 1.0, 0.0)}).with_exit(share).ms(pair.pyramid, out.passes)
+    assert rows == pytest.approx(2 * (30 + share * 25)) and rows <= out.counts.target_rows < rows + 1
+    depths = {"target": 30, "exit": 10}
+    one = Pass("exit", 2, 3, 2)
+    assert roofline_decode_ms(HARDWARE["H100-SXM"], depths, PYRAMID, [one]) == roofline_ms(
+        HARDWARE["H100-SXM"], 10, 64 * 30, PYRAMID, one
+    )
 
 
 def test_fit_recovers_what_made_the_times() -> None:

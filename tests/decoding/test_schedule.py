@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from sdvar_exp.cell import Cell, ModelSpec, Noise, Sampling
-from sdvar_exp.decoding.api import check_cell, decode
+from sdvar_exp.config.cells import check_cell as check_composed
+from sdvar_exp.decoding.api import check_cell, decode, decode_images
 from sdvar_exp.decoding.cost import features
 from sdvar_exp.decoding.guarantees import batch_free, lossless
 from sdvar_exp.decoding.records import Decoded
 from sdvar_exp.decoding.schedule import brief, spell
 from sdvar_exp.decoding.session import runs
 from sdvar_exp.errors import UserError
+from sdvar_exp.models.derived import first_blocks
 from sdvar_exp.models.pair import Pair
+from sdvar_exp.pyramid import SKIPPED
 from sdvar_exp.registry import choose
 from tests.decoding.cells import INTERVAL, UNITS, draft_only, flat, hand_off, loop, sequential
 from tests.decoding.test_session import codes, gap, session
@@ -252,6 +257,107 @@ def test_a_gap_costs_no_keys(near: Pair) -> None:
     assert (one.role, one.stages, one.left_out, one.keys(near.pyramid, 4)) == ("target", (4,), (2, 3), 1 + 4 + 25)
 
 
+# --- early exits and skipped stages --------------------------------------------------------------------------------------
+
+
+def early(stages: str, depth: int = 1, base: Cell | None = None, **options: Any) -> Cell:
+    return schedule(stages, base, exit_depth=depth, **options)
+
+
+@pytest.mark.parametrize("text", ["e5", "T3 e2", "e2 T3", "T1 e2 T1 e1", "e1 o3 T1"])
+def test_an_exit_behind_the_last_block_is_the_target(far: Pair, text: str) -> None:
+    out = decode(far, early(text, far.target.depth, target_fill="recompute"), UNITS)
+    whole = decode(far, schedule(text.replace("e", "T")), UNITS)
+    assert torch.equal(flat(out), flat(whole))
+    if text == "T3 e2":
+        assert out.counts == whole.counts
+
+
+@pytest.mark.parametrize("schedule_name", ["linear", "interval", "off"])
+@pytest.mark.parametrize("text", ["T3 e2", "T4 e1", "e5", "T1 e2 T1 e1", "o3 e2", "T2 o1 e2"])
+def test_an_exit_is_a_draft_of_the_targets_first_blocks(far: Pair, text: str, schedule_name: str) -> None:
+    """By hand: the first block and the head as a draft, with a cache of its own."""
+    guidance = INTERVAL if schedule_name == "interval" else choose("cfg_schedule", schedule_name)
+    base = replace(sequential(), cfg_schedule=guidance)
+    by_hand = replace(far, draft=first_blocks(far.target, 1))
+    a = decode(far, early(text, 1, base, target_fill="recompute"), UNITS)
+    b = decode(by_hand, schedule(text.replace("e", "D"), base, target_fill="recompute"), UNITS)
+    assert torch.equal(flat(a), flat(b)) and a.counts.draft_rows == a.counts.draft_calls == 0
+    if "T" in text and schedule_name == "linear":
+        assert not torch.equal(flat(a), flat(decode(far, schedule("T5", base), UNITS)))
+
+
+@pytest.mark.parametrize(
+    ("text", "fill", "base", "rows", "of_exit", "calls"),
+    [
+        ("T3 e2", "none", None, 28, 82, 5),
+        ("e5", "none", None, 0, 110, 5),
+        ("T2 e2 T1", "none", None, 2 * 30, 50, 5),
+        ("T2 e2 T1", "recompute", None, 110, 50, 5),
+        ("D2 e2 T1", "none", None, 50, 50, 3),
+        ("D2 e2 T1", "recompute", None, 110, 60, 3),  # the exit feeds what the draft made, and so does the target
+        ("o3 e2", "none", None, 14, 14 + 82, 6),  # the exit feeds the unconditional half, in its blocks alone
+        ("T3 e2", "none", INTERVAL, 28, 41, 5),  # 41 rows through a third of the blocks, rounded up
+    ],
+)
+def test_rows_of_an_exit_count_as_the_share_of_its_blocks(
+    far: Pair, text: str, fill: str, base: Any, rows: int, of_exit: int, calls: int
+) -> None:
+    cell = early(text, 1, replace(sequential(), cfg_schedule=base) if base else None, target_fill=fill)
+    out = decode(far, cell, UNITS)
+    of = {role: [p for p in out.passes if p.role == role] for role in ("target", "exit")}
+    assert [sum(p.halves * p.rows(far.pyramid) for p in of[role]) for role in ("target", "exit")] == [rows, of_exit]
+    assert far.target.depth == 3 and out.counts.target_rows == rows + (of_exit + 2) // 3
+    assert out.counts.target_calls == len(of["target"]) + len(of["exit"]) == calls
+    assert [s.stage for s in out.stages if s.source == "target_exit"] == [k for k, x in enumerate(spell(text)) if x == "e"]
+
+
+def test_an_exit_reads_and_writes_the_targets_cache(far: Pair) -> None:
+    whole = decode(far, schedule("T5"), UNITS).counts.kv_bytes
+    assert decode(far, early("T2 e1 T1 e1"), UNITS).counts.kv_bytes == whole
+    assert decode(far, early("o3 e2"), UNITS).counts.kv_bytes == whole / 2 + whole / far.target.depth
+
+
+def test_exits_are_refused_where_there_is_none(far: Pair, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"strategy\.exit_depth must be ≥ 1, got 0"):
+        early("e5", 0)
+    with pytest.raises(UserError, match=r"strategy\.exit_depth=4 is deeper than the target, which has 3 blocks: use 1 … 3"):
+        check_cell(early("T4 e1", 4), S, pair=far)
+    check_cell(early("T5", 4), S, pair=far)
+    file = tmp_path / "own.safetensors"
+    save_file({f"blocks.{i}.ada_gss": torch.zeros(1) for i in range(5)}, file)
+    own = replace(sequential(), model=ModelSpec("own", target=str(file)))
+    check_composed(early("T4 e1", 5, own), S)
+    with pytest.raises(UserError, match="exit_depth=6 is deeper than the target, which has 5 blocks"):
+        check_composed(early("T4 e1", 6, own), S)
+    recorded = replace(sequential(), model=ModelSpec(execution="compile"))
+    with pytest.raises(UserError, match=r"strategy.stages=T4 e1, an early exit, needs model.execution=eager, got compile"):
+        check_cell(early("T4 e1", 1, recorded), S)
+    check_cell(schedule("T5", recorded), S)
+
+
+@pytest.mark.parametrize(("text", "made"), [("T3 s2", 3), ("T1 s4", 1), ("D2 T1 s2", 3), ("T2 e1 s2", 3)])
+def test_skipped_stages_leave_f_hat_as_it_is(near: Pair, text: str, made: int) -> None:
+    out, whole = decode(near, early(text), UNITS), decode(near, early(text.replace("s", "T")), UNITS)
+    kept = near.pyramid.rows(0, made)
+    assert torch.equal(flat(out)[:, kept], flat(whole)[:, kept])
+    assert (flat(out)[:, near.pyramid.rows(made, S)] == SKIPPED).all()
+    f_hat = near.vae.quantize.f_hats(list(whole.tokens))[made - 1]
+    assert torch.equal(decode_images(near, out.f_hat), decode_images(near, f_hat))
+    assert sources(out)[made:] == ["skipped"] * (S - made)
+    fed = [(p.role, p.stages) for p in whole.passes if p.stop <= made]
+    assert [(p.role, p.stages) for p in out.passes] == fed
+    assert out.margins is not None and out.margins[:, near.pyramid.rows(made, S)].isinf().all()
+
+
+def test_skipped_stages_cost_nothing(near: Pair) -> None:
+    counts = decode(near, schedule("T3 s2"), UNITS).counts
+    assert (counts.target_calls, counts.target_rows, counts.draft_rows, counts.target_rows_alone) == (3, 28, 0, 110)
+    assert decode(near, schedule("T1 s4"), UNITS).counts.target_rows == 1  # its t is 0
+    late = replace(sequential(), cfg_schedule=choose("cfg_schedule", "interval", cfg=2.0, first=3, last=4))
+    assert decode(near, schedule("T3 s2", late), UNITS).counts.target_rows == 14  # no half for guidance that never comes
+
+
 # --- records, names, promises --------------------------------------------------------------------------------------------
 
 
@@ -269,15 +375,18 @@ def test_a_stage_says_who_made_it(near: Pair) -> None:
 
 @pytest.mark.parametrize("draft_stale", ["keep", "recompute"])
 @pytest.mark.parametrize("fill", ["none", "recompute"])
-@pytest.mark.parametrize("text", ["T1 V2 D1 V1", "D1 V2 T1 D1", "V2 T1 V2", "V1 D1 t1 V1 T1", "o1 V2 D2"])
+@pytest.mark.parametrize(
+    "text",
+    ["T1 V2 D1 V1", "D1 V2 T1 D1", "V2 T1 V2", "V1 D1 t1 V1 T1", "o1 V2 D2", "e1 V2 D1 e1", "T1 e1 V1 e1 T1", "V2 e1 V1 s1"],
+)
 def test_mixed_schedules_end_and_keep_their_caches(near: Pair, far: Pair, text: str, fill: str, draft_stale: str) -> None:
     base = loop(choose("acceptance", "match_rate", tau=0.4, repair=True), 2)
-    cell = schedule(text, base, target_fill=fill, draft_fill=fill, on_reject="continue", draft_stale=draft_stale)
+    cell = early(text, 1, base, target_fill=fill, draft_fill=fill, on_reject="continue", draft_stale=draft_stale)
     for pair in (near, far):
         out = decode(pair, cell, UNITS)
         assert all(t.shape == (len(UNITS), n) for t, n in zip(out.tokens, L, strict=True))
-        for role, rows in (("target", out.counts.target_rows), ("draft", out.counts.draft_rows)):
-            assert sum(p.halves * p.rows(pair.pyramid) for p in out.passes if p.role == role) == rows
+        rows = {r: sum(p.halves * p.rows(pair.pyramid) for p in out.passes if p.role == r) for r in ("target", "draft", "exit")}
+        assert out.counts.draft_rows == rows["draft"] and out.counts.target_rows == rows["target"] + (rows["exit"] + 2) // 3
         if fill == "recompute":  # nothing is lacking anywhere
             assert all(p.left_out == () for p in out.passes)
 
@@ -300,6 +409,8 @@ def test_a_verified_part_gives_the_targets_tokens(near: Pair) -> None:
         ("T4 t1", "exact", "no"),
         ("T4 o1", "exact", "no"),
         ("D5", "exact", "no"),
+        ("T4 e1", "exact", "no"),
+        ("V4 s1", "exact", "no"),
     ],
 )
 def test_lossless(text: str, rule: str, expected: str) -> None:
@@ -323,6 +434,14 @@ def test_what_a_schedule_does_not_read_makes_no_other_cell() -> None:
     assert ids(schedule("V5", full), schedule("V5", full, bonus=True)) == 2
     apart = replace(plain, sampling=Sampling(noise=Noise.independent))
     assert ids(schedule("T5"), schedule("T5", apart)) == 1 and ids(schedule("T4 D1"), schedule("T4 D1", apart)) == 2
+    assert ids(early("T4 e1"), early("T4 e1", 1, apart), early("T4 e1", target_fill="recompute")) == 1
+    assert ids(early("T4 e1"), early("T4 e1", 2)) == 2 and ids(early("T5"), early("T5", 2), schedule("T5")) == 1
+    assert (
+        early("T4 e1", 4).as_dict()["strategy"]["exit_depth"] == 4 and "exit_depth" not in schedule("T5").as_dict()["strategy"]
+    )
+    assert ids(early("e1 T4"), early("e1 T4", target_fill="recompute")) == 2
+    assert ids(early("D1 e4"), early("D1 e4", target_fill="recompute")) == 2
+    assert ids(early("e1 D4"), early("e1 D4", draft_fill="none")) == 2
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------------
@@ -330,7 +449,15 @@ def test_what_a_schedule_does_not_read_makes_no_other_cell() -> None:
 
 @pytest.mark.parametrize(
     ("text", "letters"),
-    [("T5 D4 t1", "TTTTTDDDDt"), ("TTtoDV", "TTtoDV"), ("T2D", "TTD"), (" T0 D3 ", "DDD"), ("T1T2", "TTT"), ("", "")],
+    [
+        ("T5 D4 t1", "TTTTTDDDDt"),
+        ("TTtoDV", "TTtoDV"),
+        ("T2D", "TTD"),
+        (" T0 D3 ", "DDD"),
+        ("T1T2", "TTT"),
+        ("", ""),
+        ("T2e s1s", "TTess"),
+    ],
 )
 def test_spelling(text: str, letters: str) -> None:
     assert spell(text) == letters == spell(brief(letters))
@@ -340,11 +467,13 @@ def test_spelling(text: str, letters: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("T5 X4", "strategy.stages=T5 X4: unknown X; use the letters T, t, o, D and V"),
+        ("T5 X4", "strategy.stages=T5 X4: unknown X; use the letters T, t, o, D, V, e and s"),
         ("T5,d4", "unknown ,, d; use the letters"),
         ("5T", "a count of at most three digits stands behind its letter"),
         ("T99999", "a count of at most three digits"),
         ("T-1", "unknown -; use the letters"),
+        ("T5 s2 D3", "strategy.stages=T5 s2 D3: s leaves the last stages out: write it last, behind another letter"),
+        ("s10", "s leaves the last stages out"),
     ],
 )
 def test_bad_texts(text: str, message: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sdvar_exp.cli import main
 from sdvar_exp.report.quality import quality_table
+from sdvar_exp.store import load_tables
 from sdvar_exp.store.features import read_features
 from sdvar_exp.store.stable import stable_csv
 
@@ -119,3 +120,22 @@ def test_a_run_warns_of_nothing(tmp_path: Path, repository: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_early_exits_and_skipped_stages_have_pictures_and_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = "cells=[['strategy.stages=T8e2'],['strategy.stages=T8s2']]"
+    settings = ["study=rivals", "images=all", "stage_images=1", "labels=[1]", "seeds=1", "batch=1", cells]
+    assert main(["run", "experiment=sandwich", *settings]) == 0
+    folder = tmp_path / "results/rivals"
+    found = read_features(folder)
+    assert len(found) == 3 and len({features.features.tobytes() for features in found.values()}) == 3
+    table = load_tables(folder)
+    skipped = table.stages[table.stages["source"] == "skipped"]
+    assert skipped["stage"].tolist() == [8, 9] and (skipped["token_agreement"] == 0).all()
+    samples = table.samples.set_index("strategy_spec")["identical"]
+    assert samples["sequential"] and samples.sum() == 1
+    assert (folder / "figures/stages-of-a-decode.png").is_file()
+    assert '"source":"skipped"' in (folder / "report.html").read_text()

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from sdvar_exp.cell import Unit
-from sdvar_exp.pyramid import Pyramid
+from sdvar_exp.pyramid import SKIPPED, Pyramid
 from sdvar_exp.runner.measuring.pictures import amplified_difference
 from sdvar_exp.runner.measuring.results import Result, compared, to_numpy
 from sdvar_exp.runner.measuring.units import PeakMemory
@@ -96,6 +96,13 @@ def test_a_near_tie_excuses_what_follows_in_later_stages() -> None:
     tokens = np.array([7, 7, 7, 7, 7])
     assert near_tie(tokens, result([1e-5, 1, 1, 1, 1]), PYRAMID)
     assert not near_tie(tokens, result([1e-3, 0, 0, 0, 0]), PYRAMID)
+
+
+def test_a_stage_without_tokens_is_no_near_tie() -> None:
+    tight = result([1, 1e-5, 1e-5, 1e-5, 1e-5])
+    tokens = tight.tokens.copy()
+    tokens[1:] = SKIPPED
+    assert not near_tie(tokens, tight, PYRAMID)
 
 
 def test_the_difference_is_amplified_and_clipped() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from sdvar_exp.cell import Cell, Unit
 from sdvar_exp.decoding.api import decode
 from sdvar_exp.plan import Plan
+from sdvar_exp.report.source import of_unit
 from sdvar_exp.runner.measuring.pictures import token_map
 from sdvar_exp.store import Study, load_tables
 from sdvar_exp.store.images import STAGE_COLOURS
@@ -28,6 +29,8 @@ CELLS = {
     "exact": loop(),
     "continue": loop(on_reject="continue"),
     "batch": loop(batch=2),
+    "early": simple("model_schedule", stages="T3 e2", exit_depth=1),
+    "skipped": simple("model_schedule", stages="T3 s2"),
 }
 
 
@@ -77,6 +80,27 @@ def test_rows_say_who_made_a_stage(done: Plan) -> None:
     assert np.array_equal(draft[:SIDE], draft[2 * SIDE :])
     handed = picture(done, CELLS["test3"], 3, 0)
     assert [colours(t) for t in tiles(handed, 1)] == [{light}] * 2 + [{grey}] * (len(tiles(handed, 1)) - 2)
+
+
+def test_skipped_stages_have_no_tokens_and_change_no_image(done: Plan) -> None:
+    array, white = picture(done, CELLS["skipped"], 3, 0), {(255, 255, 255)}
+    assert [colours(t) == white for t in tiles(array, 1)] == [False] * 3 + [True] * 2
+    assert all(colours(t) == white for t in tiles(array, 0))
+    whole = picture(done, CELLS["sequential"], 3, 0)
+    for k in range(5):
+        assert np.array_equal(tiles(array, 2)[k], tiles(whole, 2)[min(k, 2)])
+    early = picture(done, CELLS["early"], 3, 0)
+    assert all(colours(t) == {STAGE_COLOURS["target"]} for t in tiles(early, 1))
+
+
+def test_skipped_stages_equal_no_stage_of_the_baseline(done: Plan) -> None:
+    tables, cell = load_tables(done.folder), CELLS["skipped"].id
+    rows = tables.samples[tables.samples["cell"] == cell]
+    assert not rows["identical"].any() and not rows["near_tie"].any() and (rows["first_divergent_stage"] == 3).all()
+    assert (rows["target_calls"] == 3).all() and (rows["draft_calls"] == 0).all()
+    stages = of_unit(tables.stages, cell, 3, 0).sort_values("stage")
+    assert stages["source"].tolist() == ["target"] * 3 + ["skipped"] * 2
+    assert stages["token_agreement"].tolist() == [1, 1, 1, 0, 0] and stages["passed"].isna().all()
 
 
 @pytest.mark.parametrize("name", ["exact", "continue"])

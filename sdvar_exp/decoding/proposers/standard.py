@@ -43,18 +43,37 @@ class Depth:
 
 def eager_only(cell: Cell, stages: int) -> None:
     """Refuse recorded programs, which hold a whole model."""
-    name = cell.proposer.name if cell.proposer else ""
+    refuse_recorded(cell, f"proposer={cell.proposer.name if cell.proposer else ''}")
+
+
+def refuse_recorded(cell: Cell, shown: str) -> None:
+    """The same for what a message calls `shown`."""
     recorded = cell.model.execution in ("compile", "graphs")
-    require(not recorded, f"proposer={name} needs model.execution=eager, got {cell.model.execution}")
+    require(not recorded, f"{shown} needs model.execution=eager, got {cell.model.execution}")
 
 
 def not_deeper(cell: Cell, pair: Pair) -> None:
     """Refuse more blocks than the target has."""
-    _within(cell, pair.target.depth)
+    within(*_depth(cell), pair.target.depth)
 
 
 def not_deeper_than_its_file(cell: Cell) -> None:
-    """The same before any model is loaded, where the target's is a safetensors file at hand; loading tells of damaged ones."""
+    """The same before any model is loaded."""
+    within(*_depth(cell), blocks_of_file(cell))
+
+
+def _depth(cell: Cell) -> tuple[str, int]:
+    return "proposer.depth", cell.proposer.params.depth if cell.proposer else 0
+
+
+def within(option: str, depth: int, whole: int | None) -> None:
+    """Refuse more first blocks than the `whole` target has, if that is known."""
+    fits = whole is None or depth <= whole
+    require(fits, f"{option}={depth} is deeper than the target, which has {whole} blocks: use 1 … {whole}")
+
+
+def blocks_of_file(cell: Cell) -> int | None:
+    """Blocks of the target if its file is a safetensors one at hand, else None; loading tells of damaged ones."""
     from safetensors import SafetensorError, safe_open
 
     if not cell.model.target and cell.model.name not in SHIPPED:
@@ -63,14 +82,7 @@ def not_deeper_than_its_file(cell: Cell) -> None:
     names = list[str]()
     with suppress(OSError, SafetensorError), safe_open(file, "np") as content:
         names = list(content.keys())
-    blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
-    if blocks:
-        _within(cell, len(blocks))
-
-
-def _within(cell: Cell, whole: int) -> None:
-    d = cell.proposer.params.depth if cell.proposer else 0
-    require(d <= whole, f"proposer.depth={d} is deeper than the target, which has {whole} blocks: use 1 … {whole}")
+    return len({name.split(".")[1] for name in names if name.startswith("blocks.")}) or None
 
 
 @register(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
 
 from sdvar_exp.decoding.options import Loop, check_loop
+from sdvar_exp.decoding.proposers.standard import blocks_of_file, refuse_recorded, within
 from sdvar_exp.decoding.schedule import Fill, GuidedBy, brief, follow, spell
 from sdvar_exp.errors import require
 from sdvar_exp.registry import Choice, Empty, register
@@ -13,6 +14,7 @@ from sdvar_exp.registry import Choice, Empty, register
 if TYPE_CHECKING:
     from sdvar_exp.cell import Cell
     from sdvar_exp.decoding.decoder import Decoder
+    from sdvar_exp.models.pair import Pair
 
 LOOP = ("mask", "acceptance", "gamma", "proposer", "noise")
 """Factors that the loop reads."""
@@ -129,18 +131,20 @@ def hybrid(s: Hybrid, d: Decoder) -> None:
 class ModelSchedule(Loop):
     """One letter a stage, and the loop's options for stages V.
 
-    stages: T target, t target guided by the draft, o target unguided, D draft, V draft and verify; run lengths as in
-    T5 D4 t1. target_fill, draft_fill: rows of stages that the other model made, recompute | none. guided_by: what guides
-    stages t, draft_difference | draft.
+    stages: T target, t target guided by the draft, o target unguided, D draft, V draft and verify, e target's first blocks,
+    s nobody (last stages alone); run lengths as in T5 D4 t1. target_fill, draft_fill: rows of stages that the other model
+    made, recompute | none. guided_by: what guides stages t, draft_difference | draft. exit_depth: blocks of stages e.
     """
 
     stages: str = "T5 D4 t1"
     target_fill: Fill = Fill.none
     draft_fill: Fill = Fill.recompute
     guided_by: GuidedBy = GuidedBy.draft_difference
+    exit_depth: int = field(default=4, metadata={"said_if_read": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.exit_depth >= 1, f"strategy.exit_depth must be ≥ 1, got {self.exit_depth}")
         object.__setattr__(self, "stages", brief(spell(str(self.stages))))
 
     @property
@@ -151,6 +155,13 @@ class ModelSchedule(Loop):
     def reads(self) -> tuple[str, ...]:
         """Factors that the letters need."""
         return LOOP if "V" in self.letters else ("noise",) if "D" in self.letters else ()
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Options that no letter needs."""
+        out: set[str] = set() if "V" in self.letters else {f.name for f in fields(Loop)}
+        out |= {name for name, letter in (("guided_by", "t"), ("exit_depth", "e")) if letter not in self.letters}
+        return frozenset(out | {name for name, pairs in FILLS.items() if not any(_behind(self.letters, *p) for p in pairs)})
 
     def lossless(self) -> str | None:
         """The promise of the letters by themselves; None where the loop's rule says it."""
@@ -170,21 +181,34 @@ def check_schedule(cell: Cell, stages: int) -> None:
     )
     if "V" in s.letters:
         check_loop(cell, stages)
+    if "e" in s.letters:
+        refuse_recorded(cell, f"strategy.stages={s.stages}, an early exit,")
+
+
+def exit_fits_file(cell: Cell) -> None:
+    """Refuse an exit behind the target's last block before any model is loaded."""
+    if "e" in cell.strategy.params.letters:
+        within("strategy.exit_depth", cell.strategy.params.exit_depth, blocks_of_file(cell))
+
+
+def exit_fits(cell: Cell, pair: Pair) -> None:
+    """The same of a loaded target."""
+    if "e" in cell.strategy.params.letters:
+        within("strategy.exit_depth", cell.strategy.params.exit_depth, pair.target.depth)
 
 
 def plain_schedule(cell: Cell) -> Cell:
     """Options that no letter needs as by default, so that they make no other cell."""
-    s, default = cell.strategy.params, ModelSchedule(stages=cell.strategy.params.stages)
-    kept: dict[str, Any] = {f.name: getattr(s, f.name) for f in fields(Loop)} if "V" in s.letters else {}
-    kept |= {"guided_by": s.guided_by} if "t" in s.letters else {}
-    kept |= {name: getattr(s, name) for name, other, own in FILLS if _hands_over(s.letters, other, own)}
-    return replace(cell, strategy=replace(cell.strategy, params=replace(default, **kept)))
+    s = cell.strategy.params
+    kept = {f.name: getattr(s, f.name) for f in fields(s) if f.name not in s.unread}
+    return replace(cell, strategy=replace(cell.strategy, params=ModelSchedule(**kept)))
 
 
-FILLS = (("target_fill", "D", "TtoV"), ("draft_fill", "To", "tDV"))
+FILLS = {"target_fill": (("De", "TtoV"), ("D", "e")), "draft_fill": (("Toe", "tDV"),)}
+"""By option, whose rows it is about, and the letters behind them that would read those."""
 
 
-def _hands_over(letters: str, other: str, own: str) -> bool:
+def _behind(letters: str, other: str, own: str) -> bool:
     """Whether some stage of `own` stands behind one of `other`."""
     first = next((i for i, letter in enumerate(letters) if letter in other), len(letters))
     return any(letter in own for letter in letters[first:])
@@ -199,8 +223,10 @@ def _hands_over(letters: str, other: str, own: str) -> bool:
     loop=lambda s: set(s.letters) <= {"T", "V"},
     partly_loop=True,
     check=check_schedule,
+    check_files=exit_fits_file,
+    check_pair=exit_fits,
     canonical=plain_schedule,
 )
 def model_schedule(s: ModelSchedule, d: Decoder) -> None:
-    """A letter a stage says who makes it (OMS-DPM, arXiv 2306.08860): T, t or o the target, D the draft, V draft and verify."""
-    follow(d, s.letters, s, s.target_fill, s.draft_fill, s.guided_by)
+    """A letter a stage says who makes it (OMS-DPM, arXiv 2306.08860): T, t, o, e the target, D the draft, V both, s nobody."""
+    follow(d, s.letters, s, s.target_fill, s.draft_fill, s.guided_by, exit_depth=s.exit_depth)

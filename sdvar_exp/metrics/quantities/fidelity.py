@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from sdvar_exp.metrics.quantities import measure, metrics
-from sdvar_exp.pyramid import Pyramid
+from sdvar_exp.pyramid import SKIPPED, Pyramid
 from sdvar_exp.registry import register
 
 SSIM_WINDOW = 11
@@ -287,14 +287,14 @@ def near_tie(tokens_a: np.ndarray, tokens_b: np.ndarray, close_b: np.ndarray, py
     """Whether rounding alone explains the difference of the tokens (L,).
 
     Every divergent token of the first divergent stage was close to being another one; what follows from them, in later
-    stages, needs no excuse of its own. False for equal tokens.
+    stages, needs no excuse of its own. False for equal tokens, and where a has none.
     """
     different = tokens_a != tokens_b
     if not different.any():
         return False
     first = pyramid.stage_of[int(different.argmax())]
     here = pyramid.rows(first, first + 1)
-    return bool(close_b[here][different[here]].all())
+    return bool((close_b & (tokens_a != SKIPPED))[here][different[here]].all())
 
 
 @register("metric", "value_min", heading="least value", average="none", shown="rows", formula="least value of a", unit="[0, 1]")

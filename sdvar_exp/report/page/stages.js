@@ -16,7 +16,8 @@
     const percent = (value) => (value === null || value === undefined ? "–" : `${shown(100 * value, 1)} %`);
     const who = {
       target: "the target, alone", target_draft: "the target, guided by the draft", target_unguided: "the target, without guidance",
-      draft: "the draft, unverified", verified: "verified",
+      target_exit: "the target's first blocks", draft: "the draft, unverified", verified: "verified",
+      skipped: "nobody, the stage is left out",
     };
 
     function show() {
@@ -26,7 +27,7 @@
         tile.style.backgroundPosition = at(row, stage);
         tile.setAttribute("aria-label", `${["proposal", "map of tokens", "committed image"][row]} at stage ${stage}`);
       });
-      tiles[0].classList.toggle("none", step.source.startsWith("target"));
+      tiles[0].classList.toggle("none", step.source.startsWith("target") || step.source === "skipped");
       [...strip.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === stage)));
       slider.setAttribute("aria-valuetext", `stage ${stage} of ${walk.stages.length}`);
       facts($("stage-facts"), [

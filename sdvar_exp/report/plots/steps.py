@@ -32,6 +32,8 @@ MARKS = {
     "target": "target alone",
     "target_draft": "target by draft",
     "target_unguided": "target, cond.",
+    "target_exit": "target, early",
+    "skipped": "left out",
 }
 
 

@@ -23,7 +23,8 @@ def stage_picture(
     """uint8 (3·side, S·side, 3): one column per stage, three rows of tiles of the image's side.
 
     Row 0: the draft's tokens of the stage on top of what is committed before it, decoded; white where the draft made
-    none. Row 1: its tokens in the colours of `store.images.STAGE_COLOURS`. Row 2: the committed f̂, decoded.
+    none. Row 1: its tokens in the colours of `store.images.STAGE_COLOURS`, white where the stage was skipped. Row 2: the
+    committed f̂, decoded.
 
     proposed: the draft's tokens (L_k,) of each stage that was judged, None elsewhere; may be empty. image_of: the image
     (3, H, W) in [0, 1] of a f̂ (1, c, h, w).
@@ -32,6 +33,10 @@ def stage_picture(
     f_hat, columns = quantize.empty(1), []
     for stage, outcome in enumerate(result.stages):
         tokens = result.tokens[pyramid.rows(stage, stage + 1)]
+        if outcome["source"] == "skipped":
+            committed = _picture(image_of(f_hat))
+            columns.append(np.concatenate([*[np.full_like(committed, 255)] * 2, committed]))
+            continue
         draft = proposed[stage] if proposed else None
         after = quantize.accumulate(stage, _row(pair, tokens), f_hat)
         committed = _picture(image_of(after))
