@@ -77,7 +77,7 @@ def blocks_of_file(cell: Cell) -> int | None:
     from safetensors import SafetensorError, safe_open
 
     if not cell.model.target and cell.model.name not in SHIPPED:
-        return
+        return None
     file = expand(cell.model.target) if cell.model.target else shipped_files(cell.model.name)["target"]
     names = list[str]()
     with suppress(OSError, SafetensorError), safe_open(file, "np") as content:
