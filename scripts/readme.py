@@ -114,6 +114,16 @@ LATE_PAIRS = tuple(
     )
 )
 """The same with the draft for the late stages."""
+EMOJI_PAIRS = (
+    ("T6 D2 T1", "CoDe 8"),
+    ("T5 D3 T1", "CoDe 8"),
+    ("T6 D2 t1", "CoDe 7"),
+    ("T5 D3 t1", "CoDe 7"),
+    ("T4 D4 t1", "CoDe 6"),
+    ("T6 D2 T1", "sequential"),
+    ("CoDe 8", "sequential"),
+)
+"""The same for the second pair, of nine stages."""
 
 
 SECTIONS = {
@@ -200,9 +210,9 @@ def _apart(found: Iterable[Mapping[str, Any]], speeds: Mapping[str, Mapping[str,
     return rows
 
 
-def _speeds() -> dict[str, dict[str, Any]]:
-    """The row of `times.csv` of each schedule that was timed."""
-    return {row["schedule"]: row for row in _study("times").to_dict("records")}
+def _speeds(name: str = "times") -> dict[str, dict[str, Any]]:
+    """The row of each schedule that was timed."""
+    return {row["schedule"]: row for row in _study(name).to_dict("records")}
 
 
 def _between(row: Mapping[str, Any], key: str, decimals: int) -> str:
@@ -223,7 +233,9 @@ def study_tables() -> dict[str, str]:
     speeds = _speeds()
     rows = _qualities("fresh/quality", speeds)
     seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
+    emoji_speeds = _speeds("emoji/times") if (STUDY / "emoji" / "times.csv").is_file() else {}
     between, late = (_apart(differences(*given), speeds) for given in ((PAIRS,), (LATE_PAIRS, "fresh_late")))
+    emoji = _apart(differences(EMOJI_PAIRS, "emoji"), emoji_speeds)
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")
@@ -239,6 +251,8 @@ def study_tables() -> dict[str, str]:
         "schedules": _markdown(head, [row for _, row in rows]),
         "late": _markdown(head, [row for _, row in _qualities("fresh_late/quality", speeds)]),
         "late_pairs": _markdown("first | second | rows | speed | class accuracy | FD", late),
+        "emoji": _markdown(head, [row for _, row in _qualities("emoji/quality", emoji_speeds)]),
+        "emoji_pairs": _markdown("first | second | rows | speed | class accuracy | FD", emoji),
         "low": _markdown(head, [row for _, row in _qualities("low/quality", speeds)]),
         "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
         "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
