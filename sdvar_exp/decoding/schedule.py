@@ -12,7 +12,7 @@ Every fixed hand-off between two models is such a text. The name is that of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -65,10 +65,10 @@ def brief(letters: str) -> str:
     return " ".join(f"{letter}{len(list(run))}" for letter, run in groupby(letters))
 
 
-def _runs(letters: str) -> Iterator[tuple[str, int, int]]:
-    """(letter, first stage, stop) of each run."""
+def _runs(letters: str, asked: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(letter, first stage, stop) of each run in which the same models are asked."""
     stop = 0
-    for letter, run in groupby(letters):
+    for (letter, _), run in groupby(zip(letters, asked, strict=True)):
         first, stop = stop, stop + len(list(run))
         yield letter, first, stop
 
@@ -157,7 +157,7 @@ def follow(
     asked = ["D" if letter == "t" and t else letter for letter, t in zip(letters, d.weights, strict=True)]
     own = {"target": [letter in "TtoV" for letter in letters], "draft": [letter in drafts for letter in asked]}
     fills = {"target": target_fill, "draft": draft_fill}
-    for letter, first, stop in _runs(letters):
+    for letter, first, stop in _runs(letters, asked):
         for role, makes in own.items():
             lacking = [k for k in range(first) if not makes[k]]
             reads = any(makes[first:stop]) or (role == "target" and letter == "e")

@@ -176,7 +176,10 @@ def _cells(folders: Sequence[Path], part: Path) -> int:
 
 
 def _files(folders: Sequence[Path], part: Path, owners: Mapping[UnitKey, int]) -> int:
-    """Images of the rows that stayed, each from the folder of its row; the cache of baselines, differences of the code."""
+    """Images of the rows that stayed, each from the folder of its row; what is kept beside the ledger, from the first folder.
+
+    That is the cache of baselines, differences of the code, and the names of the classes.
+    """
     images = 0
     for place, folder in enumerate(folders):
         for path in sorted(folder.glob("images/*/*.png")):
@@ -184,7 +187,7 @@ def _files(folders: Sequence[Path], part: Path, owners: Mapping[UnitKey, int]) -
             if name and owners.get((path.parent.name, int(name[1]), int(name[2]))) == place:
                 _copy(path, part / path.relative_to(folder))
                 images += 1
-        for path in (*folder.glob("cache/baseline/*.npz"), *folder.glob("provenance/*")):
+        for path in (*folder.glob("cache/baseline/*.npz"), *folder.glob("provenance/*"), *folder.glob("classes.txt")):
             _copy(path, part / path.relative_to(folder))
     return images
 

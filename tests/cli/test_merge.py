@@ -88,6 +88,13 @@ def test_the_whole_compares_with_the_reference_of_its_parts(call: Call) -> None:
         assert code == 2 and "compares with another reference than" in err and not Path("none").exists()
 
 
+def test_the_whole_keeps_the_names_of_the_classes(call: Call) -> None:
+    a, b = part("a", (0,)), part("b", (1,))
+    (b / "classes.txt").write_text("tench\ngoldfish\n")
+    assert call("merge", str(a), str(b), "--into", "all")[0] == 0
+    assert Path("all/classes.txt").read_text() == "tench\ngoldfish\n"
+
+
 def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
     a, b = part("a", (0, 1)), part("b", (1, 2), shift=0.5)
     code, out, err = call("merge", str(a), str(b), "--into", "all")

@@ -257,6 +257,16 @@ def test_a_gap_costs_no_keys(near: Pair) -> None:
     assert (one.role, one.stages, one.left_out, one.keys(near.pyramid, 4)) == ("target", (4,), (2, 3), 1 + 4 + 25)
 
 
+@pytest.mark.parametrize(("text", "left_out"), [("t2 T1 D2", (0, 2)), ("t2 o1 t2", (0, 2)), ("t2 D3", (0,))])
+def test_a_draft_that_is_not_asked_where_nothing_is_guided_lacks_that_stage(
+    far: Pair, text: str, left_out: tuple[int, ...]
+) -> None:
+    """The first stage of linear guidance has no weight, in whatever run of `t` it stands."""
+    out = decode(far, schedule(text, draft_fill="none"), UNITS)
+    drafts = [p for p in out.passes if p.role == "draft"]
+    assert drafts[0].stages == (1,) and drafts[-1].left_out == left_out
+
+
 # --- early exits and skipped stages --------------------------------------------------------------------------------------
 
 
