@@ -62,6 +62,15 @@ def test_where_launches_cost_only_the_deepest_sandwich_keeps_its_lead() -> None:
     assert timed.loc["V10 always γ=3", "speedup_high"] < 1
 
 
+def test_on_the_second_pair_no_sandwich_beats_codes_order() -> None:
+    """Neither by distance nor by class accuracy, at any entry; one with fewer rows is further away than CoDe 8."""
+    page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    apart = {(one["a"], one["b"]): one for one in page["differences"](page["EMOJI_PAIRS"], "emoji")}
+    against = [one for (_, second), one in apart.items() if second.startswith("CoDe")]
+    assert len(against) == 5 and all(one["fd_real_high"] > 0 and one["class_accuracy_low"] < 0 for one in against)
+    assert apart["T5 D3 T1", "CoDe 8"]["fd_real_p"] < 0.05 and apart["T5 D3 T1", "CoDe 8"]["fd_real"] > 0
+
+
 def test_what_keeps_the_targets_quality(differences: dict[tuple[str, str], dict[str, float]]) -> None:
     """Within 1 point of class accuracy and 5 % of the distance, by one-sided bounds: bfloat16 is, `T7 D2 T1` is not."""
     distance = pd.read_csv(KEPT / "fresh" / "quality.csv").set_index("schedule").loc["sequential", "fd_real"]
@@ -133,7 +142,8 @@ def test_the_claim_holds_again_at_small_size() -> None:
 
 
 @pytest.mark.long
-def test_the_tables_are_those_of_the_kept_features() -> None:
-    made = runpy.run_path(str(ROOT / "scripts" / "study.py"))["tables"](KEPT / "features.npz")
+@pytest.mark.parametrize("place", [".", "emoji"])
+def test_the_tables_are_those_of_the_kept_features(place: str) -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "study.py"))["tables"](KEPT / place / "features.npz")
     for name, table in zip(("quality", "differences"), made, strict=True):
-        pd.testing.assert_frame_equal(table, pd.read_csv(KEPT / f"{name}.csv"), rtol=0, atol=2e-3)
+        pd.testing.assert_frame_equal(table, pd.read_csv(KEPT / place / f"{name}.csv"), rtol=0, atol=2e-3)
