@@ -81,51 +81,6 @@ STUDY = ROOT / "results" / "study"
 MEASURES = ("class_accuracy", "fd_real")
 HEADLINE = ("sequential", "T7 o3", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "T5 D4 t1", "CoDe 7", "T4 D5 t1", "CoDe 6", "draft_only")
 """Rows of the study that the README shows."""
-PAIRS = (
-    ("T4 D5 t1", "CoDe 6"),
-    ("T5 D4 t1", "CoDe 5"),
-    ("T5 D4 t1", "CoDe 6"),
-    ("T5 D4 t1", "CoDe 7"),
-    ("T5 D4 t1", "CoDe 8"),
-    ("T6 D3 t1", "CoDe 7"),
-    ("T6 D3 t1", "CoDe 8"),
-    ("T6 D3 T1", "CoDe 8"),
-    ("T7 D2 T1", "CoDe 8"),
-    ("T7 o3", "sequential"),
-    ("T6 D3 T1", "sequential"),
-    ("T7 D2 T1", "sequential"),
-    ("T7 D2 T1 target=bfloat16", "sequential"),
-    ("sequential target=bfloat16", "sequential"),
-)
-"""Paired differences that docs/STUDY.md shows."""
-LATE_PAIRS = tuple(
-    (f"{a} draft=late", f"{b} draft=late")
-    for a, b in (
-        ("T6 D3 T1", "CoDe 8"),
-        ("T6 D3 t1", "CoDe 8"),
-        ("T6 D3 t1", "CoDe 7"),
-        ("T5 D4 t1", "CoDe 7"),
-        ("T5 D4 t1", "CoDe 6"),
-        ("T5 D4 t1", "CoDe 5"),
-        ("T4 D5 t1", "CoDe 6"),
-        ("T3 D6 t1", "CoDe 5"),
-        ("T6 D3 T1", "sequential"),
-        ("CoDe 8", "sequential"),
-    )
-)
-"""The same with the draft for the late stages."""
-EMOJI_PAIRS = (
-    ("T6 D2 T1", "CoDe 8"),
-    ("T5 D3 T1", "CoDe 8"),
-    ("T6 D2 t1", "CoDe 7"),
-    ("T5 D3 t1", "CoDe 7"),
-    ("T4 D4 t1", "CoDe 6"),
-    ("T6 D2 T1", "sequential"),
-    ("CoDe 8", "sequential"),
-)
-"""The same for the second pair, of nine stages."""
-
-
 SECTIONS = {
     "lossless": r"parallel_v1 (exact|rejection|stage_rejection)( candidates=4)? γ=3",
     "rules": r"parallel_v1 (exact|(match_rate|tv|kl|top_k|typical) .*) γ=3",
@@ -133,7 +88,7 @@ SECTIONS = {
     "guidance": r"(sequential|parallel_v1 exact γ=3)( (off|cfg=off|constant|interval|cfg=3|linear cfg=3|top_k.*))?",
     "controllers": r"parallel_v1 exact γ=3|dynamic_gamma .*",
     "proposers": r"parallel_v1 exact γ=3( proposer=.*| embedded_plain| draft=.*)?|collaborative N=5( draft=.*)?",
-    "orders": r"(test3|collaborative|hybrid) (?!.*draft=).*",
+    "orders": r"(test3|collaborative|hybrid|model_schedule) (?!.*draft=).*",
 }
 """Sections of docs/STUDY.md, by what the names of their cells look like."""
 
@@ -174,14 +129,14 @@ def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple
     return rows
 
 
-def differences(pairs: Sequence[tuple[str, str]], place: str = "fresh") -> list[dict[str, Any]]:
-    """First minus second on the fresh seeds, the pairs as they are given. place: folder in results/study.
+def differences(place: str = "fresh") -> list[dict[str, Any]]:
+    """First minus second, of the pairs that `pairs.csv` names for a folder of results/study.
 
     `…_p`: of a normal statistic, whose deviation is that of the interval, adjusted by Holm over all pairs and both measures.
     """
     known = {(row["a"], row["b"]): row for row in _study(f"{place}/differences").to_dict("records")}
     out: list[dict[str, Any]] = []
-    for a, b in pairs:
+    for a, b in _study("pairs").query("table == @place")[["a", "b"]].itertuples(index=False):
         turn = 1 if (a, b) in known else -1
         row = known[(a, b) if turn == 1 else (b, a)]
         out.append({"a": a, "b": b, "n": row["n"], "rows": round(turn * row["rows"], 6) + 0.0})
@@ -234,8 +189,8 @@ def study_tables() -> dict[str, str]:
     rows = _qualities("fresh/quality", speeds)
     seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
     emoji_speeds = _speeds("emoji/times") if (STUDY / "emoji" / "times.csv").is_file() else {}
-    between, late = (_apart(differences(*given), speeds) for given in ((PAIRS,), (LATE_PAIRS, "fresh_late")))
-    emoji = _apart(differences(EMOJI_PAIRS, "emoji"), emoji_speeds)
+    between, late = (_apart(differences(place), speeds) for place in ("fresh", "fresh_late"))
+    emoji = _apart(differences("emoji"), emoji_speeds)
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")

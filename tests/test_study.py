@@ -25,7 +25,7 @@ ONE_SIDED = 1.645 / 1.96  # of the half-width of a 95 % interval: a one-sided 95
 def differences() -> dict[tuple[str, str], dict[str, float]]:
     """First minus second, in the order and with the adjusted p of the page."""
     page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
-    return {(one["a"], one["b"]): one for one in page["differences"](page["PAIRS"])}
+    return {(one["a"], one["b"]): one for one in page["differences"]()}
 
 
 def test_a_faster_sandwich_is_nearer_to_the_data_than_codes_order(differences: dict[tuple[str, str], dict[str, float]]) -> None:
@@ -45,7 +45,7 @@ def test_a_draft_for_the_late_stages_takes_half_of_the_lead(differences: dict[tu
     late = {n: f"collaborative N={n} draft=late" for n in (7, 8)}
     assert (few.loc[[(late[n], late[n].removesuffix(" draft=late")) for n in (7, 8)], "fd_real_high"] < 0).all()
     page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
-    apart = {(one["a"], one["b"]): one for one in page["differences"](page["LATE_PAIRS"], "fresh_late")}
+    apart = {(one["a"], one["b"]): one for one in page["differences"]("fresh_late")}
     for sandwich, entry, more_accurate in (("T5 D4 t1", 7, False), ("T6 D3 T1", 8, True)):
         one = apart[f"{sandwich} draft=late", f"CoDe {entry} draft=late"]
         assert one["n"] >= 10_000 and one["fd_real_high"] < 0 and one["fd_real_p"] < 0.05
@@ -65,7 +65,7 @@ def test_where_launches_cost_only_the_deepest_sandwich_keeps_its_lead() -> None:
 def test_on_the_second_pair_no_sandwich_beats_codes_order() -> None:
     """Neither by distance nor by class accuracy, at any entry; one with fewer rows is further away than CoDe 8."""
     page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
-    apart = {(one["a"], one["b"]): one for one in page["differences"](page["EMOJI_PAIRS"], "emoji")}
+    apart = {(one["a"], one["b"]): one for one in page["differences"]("emoji")}
     against = [one for (_, second), one in apart.items() if second.startswith("CoDe")]
     assert len(against) == 5 and all(one["fd_real_high"] > 0 and one["class_accuracy_low"] < 0 for one in against)
     assert apart["T5 D3 T1", "CoDe 8"]["fd_real_p"] < 0.05 and apart["T5 D3 T1", "CoDe 8"]["fd_real"] > 0
