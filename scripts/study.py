@@ -146,7 +146,15 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Distances are to the test set of the pair that the features are of; a file that names no classifier is of the embedded one.
     """
     from sdvar_exp.metrics import mean_interval
-    from sdvar_exp.metrics.distribution import REPLICATES, _estimate, frechet, subsample, test_features, test_features_of
+    from sdvar_exp.metrics.distribution import (
+        REPLICATES,
+        _estimate,
+        frechet,
+        in_the_mix_of,
+        subsample,
+        test_features,
+        test_features_of,
+    )
     from sdvar_exp.metrics.proportion import proportion_interval
 
     with np.load(kept) as file:
@@ -155,7 +163,8 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if data_set is None:
         raise SystemExit(f"error: {kept} is of another classifier than a shipped pair's: decode its study again")
     labels, n = data["labels"].astype(int), len(data["labels"])
-    real = data_set[0][np.isin(data_set[1], labels)]
+    known = np.isin(data_set[1], labels)
+    real = data_set[0][known][in_the_mix_of(labels, data_set[1][known])]
     features = data["features"].astype(np.float32)
     right = (data["predicted"] == data["labels"]).astype(float)
     chosen = [subsample(labels, r) for r in range(REPLICATES)]

@@ -25,7 +25,7 @@ SYMBOLS = {
     ("acceptance", "delta"): "δ=",
     ("acceptance", "until"): "<",
     ("gamma", "value"): "γ=",
-    ("strategy", "exit_depth"): "d=",
+    ("strategy", "exit_depth"): "exit=",
     ("proposer", "depth"): "d=",
     ("mask", "window"): "w=",
     ("sampling", "temperature"): "T=",

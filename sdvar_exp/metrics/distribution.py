@@ -174,10 +174,25 @@ def evenly(labels_M: np.ndarray, n: int) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(np.int64)]
 
 
+def in_the_mix_of(labels_N: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
+    """Indices into a set of images with labels (M,) after which its labels come as often as those of (N,).
+
+    For moments: every image is taken, many times where the mixes differ, as those of a test set with classes of unequal size
+    do from samples of as many a class. A set without some label of (N,) is taken as it is.
+    """
+    (wanted, n), (known, m) = (np.unique(labels, return_counts=True) for labels in (labels_N, labels_M))
+    if not np.array_equal(wanted, known) or np.array_equal(n * len(labels_M), m * len(labels_N)):
+        return np.arange(len(labels_M))
+    times = 8 * np.max(m / n)  # eight rows for each image of the class that needs the fewest
+    return np.concatenate([np.resize(np.flatnonzero(labels_M == y), round(times * k)) for y, k in zip(wanted, n, strict=True)])
+
+
 def compare(
     features_Nd: np.ndarray, labels_N: np.ndarray, other_Md: np.ndarray, other_labels_M: np.ndarray, paired: bool = False
 ) -> dict[str, Estimate]:
     """`fd`, `kid`, `precision`, `recall` of a set of images against another, with intervals or the reason for refusal.
+
+    `fd` weighs the other set's images so that its labels come as often as the first one's.
 
     paired: the sets belong together row by row (samples and their baselines); subsamples are then drawn together.
     """
@@ -199,8 +214,9 @@ def compare(
             "bias would exceed most differences",
         )
     else:
-        again = [(c.size, frechet(features_Nd[c], other_Md[c] if paired else other_Md)) for c in chosen]
-        out["fd"] = _estimate(frechet(features_Nd, other_Md), n, again)
+        mixed_Md = other_Md if paired else other_Md[in_the_mix_of(labels_N, other_labels_M)]
+        again = [(c.size, frechet(features_Nd[c], other_Md[c] if paired else mixed_Md)) for c in chosen]
+        out["fd"] = _estimate(frechet(features_Nd, mixed_Md), n, again)
     subset = min(n, len(other_Md), LARGEST_SUBSET)
     smaller = min(min(c.size for c in chosen), subset)
     if paired:

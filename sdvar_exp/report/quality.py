@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sdvar_exp.errors import UserError
-from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, test_features_of
+from sdvar_exp.metrics.distribution import FRECHET_PER_FEATURE, Estimate, compare, frechet, in_the_mix_of, test_features_of
 from sdvar_exp.metrics.proportion import proportion_interval
 from sdvar_exp.store.features import CellFeatures, read_features
 from sdvar_exp.store.files import write_frame
@@ -91,7 +91,8 @@ def quality_value(name: str, cell: CellFeatures, real: Real | None) -> float:
         return frechet(cell.features, cell.baseline)
     if real is None or real.labels is None or cell.digest != real.digest:
         raise UserError(f"objective={name}: features are of another classifier than a shipped pair's; decode in a new study")
-    return frechet(cell.features, real.features[np.isin(real.labels, cell.labels)])
+    known = np.isin(real.labels, cell.labels)
+    return frechet(cell.features, real.features[known][in_the_mix_of(cell.labels, real.labels[known])])
 
 
 def _accuracy(cell: CellFeatures) -> dict[str, float | None]:

@@ -32,7 +32,7 @@ from sdvar_exp.config import compose
         ("model=var_d16_d30", "parallel_v1 match_rate τ=0.5 γ=2 var_d16_d30"),
         ("acceptance=always", "parallel_v1 always γ=2"),
         ("acceptance=typical", "parallel_v1 typical ε=0.1 α=0.3 τ=0.9 γ=2"),
-        ("strategy=model_schedule strategy.stages=T6e4", "model_schedule T6 e4 d=4"),
+        ("strategy=model_schedule strategy.stages=T6e4", "model_schedule T6 e4 exit=4"),
         ("strategy=model_schedule strategy.stages=T8s2 strategy.exit_depth=2", "model_schedule T8 s2"),
         ("model.autocast=bfloat16", "parallel_v1 match_rate τ=0.5 γ=2 autocast=bfloat16"),
     ],
@@ -45,7 +45,7 @@ def test_name(argv: str, name: str) -> None:
 def test_an_option_that_one_cell_reads_is_in_no_other_name() -> None:
     stages = "[['strategy.stages=T6e4','strategy.exit_depth=4,5'],['strategy.stages=T6D4']]"
     names = [planned.name for planned in compose(["strategy=model_schedule", f"cells={stages}"]).cells]
-    assert names == ["model_schedule T6 e4 d=4", "model_schedule T6 e4 d=5", "model_schedule T6 D4"]
+    assert names == ["model_schedule T6 e4 exit=4", "model_schedule T6 e4 exit=5", "model_schedule T6 D4"]
 
 
 def test_names_of_a_plan_differ() -> None:

@@ -9,6 +9,7 @@ from sdvar_exp.metrics.distribution import (
     compare,
     evenly,
     frechet,
+    in_the_mix_of,
     kernel_distance,
     nearest,
     paired_kernel_distance,
@@ -118,3 +119,19 @@ def test_twins_do_not_pull_the_kernel_distance_below_zero() -> None:
     assert paired_kernel_distance(gaussian(100, seed=1), other) == pytest.approx(
         kernel_distance(gaussian(100, seed=1), other, 100, 1), rel=0.15
     ), "strangers: both estimate the same"
+
+
+def test_a_test_set_of_another_mix_of_classes_is_weighed_like_the_samples() -> None:
+    """Moments of 30 and 10 images of two classes are those of equal shares; a set of the samples' mix is taken as it is."""
+    labels, features = np.repeat([0, 1], [30, 10]), np.repeat([[0.0, 1.0], [4.0, 3.0]], [30, 10], axis=0)
+    even = np.tile([0, 1], 20)
+    chosen = in_the_mix_of(even, labels)
+    assert set(chosen) == set(range(40)) and np.bincount(labels[chosen]).tolist() == [240, 240]
+    assert features[chosen].mean(0).tolist() == [2.0, 2.0]
+    for samples in (np.repeat([0, 1], [3, 1]), np.zeros(5, np.int64), np.array([0, 1, 2])):
+        assert in_the_mix_of(samples, labels).tolist() == list(range(40)), "the same mix, or labels that are not both known"
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(2, 400, 2)) + np.array([[[0.0, 0.0]], [[6.0, 0.0]]])
+    real, real_labels = np.concatenate([kinds[0, :300], kinds[1, :60]]), np.repeat([0, 1], [300, 60])
+    made, made_labels = np.concatenate([kinds[0, 300:], kinds[1, 300:]]), np.repeat([0, 1], 100)
+    assert compare(made, made_labels, real, real_labels)["fd"].value < 0.3 < 3 < frechet(made, real)
