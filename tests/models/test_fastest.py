@@ -118,7 +118,7 @@ def test_every_layer_is_measured(all_of_them: None, monkeypatch: pytest.MonkeyPa
         "plain",
         "packed",
     ]
-    assert fastest.measured(nn.Linear(4, 4).half(), False, [2]) == {"plain": [0.0]}  # no such products
+    assert fastest.measured(nn.Linear(4, 4).double(), False, [2]) == {"plain": [0.0]}  # no such products
 
 
 def ways(model: VAR) -> set[str]:
