@@ -79,6 +79,7 @@ def drawing() -> str:
 
 STUDY = ROOT / "results" / "study"
 MEASURES = ("class_accuracy", "fd_real")
+SEARCHED = {"cfg": "g", "rows": ".3f", "class_accuracy": ".3f", "fd_real": ".2f"}
 HEADLINE = ("sequential", "T7 o3", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "T5 D4 t1", "CoDe 7", "T4 D5 t1", "CoDe 6", "draft_only")
 """Rows of the study that the README shows."""
 SECTIONS = {
@@ -189,8 +190,8 @@ def study_tables() -> dict[str, str]:
     rows = _qualities("fresh/quality", speeds)
     seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
     emoji_speeds = _speeds("emoji/times") if (STUDY / "emoji" / "times.csv").is_file() else {}
-    between, late = (_apart(differences(place), speeds) for place in ("fresh", "fresh_late"))
-    emoji = _apart(differences("emoji"), emoji_speeds)
+    paired = {where: _apart(differences(place), speeds) for where, place in (("", "fresh"), ("late_", "fresh_late"))}
+    paired["emoji_"] = _apart(differences("emoji"), emoji_speeds)
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")
@@ -200,18 +201,23 @@ def study_tables() -> dict[str, str]:
     judged = _study("passes").set_index("name")
     lossless = [str(row["name"]) for row in cells if chosen(str(row["name"]), SECTIONS["lossless"])]
     passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
+    found = _study("search").to_dict("records")
+    searched = [[_named(r["schedule"]), *(f"{r[k]:{f}}" for k, f in SEARCHED.items()), "\\*" * r["front"]] for r in found]
     head = "schedule | rows | speed-up | pixel difference | class accuracy | FD"
     return {
         "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
         "schedules": _markdown(head, [row for _, row in rows]),
         "late": _markdown(head, [row for _, row in _qualities("fresh_late/quality", speeds)]),
-        "late_pairs": _markdown("first | second | rows | speed | class accuracy | FD", late),
         "emoji": _markdown(head, [row for _, row in _qualities("emoji/quality", emoji_speeds)]),
-        "emoji_pairs": _markdown("first | second | rows | speed | class accuracy | FD", emoji),
         "low": _markdown(head, [row for _, row in _qualities("low/quality", speeds)]),
         "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
-        "pairs": _markdown("first | second | rows | speed | class accuracy | FD", between),
+        **{
+            f"{where}pairs": _markdown("first | second | rows | speed | class accuracy | FD", rows_)
+            for where, rows_ in paired.items()
+        },
         "graphs": _markdown("schedule | depth 16, graphs | depth 8, graphs | depth 8, eager", _launch_bound()),
+        "guidance_strength": _markdown(head, [row for _, row in _qualities("guidance/quality", {})]),
+        "search": _markdown("schedule | cfg | rows | class accuracy | FD | front", searched),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
     } | {
