@@ -189,7 +189,7 @@ def study_tables() -> dict[str, str]:
     speeds = _speeds()
     rows = _qualities("fresh/quality", speeds)
     seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
-    emoji_speeds = _speeds("emoji/times") if (STUDY / "emoji" / "times.csv").is_file() else {}
+    emoji_speeds = _speeds("emoji/times")
     paired = {where: _apart(differences(place), speeds) for where, place in (("", "fresh"), ("late_", "fresh_late"))}
     paired["emoji_"] = _apart(differences("emoji"), emoji_speeds)
     derived = [
