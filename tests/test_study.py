@@ -72,7 +72,7 @@ def test_on_the_second_pair_no_sandwich_beats_codes_order() -> None:
 
 
 def test_stronger_guidance_helps_what_the_draft_makes_and_keeps_the_order() -> None:
-    """What the search found, on other seeds: more accurate in class, the target's distance unchanged, `T6 D3 T1` ahead of CoDe 8."""
+    """On other seeds than the search: more accurate in class, the target at its distance, `T6 D3 T1` ahead of CoDe 8."""
     quality = pd.read_csv(KEPT / "guidance" / "quality.csv").set_index("schedule")
     apart = pd.read_csv(KEPT / "guidance" / "differences.csv").set_index(["a", "b"])
     names = [name.removesuffix(" cfg=2") for name in quality.index if name.endswith(" cfg=2") and name != "sequential cfg=2"]

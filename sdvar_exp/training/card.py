@@ -21,7 +21,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class About:
-    """What no measurement says. pair: its name, after `model=` and, if it is not the embedded one, after `train=`.
+    """Words for the card. pair: its name, after `model=` and, if it is not the embedded one, after `train=`.
 
     data: words on the images; "": their folder's name. licence: of the weights, with the sources that it asks to name.
     """

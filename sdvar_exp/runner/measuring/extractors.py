@@ -99,7 +99,7 @@ def network(name: str, study: Path) -> Looker:
 
 
 def _pairs_folder(study: Path) -> Path:
-    """Where the classifier of a study's shipped pair lies: the emoji pair's folder, or for all other models the usual one."""
+    """The folder with the classifier of the study's shipped pair; for all other models the embedded pair's."""
     names = {(cell["config"].get("model") or {}).get("name") for cell in read_cells(study).values()}
     found = {shipped_folder(name) if name in SHIPPED else WEIGHTS for name in names} or {WEIGHTS}
     if len(found) > 1:
