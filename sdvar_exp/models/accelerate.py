@@ -30,14 +30,13 @@ def accelerate(model: VAR, execution: str, autocast: str = "none") -> VAR:
     Raises:
         UserError: graphs without CUDA, autocast of a model that is not in float32.
     """
-    whole = model
     if autocast != "none":
         if model.dtype != torch.float32:
             kind = str(model.dtype).removeprefix("torch.")
             raise UserError(f"model.autocast={autocast} needs dtype=float32, this is {kind}; set one of the two")
         model = cast(VAR, Autocast(model, getattr(torch, autocast)))
     if execution == "auto":
-        use_fastest(whole)
+        use_fastest(model)
     if execution in ("eager", "auto"):
         return model
     if execution == "compile":

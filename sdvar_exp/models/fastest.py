@@ -1,8 +1,10 @@
-"""Finds the fastest way of a product on this machine (`model.execution=auto`): measured once, then known.
+"""Finds the fastest ways of the products on this machine (`model.execution=auto`): measured once, then known.
 
-All ways are exact: `F.linear`, oneDNN's own layout of the weight, and the same with GELU inside. What was found is kept in the
-user's cache (`$XDG_CACHE_HOME/sdvar-exp/products`), a small file for each shape, processor, number of threads and PyTorch. The
-first process that writes one decides for all, so that the processes of a study agree.
+All ways are exact: `F.linear`, oneDNN's own layout of the weight, and the same with GELU inside. Each shape of a product is
+timed alone. Then forwards of the transformer show from how many rows on the winners are faster in their place too, where other
+work has filled the caches. What was found is kept in the user's cache (`$XDG_CACHE_HOME/sdvar-exp/products`), a small file for
+each shape, processor, number of threads and PyTorch. The first process that writes one decides for all, so that the processes
+of a study agree.
 """
 
 from __future__ import annotations
@@ -11,46 +13,62 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sdvar_exp.guest import expand, processor
+from sdvar_exp.models.cache import KVCache
 from sdvar_exp.models.products import Prepacked
 
 if TYPE_CHECKING:
-    from sdvar_exp.models.var import VAR
+    from sdvar_exp.models.var import VAR, Condition
 
 log = logging.getLogger(__name__)
-GAIN = 1.03  # a way other than the plain one must be this many times as fast
+GAIN, IN_PLACE = 1.03, 1.01  # a product, and a forward with such products, must be this many times as fast as the plain one
 LEAST, MOST, ENOUGH_S = 5, 25, 0.3  # interleaved repeats of a shape, fewer than most once they took so long
 LARGEST = 512  # rows; more go through in groups (`var.ROWS_AT_ONCE`)
+DEPTH = 2  # blocks of the forwards that are timed
 FUSED = {"packed": False, "fused": True}
+Seconds = dict[str, list[list[float]]]
+"""Of each way, repeat by repeat, for each number of rows."""
 
 
 def use_fastest(model: VAR) -> None:
     """Give each product of a transformer the way that is fastest for its shape, in place.
 
-    Those of a first, a middle and a last stage are timed, of one guided image. Left alone are layers that are prepared already,
-    on other devices than the CPU, or in float64 and float16.
+    Timed with the rows of all stages of one guided image. Left alone are layers that are prepared already, on other devices
+    than the CPU, or in float64 and float16.
     """
-    lengths, gelus = model.pyramid.lengths, {id(block.ffn.fc1) for block in model.layers}
-    rows = sorted({min(2 * lengths[i], LARGEST) for i in (0, len(lengths) // 2, -1)})
+    rows, gelus = [min(2 * n, LARGEST) for n in model.pyramid.lengths], {id(block.ffn.fc1) for block in model.layers}
+    ways = {}
     for layer in model.products:
         weight = layer.weight
-        if "packed" in vars(layer) or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        if "packed" not in vars(layer) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
+            ways[layer] = known_way(layer, id(layer) in gelus, rows)
+    ways = {layer: way for layer, way in ways.items() if way in FUSED}
+    if not ways:
+        return
+    plain = _condition(model)
+    for layer, way in ways.items():
+        layer.packed = Prepacked(layer.weight.detach(), rows[-1], FUSED[way])  # type: ignore[assignment]
+    pays, least = known_rows(model, plain, rows)
+    for layer in ways:
+        if pays == "plain":
+            del layer.packed
             continue
-        way = known_way(layer, id(layer) in gelus, rows)
-        if way in FUSED:
-            layer.packed = Prepacked(weight, rows[-1], FUSED[way])  # type: ignore[assignment]
-            layer.weight.data = weight.data[:0].clone()
+        packed = cast(Prepacked, layer.packed)
+        packed.least = least
+        if not least:
+            layer.weight.data = packed.plain = packed.plain[:0].clone()
 
 
 def ways_of(*models: Any) -> str:
@@ -62,43 +80,65 @@ def ways_of(*models: Any) -> str:
 
 
 def way_of(layer: nn.Linear) -> str:
-    """plain, packed or fused; int8 where the layer is that."""
+    """plain, packed or fused, the last two with the rows from which on; int8 where the layer is that."""
     packed = vars(layer).get("packed")
     if packed is None:
         return "plain"
-    return type(packed).__name__.lower() if not isinstance(packed, Prepacked) else "fused" if packed.fused else "packed"
+    if not isinstance(packed, Prepacked):
+        return type(packed).__name__.lower()
+    return ("fused" if packed.fused else "packed") + (f" from {packed.least} rows" if packed.least else "")
 
 
 def known_way(layer: nn.Linear, gelu: bool, rows: list[int]) -> str:
     """The way that was found for such a layer on this machine, measured now if none was."""
+    product = [*layer.weight.shape, "gelu" if gelu else "", str(layer.weight.dtype)]
+    return _known({"product": product, "rows": rows}, lambda: measured(layer, gelu, rows), [0], GAIN)[0]
+
+
+def known_rows(model: VAR, plain: Condition, rows: list[int]) -> tuple[str, int]:
+    """Whether a transformer's prepared products pay in its forwards, and from how many rows on: `plain` or not, rows.
+
+    plain: a condition that was made before they were prepared.
+    """
     described = {
-        "product": [*layer.weight.shape, "gelu" if gelu else "", str(layer.weight.dtype)],
+        "forward": [model.width, model.heads, model.vocab_size, min(model.depth, DEPTH)],
+        "types": [str(model.dtype), str(model.head.weight.dtype)],
+        "ways": [way_of(layer) for layer in model.products],
         "rows": rows,
+    }
+    return _known(described, lambda: measured_forwards(model, plain), [0, *rows[1:]], IN_PLACE)
+
+
+def _known(what: dict[str, Any], measure: Callable[[], Seconds], starts: list[int], gain: float) -> tuple[str, int]:
+    described = {
+        **what,
         "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    name = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
-    file = cache_folder() / f"{name}.json"
+    file = cache_folder() / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]}.json"
     found = _read(file)
     if found is None:
-        seconds = measured(layer, gelu, rows)
-        found = fastest(seconds)
-        kept = {way: [float(f"{1e3 * s:.4g}") for s in took] for way, took in seconds.items()}
-        found = _keep(file, {**described, "way": found, "ms": kept}) or found
+        seconds = measure()
+        found = fastest(seconds, starts, gain)
+        kept = {way: [[float(f"{1e3 * s:.4g}") for s in each] for each in took] for way, took in seconds.items()}
+        found = _keep(file, {**described, "way": found[0], "least": found[1], "ms": kept}) or found
     return found
 
 
-def fastest(seconds: dict[str, list[float]]) -> str:
-    """The way with the greatest gain; `plain` unless that is clear: in the median, and in three quarters of the repeats."""
-    plain = seconds["plain"]
+def fastest(seconds: Seconds, starts: list[int], gain: float) -> tuple[str, int]:
+    """The way with the greatest gain over all rows together, and which of `starts` it is taken from; the first is 0, all rows.
 
-    def gains(way: str) -> list[float]:
-        return sorted(a / b for a, b in zip(plain, seconds[way], strict=True))
-
-    clear = [way for way in seconds if way != "plain" and gains(way)[len(plain) // 4] > 1 and _middle(gains(way)) > GAIN]
-    return max(clear, key=lambda way: _middle(gains(way)), default="plain")
+    `plain` from 0 on unless another is clearly faster: by `gain` in the median, and in three quarters of the repeats.
+    """
+    gains: dict[tuple[str, int], list[float]] = {}
+    for way in seconds.keys() - {"plain"}:
+        for i, start in enumerate(starts):
+            pairs = zip(seconds["plain"], seconds[way], strict=True)
+            gains[way, start] = sorted(sum(a) / (sum(a[:i]) + sum(b[i:])) for a, b in pairs)
+    clear = [one for one, each in gains.items() if each[len(each) // 4] > 1 and _middle(each) > gain]
+    return max(clear, key=lambda one: _middle(gains[one]), default=("plain", 0))
 
 
 def _middle(ascending: list[float]) -> float:
@@ -106,8 +146,8 @@ def _middle(ascending: list[float]) -> float:
 
 
 @torch.inference_mode()
-def measured(layer: nn.Linear, gelu: bool, rows: list[int]) -> dict[str, list[float]]:
-    """Seconds of each way, all numbers of rows together, repeat by repeat in turn."""
+def measured(layer: nn.Linear, gelu: bool, rows: list[int]) -> Seconds:
+    """Seconds of a product alone in each way."""
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight))
     made = torch.Generator().manual_seed(0)
@@ -117,23 +157,53 @@ def measured(layer: nn.Linear, gelu: bool, rows: list[int]) -> dict[str, list[fl
         out = F.linear(h, weight, bias)
         return torch.ops.aten.gelu_(out, approximate="tanh") if gelu else out
 
-    ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"plain": plain}
+    ways: dict[str, Callable[[int], object]] = {"plain": lambda i: plain(inputs[i])}
     with suppress(RuntimeError):  # this processor or build has no such products
         for way in ("packed", "fused") if gelu else ("packed",):
             packed = Prepacked(weight, rows[-1], FUSED[way])
             packed(inputs[0], bias, gelu)
-            ways[way] = lambda h, packed=packed: packed(h, bias, gelu)  # type: ignore[misc]
-    if len(ways) == 1:
-        return {"plain": [0.0]}
-    took: dict[str, list[float]] = {way: [] for way in ways}
+            ways[way] = lambda i, packed=packed: packed(inputs[i], bias, gelu)  # type: ignore[misc]
+    return _in_turn(ways, len(rows)) if len(ways) > 1 else {"plain": [[0.0] * len(rows)]}
+
+
+@torch.inference_mode()
+def measured_forwards(model: VAR, plain: Condition) -> Seconds:
+    """Seconds of the first blocks and the head on the rows of each stage, plain and with the prepared products."""
+    ready, offsets = _condition(model), model.pyramid.offsets
+    head = vars(model.head).get("packed")  # not in a condition
+    cache = model.new_cache(2, depth=DEPTH)
+    cache.kv.normal_()
+    made = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, n, model.width, generator=made).to(model.dtype) for n in model.pyramid.lengths]
+
+    def forward(stage: int, condition: Condition, least: int) -> None:
+        if isinstance(head, Prepacked):
+            head.least = least
+        model(inputs[stage], condition, KVCache.over(cache.kv, offsets[stage]))
+
+    ways = {"plain": lambda i: forward(i, plain, sys.maxsize), "prepared": lambda i: forward(i, ready, 0)}
+    return _in_turn(ways, len(inputs))
+
+
+def _condition(model: VAR) -> Condition:
+    with torch.inference_mode():
+        return model.condition(torch.tensor([0, model.num_classes], device=model.device), DEPTH)
+
+
+def _in_turn(ways: Mapping[str, Callable[[int], object]], count: int) -> Seconds:
+    """Seconds of each way for each of `count` inputs, the ways in turn."""
+    took: Seconds = {way: [] for way in ways}
     began = time.perf_counter()
     for i in range(-1, MOST):
-        for way in list(ways)[i % len(ways) :] + list(ways)[: i % len(ways)]:
-            start = time.perf_counter()
-            for h in inputs:
-                ways[way](h)
-            if i >= 0:
-                took[way].append(time.perf_counter() - start)
+        each: dict[str, list[float]] = {way: [] for way in ways}
+        for j in range(count):
+            for way in list(ways)[(i + j) % len(ways) :] + list(ways)[: (i + j) % len(ways)]:
+                start = time.perf_counter()
+                ways[way](j)
+                each[way].append(time.perf_counter() - start)
+        if i >= 0:
+            for way in ways:
+                took[way].append(each[way])
         if i + 1 >= LEAST and time.perf_counter() - began > ENOUGH_S:
             break
     return took
@@ -144,16 +214,17 @@ def cache_folder() -> Path:
     return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sdvar-exp" / "products"
 
 
-def _read(file: Path) -> str | None:
-    """The way that a file tells; None where it is not there or damaged."""
+def _read(file: Path) -> tuple[str, int] | None:
+    """The way that a file tells and from how many rows on; None where it is not there or damaged."""
     try:
-        way = json.loads(file.read_bytes())["way"]
+        content = json.loads(file.read_bytes())
+        way, least = content["way"], content["least"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return way if way in ("plain", *FUSED) else None
+    return (way, least) if way in ("plain", "prepared", *FUSED) and type(least) is int and least >= 0 else None
 
 
-def _keep(file: Path, content: dict[str, Any]) -> str | None:
+def _keep(file: Path, content: dict[str, Any]) -> tuple[str, int] | None:
     """Write what was found, unless another process did; what then holds, None where nothing can be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

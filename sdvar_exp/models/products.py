@@ -73,21 +73,25 @@ class Prepacked:
     """A weight in the layout that oneDNN likes best for products with so many rows, in float32 or bfloat16.
 
     Sums are the same as those of `F.linear` but for the order of their terms. fused: GELU is applied inside the product.
+    Fewer rows than `least` go through `F.linear`, for which `plain` keeps the weight as it was.
     Raises `RuntimeError` where this processor or build has no such products.
     """
 
     def __init__(self, weight: torch.Tensor, rows: int, fused: bool) -> None:
-        self.dtype, self.fused = weight.dtype, fused
+        self.dtype, self.fused, self.least, self.plain = weight.dtype, fused, 0, weight.detach()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
         return self  # never changed
 
     def __call__(self, h: torch.Tensor, bias: torch.Tensor, gelu: bool = False) -> torch.Tensor:
-        inside, behind = gelu and self.fused, gelu and not self.fused
-        then, kind = ("gelu", "tanh") if inside else ("none", "")
-        out = torch.ops.mkldnn._linear_pointwise(h.to(self.dtype), self.weight, bias.to(self.dtype), then, [], kind)
-        done: torch.Tensor = torch.ops.aten.gelu_(out, approximate="tanh") if behind else out
+        h, bias, inside = h.to(self.dtype), bias.to(self.dtype), gelu and self.fused
+        if h.numel() < self.least * h.shape[-1]:
+            out, inside = F.linear(h, self.plain, bias), False
+        else:
+            then, kind = ("gelu", "tanh") if inside else ("none", "")
+            out = torch.ops.mkldnn._linear_pointwise(h, self.weight, bias, then, [], kind)
+        done: torch.Tensor = torch.ops.aten.gelu_(out, approximate="tanh") if gelu and not inside else out
         return done
 
 

@@ -25,7 +25,8 @@ from sdvar_exp.registry import choose
 from tests.models.test_accelerate import CELLS, UNITS, tokens
 from tests.support import golden_pair, golden_var
 
-SLOW, FAST = [2.0] * 8, [1.0] * 8
+SLOW, FAST = [[2.0]] * 8, [[1.0]] * 8
+FORWARDS = fastest.measured_forwards
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which every other way is twice as fast, and fused GELU most."""
-    times = {"plain": SLOW, "packed": FAST, "fused": [0.5] * 8}
+    times = {"plain": SLOW, "packed": FAST, "fused": [[0.5]] * 8}
     monkeypatch.setattr(fastest, "measured", lambda layer, gelu, rows: {k: v for k, v in times.items() if gelu or k != "fused"})
+    monkeypatch.setattr(fastest, "measured_forwards", lambda *_: {"plain": SLOW, "prepared": FAST})
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -60,17 +62,28 @@ def test_a_prepacked_product_is_that_of_linear(rows: int) -> None:
 
 
 def test_another_way_must_be_clearly_faster() -> None:
-    def way(**times: list[float]) -> str:
-        return fastest.fastest(times)
+    def way(**times: list[list[float]]) -> str:
+        return fastest.fastest(times, [0], fastest.GAIN)[0]
+
+    def each(*seconds: float) -> list[list[float]]:
+        return [[s] for s in seconds]
 
     assert way(plain=SLOW, packed=FAST) == "packed" and way(plain=FAST, packed=SLOW) == "plain"
-    assert (
-        way(plain=SLOW, packed=FAST, fused=[0.9] * 8) == "fused" and way(plain=SLOW, packed=[0.9] * 8, fused=FAST) == "packed"
-    )
-    assert way(plain=[1.02] * 8, packed=FAST) == "plain"  # no gain to speak of
-    assert way(plain=[0.9, 0.9, 0.9, 3, 3, 3, 3, 3], packed=FAST) == "plain"  # three repeats of eight say otherwise
-    assert way(plain=[0.9, 3, 3, 3, 3, 3, 3, 3], packed=FAST) == "packed"  # one hiccup
-    assert way(plain=[0.0]) == "plain"
+    quick = each(*[0.9] * 8)
+    assert way(plain=SLOW, packed=FAST, fused=quick) == "fused" and way(plain=SLOW, packed=quick, fused=FAST) == "packed"
+    assert way(plain=each(*[1.02] * 8), packed=FAST) == "plain"  # no gain to speak of
+    assert way(plain=each(0.9, 0.9, 0.9, 3, 3, 3, 3, 3), packed=FAST) == "plain"  # three repeats of eight say otherwise
+    assert way(plain=each(0.9, 3, 3, 3, 3, 3, 3, 3), packed=FAST) == "packed"  # one hiccup
+    assert way(plain=each(0.0)) == "plain"
+
+
+def test_few_rows_stay_plain_where_a_prepared_call_costs_more() -> None:
+    def found(plain: list[float], prepared: list[float]) -> tuple[str, int]:
+        return fastest.fastest({"plain": [plain] * 8, "prepared": [prepared] * 8}, [0, 8, 18], fastest.IN_PLACE)
+
+    assert found([1, 2, 5], [2, 2.2, 4]) == ("prepared", 18)  # slower below, and faster in all
+    assert found([1, 2, 5], [2, 1.5, 4]) == ("prepared", 8) and found([1, 2, 5], [0.9, 1.5, 4]) == ("prepared", 0)
+    assert found([1, 2, 5], [4, 4, 5]) == ("plain", 0)
 
 
 def test_ways_are_measured_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,11 +93,11 @@ def test_ways_are_measured_once_and_kept(cache: Path, monkeypatch: pytest.Monkey
     (file,) = cache.iterdir()
     content = json.loads(file.read_text())
     assert content["way"] == "packed" and content["product"] == [16, 8, "", "torch.float32"] and content["rows"] == [2, 8]
-    assert content["threads"] == torch.get_num_threads() and content["ms"]["plain"] == [2000.0] * 8
+    assert content["threads"] == torch.get_num_threads() and content["ms"]["plain"] == [[2000.0]] * 8
     for other in ((layer, True, [2, 8]), (layer, False, [2]), (layer.bfloat16(), False, [2, 8])):
         fastest.known_way(*other)
     assert len(asked) == 4 and len(list(cache.iterdir())) == 4
-    for damaged in ("", "{}", '{"way": "quick"}', "[]", '{"way": ["plain"]}'):
+    for damaged in ("", "{}", '{"way": "quick", "least": 0}', "[]", '{"way": ["plain"], "least": 0}', '{"way": "packed"}'):
         file.write_text(damaged)
         assert fastest.known_way(layer.float(), False, [2, 8]) == "packed" and json.loads(file.read_text())["way"] == "packed"
 
@@ -114,11 +127,10 @@ def test_every_layer_is_measured(all_of_them: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fastest, "ENOUGH_S", 0.0)
     took = fastest.measured(nn.Linear(32, 48), True, [2, 8])
     assert list(took) == ["plain", "packed", "fused"] and {len(v) for v in took.values()} == {fastest.LEAST}
-    assert all(s > 0 for v in took.values() for s in v) and list(fastest.measured(nn.Linear(32, 48), False, [2])) == [
-        "plain",
-        "packed",
-    ]
-    assert fastest.measured(nn.Linear(4, 4).double(), False, [2]) == {"plain": [0.0]}  # no such products
+    assert all(s > 0 and len(each) == 2 for v in took.values() for each in v for s in each) and list(
+        fastest.measured(nn.Linear(32, 48), False, [2])
+    ) == ["plain", "packed"]
+    assert fastest.measured(nn.Linear(4, 4).double(), False, [2, 8]) == {"plain": [[0.0, 0.0]]}  # no such products
 
 
 def ways(model: VAR) -> set[str]:
@@ -142,6 +154,32 @@ def test_the_same_tokens(name: str, all_of_them: None) -> None:
     prepared = fast(golden_pair("tiny"))
     assert ways(prepared.target) == {"packed", "fused"} and all(x.weight.numel() == 0 for x in prepared.target.products)
     assert torch.equal(tokens(prepared, CELLS[name], UNITS), tokens(golden_pair("tiny"), CELLS[name], UNITS))
+
+
+def test_a_forward_says_from_how_many_rows_on(all_of_them: None, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizes(model: VAR) -> set[int]:
+        return {layer.weight.numel() for layer in model.products}
+
+    rows = [2 * n for n in golden_var("tiny", "target").pyramid.lengths]
+    slow_first = [[1.0] + [2.0] * (len(rows) - 1)] * 8, [[3.0] + [1.0] * (len(rows) - 1)] * 8
+    monkeypatch.setattr(fastest, "measured_forwards", lambda *_: dict(zip(("plain", "prepared"), slow_first, strict=True)))
+    late = accelerate(golden_var("tiny", "target"), "auto")
+    assert ways(late) == {f"packed from {rows[1]} rows", f"fused from {rows[1]} rows"} and 0 not in sizes(late)
+    pair = replace(golden_pair("tiny"), target=late)
+    assert torch.equal(tokens(pair, CELLS["continue"], UNITS), tokens(golden_pair("tiny"), CELLS["continue"], UNITS))
+
+    (file,) = (f for f in cache.iterdir() if "forward" in json.loads(f.read_text()))
+    file.unlink()
+    monkeypatch.setattr(fastest, "measured_forwards", lambda *_: {"plain": FAST, "prepared": SLOW})
+    assert ways(accelerate(golden_var("tiny", "target"), "auto")) == {"plain"}
+    file.unlink()
+    monkeypatch.setattr(fastest, "ENOUGH_S", 0.0)
+    took: list[fastest.Seconds] = []
+    monkeypatch.setattr(fastest, "measured_forwards", lambda *of: took.append(FORWARDS(*of)) or took[-1])
+    for autocast in ("none", "bfloat16"):
+        accelerate(golden_var("tiny", "target"), "auto", autocast)
+    assert len(took) == 2 and all(s > 0 for one in took for v in one.values() for each in v for s in each)
+    assert [[*one] for one in took] == [["plain", "prepared"]] * 2 and [len(one["plain"][0]) for one in took] == [len(rows)] * 2
 
 
 def test_groups_of_rows_and_autocast(all_of_them: None, monkeypatch: pytest.MonkeyPatch) -> None:
