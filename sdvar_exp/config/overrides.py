@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep, Sweep, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
 from hydra.errors import HydraException
 
 from sdvar_exp import registry
@@ -264,7 +274,8 @@ def expand(override: Override, known: Known, errors: list[str]) -> list[Item]:
 
 
 def for_hydra(texts: Iterable[str], known: Known) -> list[str]:
-    """The same words for a command line that Hydra itself reads: names of choices and words with a ~ in quotes.
+    """The same words for a command line that Hydra itself reads: names of choices and words with a ~ in quotes, `++` before
+    settings of the reference, whose keys the config does not have.
 
     Raises `ConfigErrors` for what cannot be read.
     """
@@ -276,7 +287,8 @@ def for_hydra(texts: Iterable[str], known: Known) -> list[str]:
         if override.key_or_group == "experiment" and items and items[0].value is None:  # Hydra wants a name
             continue
         values = ",".join(item.text.partition("=")[2] for item in items)
-        out.append(f"{override.get_key_element()}={values}" if items else _with_tildes(str(override.input_line)))
+        added = "++" if override.key_or_group.startswith("reference.") and override.type is OverrideType.CHANGE else ""
+        out.append(f"{override.get_key_element()}={values}" if items else added + _with_tildes(str(override.input_line)))
     if errors:
         raise ConfigErrors(errors)
     return out

@@ -112,7 +112,7 @@ def settle_reference(plan: Plan) -> Plan:
     wanted = differences(kept["config"]["model"], plan.reference.model.identity(), "model")
     raise UserError(
         f"study {plan.study} compares with another model ({'; '.join(wanted)}), which this command does not name; "
-        "use study=NAME"
+        "begin it with reference.model=… or use study=NAME"
     )
 
 

@@ -102,8 +102,9 @@ def _manifests(folders: Sequence[Path], mixed: bool) -> tuple[dict[str, Any], li
                 raise UserError(f"{folder}: {str(error).partition('; go on')[0]}; --allow-mixed merges all the same") from error
             tags[-1][tag] = whole["current"]
         assert whole is not None
-        if "reference" in own:
-            whole["reference"] = own["reference"]
+        kept = {"reference": own["reference"]} if "reference" in own else {}
+        begun = min(m["created"] for m in (own, whole) if "created" in m)
+        whole |= kept | {"created": begun}
         tags[-1].setdefault(fingerprint_id(own["fingerprint"]), tags[-1][own["fingerprint_id"]])
     assert whole is not None
     return whole, tags

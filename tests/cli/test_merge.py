@@ -95,6 +95,14 @@ def test_the_whole_keeps_the_names_of_the_classes(call: Call) -> None:
     assert Path("all/classes.txt").read_text() == "tench\ngoldfish\n"
 
 
+def test_the_whole_was_begun_when_its_first_part_was(call: Call) -> None:
+    a, b = part("a", (0,)), part("b", (1,))
+    begun = "2026-01-02T03:04:05Z"
+    (b / "manifest.json").write_text(json.dumps({**(read_manifest(b) or {}), "created": begun}))
+    assert call("merge", str(a), str(b), "--into", "all")[0] == 0
+    assert (read_manifest(Path("all")) or {})["created"] == begun
+
+
 def test_rows_that_differ_are_listed_and_nothing_is_written(call: Call) -> None:
     a, b = part("a", (0, 1)), part("b", (1, 2), shift=0.5)
     code, out, err = call("merge", str(a), str(b), "--into", "all")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -68,7 +66,6 @@ def bisecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """Plans of the jobs. Their one unit has a difference that is smallest at τ = 0.3; `study=failing` fails."""
     seen: list[Plan] = []
-    fake: Any = ModuleType("sdvar_exp.runner")
 
     def run_study(plan: Plan, console: object) -> int:
         seen.append(plan)
@@ -92,8 +89,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
                 )
         return int(plan.study == "failing")
 
-    fake.run_study = run_study
-    monkeypatch.setitem(sys.modules, "sdvar_exp.runner", fake)
+    monkeypatch.setattr("sdvar_exp.runner.run_study", run_study)
     return seen
 
 
@@ -117,6 +113,19 @@ def test_a_job_is_what_the_same_words_mean(bisecting: dict[str, Any], runner: li
     first = compose([*WORDS, "study=s", f"acceptance.tau={runner[0].cells[0].cell.acceptance.params.tau}"])  # type: ignore[union-attr]
     assert first.cells[0].cell == runner[0].cells[0].cell and first.folder == runner[0].folder
     assert len(list(Path("results/s/cells").glob("*.json"))) == 2, "both jobs in one study"
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_the_models_may_be_a_factor_where_the_reference_names_one(
+    plus: str, bisecting: dict[str, Any], runner: list[Plan]
+) -> None:
+    words = ["acceptance.tau=0.2", *WORDS, f"{plus}reference.model=embedded", "reference.cfg_schedule.cfg=2"]
+    assert main(["run", "-m", "hydra/sweeper=basic", "model=embedded_plain,embedded", *words]) == 0
+    assert [plan.cells[0].cell.model.name for plan in runner] == ["embedded_plain", "embedded"]
+    references = [plan.reference for plan in runner]
+    assert {(r.model.name, r.cfg_schedule.params.cfg) for r in references if r} == {
+        ("embedded", 2.0)
+    } and None not in references
 
 
 def test_hydras_basic_sweeper(runner: list[Plan]) -> None:

@@ -227,6 +227,8 @@ L = (1, 4, 9, 16, 25)
         ("T2 D2 t1", {"guided_by": "draft"}, 2 * 5 + 25, 2 * 30 + 25, (3, 3)),
         ("T2 D2 o1", {}, 2 * 5 + 25, 2 * 30, (3, 2)),
         ("t5", {}, 55, 110, (5, 4)),  # t = 0 at stage 0: the draft is not asked, and fed with stage 1
+        ("t1 D4", {}, 1, 110, (1, 4)),
+        ("t1 D4", {"draft_fill": "none"}, 1, 108, (1, 4)),
         ("T2 D1 T1 D1", {"draft_fill": "none"}, 2 * (5 + 16), 2 * (9 + 25), (3, 2)),
         ("D1 T1 D1 T1 D1", {"draft_fill": "none", "target_fill": "none"}, 2 * (4 + 16), 2 * (1 + 9 + 25), (2, 3)),
     ],
@@ -437,6 +439,12 @@ def test_what_a_schedule_does_not_read_makes_no_other_cell() -> None:
     assert ids(schedule("T5", full), schedule("TTTTT"), schedule("T 2 T3".replace(" 2", "2"), on_reject="continue")) == 1
     assert ids(schedule("T2 D3", full, target_fill="none"), schedule("T2D3", plain, target_fill="recompute")) == 1
     assert ids(schedule("T2 D3"), schedule("T2 D3", draft_fill="none")) == 2
+    assert (
+        ids(schedule("t1 D4"), schedule("t1 D4", draft_fill="none"))
+        == 2
+        == ids(schedule("t5"), schedule("t5", draft_fill="none"))
+    )
+    assert ids(schedule("D4 t1"), schedule("D4 t1", draft_fill="none")) == 1
     assert ids(schedule("D2 T3"), schedule("D2 T3", target_fill="recompute")) == 2
     assert ids(schedule("T2 t3"), schedule("T2 t3", guided_by="draft")) == 2
     assert ids(schedule("T2 o3"), schedule("T2 o3", guided_by="draft")) == 1

@@ -204,14 +204,14 @@ def plain_schedule(cell: Cell) -> Cell:
     return replace(cell, strategy=replace(cell.strategy, params=ModelSchedule(**kept)))
 
 
-FILLS = {"target_fill": (("De", "TtoV"), ("D", "e")), "draft_fill": (("Toe", "tDV"),)}
-"""By option, whose rows it is about, and the letters behind them that would read those."""
+FILLS = {"target_fill": (("De", "TtoV"), ("D", "e")), "draft_fill": (("Toet", "tDV"),)}
+"""By option, whose rows it is about, and the letters behind them that would read those. A `t` without weight asks no draft."""
 
 
 def _behind(letters: str, other: str, own: str) -> bool:
     """Whether some stage of `own` stands behind one of `other`."""
     first = next((i for i, letter in enumerate(letters) if letter in other), len(letters))
-    return any(letter in own for letter in letters[first:])
+    return any(letter in own for letter in letters[first + 1 :])
 
 
 @register(
