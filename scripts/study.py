@@ -163,6 +163,8 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if data_set is None:
         raise SystemExit(f"error: {kept} is of another classifier than a shipped pair's: decode its study again")
     labels, n = data["labels"].astype(int), len(data["labels"])
+    if n < (least := 10 * data["features"].shape[2]):
+        raise SystemExit(f"error: {kept} has {n} images a cell, and Fréchet distances need {least}: decode more seeds")
     known = np.isin(data_set[1], labels)
     real = data_set[0][known][in_the_mix_of(labels, data_set[1][known])]
     features = data["features"].astype(np.float32)
