@@ -184,14 +184,21 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
+"""Tables of schedules, and whose folder of results/study they show."""
+PAIRED = {"pairs": "fresh", "late_pairs": "fresh_late", "emoji_pairs": "emoji_fresh"}
+"""The same of paired differences."""
+
+
 def study_tables() -> dict[str, str]:
     """The tables of docs/STUDY.md and the README's part of them, by the name of their markers."""
-    speeds = _speeds()
-    rows = _qualities("fresh/quality", speeds)
-    seen = {name for name, _ in rows} - {"sequential", "T6 D3 T1"}
-    emoji_speeds = _speeds("emoji/times")
-    paired = {where: _apart(differences(place), speeds) for where, place in (("", "fresh"), ("late_", "fresh_late"))}
-    paired["emoji_"] = _apart(differences("emoji"), emoji_speeds)
+    speeds = {place: _speeds("emoji/times" if place.startswith("emoji") else "times") for place in PLACES.values()}
+    speeds["guidance"] = {}  # nothing was timed
+    rows = {name: _qualities(f"{place}/quality", speeds[place]) for name, place in PLACES.items()}
+    seen = {name for name, _ in rows["schedules"]} - {"sequential", "T6 D3 T1"}
+    rows["study"] = [(name, row) for name, row in rows["schedules"] if name in HEADLINE]
+    rows["rivals"] = [(name, row) for name, row in _qualities("quality", speeds["fresh"]) if name not in seen]
+    paired = {name: _apart(differences(place), speeds[place]) for name, place in PAIRED.items()}
     derived = [
         [str(row["device"]), str(row["pair"]), f"{row['target_ms']:.1f}", *(f"{v:.2f}" for v in list(row.values())[3:])]
         for row in _study("predicted").to_dict("records")
@@ -203,20 +210,11 @@ def study_tables() -> dict[str, str]:
     passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
     found = _study("search").to_dict("records")
     searched = [[_named(r["schedule"]), *(f"{r[k]:{f}}" for k, f in SEARCHED.items()), "\\*" * r["front"]] for r in found]
-    head = "schedule | rows | speed-up | pixel difference | class accuracy | FD"
+    quality, apart = "schedule | rows | speed-up | pixel difference | class accuracy | FD", "first | second | rows | speed"
     return {
-        "study": _markdown(head, [row for name, row in rows if name in HEADLINE]),
-        "schedules": _markdown(head, [row for _, row in rows]),
-        "late": _markdown(head, [row for _, row in _qualities("fresh_late/quality", speeds)]),
-        "emoji": _markdown(head, [row for _, row in _qualities("emoji/quality", emoji_speeds)]),
-        "low": _markdown(head, [row for _, row in _qualities("low/quality", speeds)]),
-        "rivals": _markdown(head, [row for name, row in _qualities("quality", speeds) if name not in seen]),
-        **{
-            f"{where}pairs": _markdown("first | second | rows | speed | class accuracy | FD", rows_)
-            for where, rows_ in paired.items()
-        },
+        **{name: _markdown(quality, [row for _, row in found]) for name, found in rows.items()},
+        **{name: _markdown(f"{apart} | class accuracy | FD", found) for name, found in paired.items()},
         "graphs": _markdown("schedule | depth 16, graphs | depth 8, graphs | depth 8, eager", _launch_bound()),
-        "guidance_strength": _markdown(head, [row for _, row in _qualities("guidance/quality", {})]),
         "search": _markdown("schedule | cfg | rows | class accuracy | FD | front", searched),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),

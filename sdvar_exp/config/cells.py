@@ -264,7 +264,9 @@ def reference_words(master: Tree, work: Work) -> list[str]:
 
 
 def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], work: Work) -> Cell | None:
-    """The target alone under the study's own guidance, sampling and model, as `words` override them; eager.
+    """The target alone under the study's own guidance, sampling and model, as `words` override them.
+
+    Eager and of one precision unless `words` say otherwise.
 
     items: what the command sets for all cells. Raises nothing: mistakes in `words` go to `work.errors`.
     """
@@ -291,8 +293,8 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
         tree = work.composer.job(attempt, trial.errors)
         cell = to_cell(tree.cfg, trial) if tree is not None and not trial.errors else None
         if cell is not None:
-            alone = dataclasses.replace(cell.baseline(), model=cell.model.plainly() if not own else cell.model)
-            return alone.normalised()
+            said = {name: getattr(cell.model, name) for name in cell.model.arithmetic() if f"model.{name}" in own}
+            return dataclasses.replace(cell.baseline(), model=dataclasses.replace(cell.model.plainly(), **said)).normalised()
     work.errors += [f"reference: {line}" for line in trial.errors] if own else []
     return None
 

@@ -375,6 +375,23 @@ def test_the_reference_is_the_target_alone_before_any_sweep() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "arithmetic"),
+    [
+        ([], {}),
+        (["reference.cfg_schedule.cfg=2"], {}),
+        (["reference.model=embedded_plain"], {}),
+        (["reference.model.execution=auto"], {"execution": "auto"}),
+        (["reference.model.target.dtype=float64"], {"target_dtype": "float64"}),
+        (["+reference.model.target_dtype=float64", "reference.cfg_schedule=off"], {"target_dtype": "float64"}),
+    ],
+)
+def test_the_references_arithmetic_is_what_is_said_of_it(words: list[str], arithmetic: dict[str, str]) -> None:
+    """Whatever the command sets for its cells: precision is a way to save work, so it must not move what it is compared with."""
+    plan = compose(["strategy=draft_only", "model.target.dtype=bfloat16", "model.execution=auto", *words])
+    assert plan.reference is not None and plan.reference.model.arithmetic() == arithmetic
+
+
+@pytest.mark.parametrize(
     ("word", "line"),
     [
         ("reference.strategy=test3", "the reference is the target alone, stage by stage; set its"),
