@@ -3,6 +3,7 @@
     python scripts/study.py keep results/sandwich          # the features of its images, into results/study/features.npz
     python scripts/study.py times results/sandwich-time    # its speed-ups, into times.csv
     python scripts/study.py ablation results/ablation      # ablation.csv by cell, and passes.csv by rule and stage
+    python scripts/study.py search results/search          # search.csv: the cells of a search and their front
     python scripts/study.py tables                         # quality.csv, differences.csv and predicted.csv of what was kept
     python scripts/readme.py                               # then the tables and the picture of README.md and docs/STUDY.md
 
@@ -19,6 +20,7 @@ import sys
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -196,10 +198,26 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(quality), pd.DataFrame(differences)
 
 
+def search(study: Path, out: Path, first: int, seeds: int) -> None:
+    """Write rows, distance and class accuracy of each cell of a search, and whether it is on the front of the three."""
+    with TemporaryDirectory() as folder:
+        keep(study, Path(folder) / "features.npz", first, seeds)
+        found = tables(Path(folder) / "features.npz")[0]
+    found["cfg"] = found["schedule"].str.extract(r" cfg=([\d.]+)")[0].fillna("1.5").astype(float)
+    found["schedule"] = found["schedule"].str.replace(r" cfg=[\d.]+", "", regex=True)
+    found = found[found["schedule"] != "sequential draft=late"]  # the same target
+    scores = np.column_stack((found["rows"], found["fd_real"], -found["class_accuracy"]))
+    found["front"] = [not ((scores <= one).all(1) & (scores < one).any(1)).any() for one in scores]
+    columns = ["schedule", "cfg", "n", "rows", "fd_real", "class_accuracy", "front"]
+    found.sort_values(["rows", "schedule", "cfg"])[columns].round(5).to_csv(
+        out / "search.csv", index=False, lineterminator="\n"
+    )
+
+
 def main(argv: list[str]) -> int:
     """Run one of the actions; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("keep", "times", "ablation", "tables"))
+    parser.add_argument("action", choices=("keep", "times", "ablation", "search", "tables"))
     parser.add_argument("study", nargs="?", type=Path, default=Path("results/sandwich"))
     parser.add_argument("--first", type=int, default=20_000, help="first seed (default: 20000)")
     parser.add_argument("--seeds", type=int, default=100, help="seeds a label (default: 100)")
@@ -207,6 +225,9 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     if asked.action in ("times", "ablation"):
         {"times": times, "ablation": ablation}[asked.action](asked.study, asked.out)
+        return 0
+    if asked.action == "search":
+        search(asked.study, asked.out, asked.first, asked.seeds)
         return 0
     if asked.action == "keep":
         keep(asked.study, asked.out / "features.npz", asked.first, asked.seeds)
