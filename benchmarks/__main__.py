@@ -22,6 +22,7 @@ SHORT: dict[str, list[str]] = {
     "merged": ["--repeats", "5"],
     "sampling": ["--repeats", "5"],
     "precision": [],
+    "arithmetic": ["--repeats", "5"],
     "memory": [],
     "scaling": ["--repeats", "2", "--rows", "1000", "100000"],
 }
