@@ -62,8 +62,8 @@ def main() -> None:
         )
     head = ["schedule", "precision", "execution", "B", "ms", f"float32 {ways[0][1]} ÷ it", f"float32 {ways[1][1]} ÷ it"]
     text = (
-        f"{machine(device)}. Pair `{args.model}`, guidance 1.5, {args.repeats} interleaved repeats, 95 % t intervals. Speed-up over the "
-        f"target alone (`{ALONE}`) in float32 under each execution, without the VQVAE's image decode, which takes "
+        f"{machine(device)}. Pair `{args.model}`, guidance 1.5, {args.repeats} interleaved repeats, 95 % t intervals. Speed-up "
+        f"over the target alone (`{ALONE}`) in float32 under each execution, without the VQVAE's image decode, which takes "
         f"{', '.join(images)}.\n\n" + table(head, rows) + f"\n\n`python -m benchmarks.arithmetic {' '.join(sys.argv[1:])}`"
     )
     publish(
