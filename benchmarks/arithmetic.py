@@ -1,4 +1,4 @@
-"""Times schedules of the shipped pair in float32 and bfloat16, each under two executions, against the target alone in float32.
+"""Times schedules of the embedded pair in float32 and bfloat16, each under two executions, against the target alone in float32.
 
     python -m benchmarks.arithmetic --threads 1 --repeats 20 --write
     python -m benchmarks.arithmetic --device cuda --repeats 20 --write
@@ -30,13 +30,12 @@ ALONE = "T10"
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--model", default="embedded")
     options.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     args = options.parse_args()
     device = start(args)
     torch.backends.cuda.matmul.allow_tf32 = False
     ways = list(product(("float32", "bfloat16"), ("eager", "graphs" if device.type == "cuda" else "auto")))
-    pairs = {way: load_pair(ModelSpec(args.model, execution=way[1]), device, way[0]) for way in ways}
+    pairs = {way: load_pair(ModelSpec(execution=way[1]), device, way[0]) for way in ways}
     cells = {name: Cell(choose("strategy", "model_schedule", stages=name)).normalised() for name in SCHEDULES}
     rows, data, images = [], list[dict[str, Any]](), list[str]()
     for batch in args.batches:
@@ -62,7 +61,7 @@ def main() -> None:
         )
     head = ["schedule", "precision", "execution", "B", "ms", f"float32 {ways[0][1]} ÷ it", f"float32 {ways[1][1]} ÷ it"]
     text = (
-        f"{machine(device)}. Pair `{args.model}`, guidance 1.5, {args.repeats} interleaved repeats, 95 % t intervals. Speed-up "
+        f"{machine(device)}. Embedded pair, guidance 1.5, {args.repeats} interleaved repeats, 95 % t intervals. Speed-up "
         f"over the target alone (`{ALONE}`) in float32 under each execution, without the VQVAE's image decode, which takes "
         f"{', '.join(images)}.\n\n" + table(head, rows) + f"\n\n`python -m benchmarks.arithmetic {' '.join(sys.argv[1:])}`"
     )

@@ -142,8 +142,8 @@ def keep(study: Path, out: Path, first: int, seeds: int) -> None:
     )
 
 
-def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Quality of each cell by rows, and differences A - B of every two, from features that `keep` wrote.
+def tables(kept: Path, pairs: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Quality of each cell by rows, and differences A - B of every two (unless without `pairs`), from what `keep` wrote.
 
     Distances are to the test set of the pair that the features are of; a file that names no classifier is of the embedded one.
     """
@@ -186,7 +186,7 @@ def tables(kept: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             | {"fd_real": fd[i], "fd_real_low": distance.low, "fd_real_high": distance.high}
         )
     differences: list[dict[str, Any]] = []
-    for i, j in combinations(np.argsort(-data["rows"], kind="stable"), 2):
+    for i, j in combinations(np.argsort(-data["rows"], kind="stable"), 2) if pairs else ():
         accuracy = mean_interval((right[i] - right[j]).tolist(), labels.tolist())
         apart = [(m, a - b) for m, a, b in zip(sizes, again[i], again[j], strict=True)]
         distance = _estimate(fd[i] - fd[j], n, apart)
@@ -202,7 +202,7 @@ def search(study: Path, out: Path, first: int, seeds: int) -> None:
     """Write rows, distance and class accuracy of each cell of a search, and whether it is on the front of the three."""
     with TemporaryDirectory() as folder:
         keep(study, Path(folder) / "features.npz", first, seeds)
-        found = tables(Path(folder) / "features.npz")[0]
+        found = tables(Path(folder) / "features.npz", pairs=False)[0]
     found["cfg"] = found["schedule"].str.extract(r" cfg=([\d.]+)")[0].fillna("1.5").astype(float)
     found["schedule"] = found["schedule"].str.replace(r" cfg=[\d.]+", "", regex=True)
     found = found[found["schedule"] != "sequential draft=late"]  # the same target

@@ -143,8 +143,8 @@ def test_the_signs_follow_from_the_kept_features() -> None:
 
 @pytest.mark.long
 def test_the_claims_about_quality_hold_again_at_small_size() -> None:
-    """640 other images a cell. The sandwich with a third of the rows is nearer to the data than CoDe's order with as many; the
-    target in bfloat16 is as near as in float32 and as accurate in class, which CoDe's order is not."""
+    """640 other images a cell. The sandwich with a third of the rows is nearer to the data than CoDe's order with as many. The
+    target is about as near in bfloat16 as in float32, and as accurate in class; CoDe's order is neither."""
     pair, half = load_pair(), load_pair(ModelSpec("embedded", target_dtype="bfloat16"))
     classifier = load_classifier(WEIGHTS / "classifier.safetensors")
     guidance = choose("cfg_schedule", "linear", cfg=1.5)
@@ -169,14 +169,18 @@ def test_the_claims_about_quality_hold_again_at_small_size() -> None:
                 right[name] += int((classifier(grey).argmax(1) == labels).sum())
     real = real_features()[0]
     fd = {name: frechet(torch.cat(seen).numpy(), real) for name, seen in features.items()}
-    assert fd["sandwich"] < fd["CoDe"] and rows["sandwich"] == pytest.approx(rows["CoDe"], rel=0.02)
+    assert fd["sandwich"] < fd["CoDe"] and rows["sandwich"] == pytest.approx(rows["CoDe"], rel=0.02) < 0.4 * rows["target"]
     assert abs(fd["bfloat16"] / fd["target"] - 1) < 0.1 < fd["CoDe"] / fd["target"] - 1
-    assert abs(right["bfloat16"] - right["target"]) < 0.015 * 640 and rows["bfloat16"] == rows["target"]
+    assert (
+        abs(right["bfloat16"] - right["target"]) < 0.015 * 640
+        and right["CoDe"] < right["target"]
+        and rows["bfloat16"] == rows["target"]
+    )
 
 
 def test_verified_beginnings_save_calls_and_no_token() -> None:
     """The third claim at small size: the tokens of the target, and of CoDe's order, in fewer calls of the target."""
-    pair, units = load_pair(), [Unit(label, 40_100) for label in range(10)]
+    pair, units = load_pair(dtype="float64"), [Unit(label, 40_100) for label in range(10)]
     exact: dict[str, Any] = {
         "mask": choose("mask", "block_causal"),
         "acceptance": choose("acceptance", "exact"),
@@ -190,6 +194,23 @@ def test_verified_beginnings_save_calls_and_no_token() -> None:
         )
         assert all(torch.equal(a, b) for a, b in zip(ours.tokens, theirs.tokens, strict=True))
         assert ours.counts.target_calls < theirs.counts.target_calls
+
+
+def test_the_front_of_a_search(tmp_path: Path) -> None:
+    """Fewer rows, a smaller distance, more images of the right class; the target of both drafts is one."""
+    study = runpy.run_path(str(ROOT / "scripts" / "study.py"))
+    names = ["sequential", "sequential draft=late", "T7 D3 cfg=2", "T7 D3 draft=late", "T6 D4", "T6 D4 cfg=1.25"]
+    scores = {
+        "rows": [1, 1, 0.4, 0.4, 0.2, 0.2],
+        "fd_real": [3, 3, 4, 4, 5, 6],
+        "class_accuracy": [0.9, 0.9, 0.8, 0.7, 0.9, 0.8],
+    }
+    found = pd.DataFrame({"schedule": names, "n": 640, **scores})
+    study["search"].__globals__.update(keep=lambda *_: None, tables=lambda *_, **__: (found, None))
+    study["search"](tmp_path, tmp_path, 0, 64)
+    rows = pd.read_csv(tmp_path / "search.csv")
+    assert rows["schedule"].tolist() == ["T6 D4", "T6 D4", "T7 D3", "T7 D3 draft=late", "sequential"]
+    assert rows["cfg"].tolist() == [1.25, 1.5, 2.0, 1.5, 1.5] and rows["front"].tolist() == [False, True, True, False, True]
 
 
 def test_too_few_images_for_a_distance_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from sdvar_exp import registry
-from sdvar_exp.cell import Cell, ModelSpec, Sampling
+from sdvar_exp.cell import ROLES, Cell, ModelSpec, Sampling
 from sdvar_exp.config import designs
 from sdvar_exp.config.composing import Composer, Tree, plain, shown
 from sdvar_exp.config.folder import user_path
@@ -24,6 +24,8 @@ from sdvar_exp.words import count, listed
 
 FACTORS = ("mask", "acceptance", "gamma", "proposer")
 REFERENCE = "reference."
+ARITHMETIC = ("model.execution", "model.autocast", *(f"model.{role}_dtype" for role in ROLES))
+"""Keys of what a command sets for its cells that do not count for the reference."""
 REFERENCE_GROUPS = ("cfg_schedule", "sampling", "model")
 LARGE = 2  # combinations from which on trees are assembled instead of composed one by one
 ENOUGH = 200  # mistakes, repeated ones included, after which no more combinations are looked at
@@ -266,7 +268,7 @@ def reference_words(master: Tree, work: Work) -> list[str]:
 def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], work: Work) -> Cell | None:
     """The target alone under the study's own guidance, sampling and model, as `words` override them.
 
-    Eager and of one precision unless `words` say otherwise.
+    Eager and of one precision unless `words`, or a model that they choose, say otherwise.
 
     items: what the command sets for all cells. Raises nothing: mistakes in `words` go to `work.errors`.
     """
@@ -279,11 +281,15 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
             )
             return None
     before = len(work.errors)
-    own = {key: several[0] for key, several in expand_all(words, work.known, work.errors).items()}
+    found = expand_all(words, work.known, work.errors)
+    work.errors += [
+        f"{REFERENCE}{key}: the reference is one decode; give one value" for key, many in found.items() if len(many) > 1
+    ]
+    own = {key: several[0] for key, several in found.items()}
     if len(work.errors) > before:
         return None
     chosen = {key for key, item in own.items() if item.is_group}
-    usual = {key: item for key, item in items.items() if key.split(".")[0] not in chosen}
+    usual = {key: item for key, item in items.items() if key.split(".")[0] not in chosen and key not in ARITHMETIC}
     trial = dataclasses.replace(work, errors=[], notices=[])
     named = {key.split(".")[0] for key in own}
     attempts = [usual, {k: v for k, v in usual.items() if v.is_group}]
@@ -293,7 +299,8 @@ def reference_of(master: Tree, items: Mapping[str, Item], words: Sequence[str], 
         tree = work.composer.job(attempt, trial.errors)
         cell = to_cell(tree.cfg, trial) if tree is not None and not trial.errors else None
         if cell is not None:
-            said = {name: getattr(cell.model, name) for name in cell.model.arithmetic() if f"model.{name}" in own}
+            unusual = cell.model.arithmetic()
+            said = {name: getattr(cell.model, name) for name in unusual if "model" in own or f"model.{name}" in own}
             return dataclasses.replace(cell.baseline(), model=dataclasses.replace(cell.model.plainly(), **said)).normalised()
     work.errors += [f"reference: {line}" for line in trial.errors] if own else []
     return None

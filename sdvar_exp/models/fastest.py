@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from sdvar_exp.models.var import VAR, Condition
 
 log = logging.getLogger(__name__)
-GAIN, IN_PLACE = 1.03, 1.01  # a product, and a forward with such products, must be this many times as fast as the plain one
-LEAST, MOST, ENOUGH_S = 5, 25, 0.3  # interleaved repeats of a shape, fewer than most once they took so long
-LARGEST = 512  # rows; more go through in groups (`var.ROWS_AT_ONCE`)
+GAIN, IN_PLACE = 1.03, 1.02  # a product, and a forward with such products, must be this many times as fast as the plain one
+LEAST, MOST, ENOUGH_S = 6, 40, 0.5  # interleaved repeats, fewer than most once they took so long
+LARGEST = 512  # rows; of more batch rows forwards go through in groups (`var.ROWS_AT_ONCE`)
 DEPTH = 2  # blocks of the forwards that are timed
 FUSED = {"packed": False, "fused": True}
 Seconds = dict[str, list[list[float]]]
@@ -48,27 +48,38 @@ def use_fastest(model: VAR) -> None:
     Timed with the rows of all stages of one guided image. Left alone are layers that are prepared already, on other devices
     than the CPU, or in float64 and float16.
     """
-    rows, gelus = [min(2 * n, LARGEST) for n in model.pyramid.lengths], {id(block.ffn.fc1) for block in model.layers}
-    ways = {}
+    rows = [min(2, max(1, LARGEST // n)) * n for n in model.pyramid.lengths]
+    gelus, ways = {id(block.ffn.fc1) for block in model.layers}, {}
     for layer in model.products:
         weight = layer.weight
         if "packed" not in vars(layer) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
-            ways[layer] = known_way(layer, id(layer) in gelus, rows)
-    ways = {layer: way for layer, way in ways.items() if way in FUSED}
-    if not ways:
+            way = known_way(layer, id(layer) in gelus, rows)
+            if way in FUSED:
+                ways[layer] = way
+
+    def prepare(layer: nn.Linear) -> None:
+        layer.packed = Prepacked(layer.weight.detach(), max(rows), FUSED[ways[layer]])  # type: ignore[assignment]
+
+    timed = [layer for layer in ways if layer in _timed(model)]
+    if not timed:
         return
     plain = _condition(model)
-    for layer, way in ways.items():
-        layer.packed = Prepacked(layer.weight.detach(), rows[-1], FUSED[way])  # type: ignore[assignment]
+    for layer in timed:
+        prepare(layer)
     pays, least = known_rows(model, plain, rows)
-    for layer in ways:
-        if pays == "plain":
-            del layer.packed
-            continue
+    for layer in timed:
+        del layer.packed
+    for layer in ways if pays != "plain" else ():
+        prepare(layer)
         packed = cast(Prepacked, layer.packed)
         packed.least = least
         if not least:
             layer.weight.data = packed.plain = packed.plain[:0].clone()
+
+
+def _timed(model: VAR) -> list[nn.Linear]:
+    """The products of the forwards that are timed: of the first blocks and the head."""
+    return model.products[: 1 + 4 * DEPTH]
 
 
 def ways_of(*models: Any) -> str:
@@ -92,24 +103,32 @@ def way_of(layer: nn.Linear) -> str:
 def known_way(layer: nn.Linear, gelu: bool, rows: list[int]) -> str:
     """The way that was found for such a layer on this machine, measured now if none was."""
     product = [*layer.weight.shape, "gelu" if gelu else "", str(layer.weight.dtype)]
-    return _known({"product": product, "rows": rows}, lambda: measured(layer, gelu, rows), [0], GAIN)[0]
+    described = {"product": product, "rows": rows}
+    return _known(described, lambda: fastest(measured(layer, gelu, rows), rows, [0], GAIN))[0]
 
 
 def known_rows(model: VAR, plain: Condition, rows: list[int]) -> tuple[str, int]:
     """Whether a transformer's prepared products pay in its forwards, and from how many rows on: `plain` or not, rows.
 
-    plain: a condition that was made before they were prepared.
+    In bfloat16 they are taken for all rows or for none: there a stage whose products change with the rows beside it, of a
+    merged pass or of other images, is often sampled otherwise. plain: a condition that was made before they were prepared.
     """
+    low = model.head.weight.dtype == torch.bfloat16
+    starts = [0] if low else [0, *sorted(set(rows))[1:]]
     described = {
-        "forward": [model.width, model.heads, model.vocab_size, min(model.depth, DEPTH)],
+        "forward": [model.width, model.heads, model.vocab_size, min(model.depth, DEPTH), model.layers[0].attn.l2_norm],
+        "products": [[*layer.weight.shape, way_of(layer)] for layer in _timed(model)],
         "types": [str(model.dtype), str(model.head.weight.dtype)],
-        "ways": [way_of(layer) for layer in model.products],
-        "rows": rows,
+        "stages": model.pyramid.lengths,
     }
-    return _known(described, lambda: measured_forwards(model, plain), [0, *rows[1:]], IN_PLACE)
+    return _known(described, lambda: fastest(measured_forwards(model, plain), rows, starts, IN_PLACE))
 
 
-def _known(what: dict[str, Any], measure: Callable[[], Seconds], starts: list[int], gain: float) -> tuple[str, int]:
+_found: dict[str, tuple[str, int]] = {}
+
+
+def _known(what: dict[str, Any], measure: Callable[[], tuple[tuple[str, int], Seconds]]) -> tuple[str, int]:
+    """What was found before, by this process or, in the cache, by any; measured and kept now if nothing was."""
     described = {
         **what,
         "processor": processor(),
@@ -118,27 +137,34 @@ def _known(what: dict[str, Any], measure: Callable[[], Seconds], starts: list[in
         "torch": torch.__version__,
     }
     file = cache_folder() / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]}.json"
-    found = _read(file)
+    found = _read(file) or _found.get(str(file))
     if found is None:
-        seconds = measure()
-        found = fastest(seconds, starts, gain)
+        found, seconds = measure()
         kept = {way: [[float(f"{1e3 * s:.4g}") for s in each] for each in took] for way, took in seconds.items()}
         found = _keep(file, {**described, "way": found[0], "least": found[1], "ms": kept}) or found
+    _found[str(file)] = found
     return found
 
 
-def fastest(seconds: Seconds, starts: list[int], gain: float) -> tuple[str, int]:
-    """The way with the greatest gain over all rows together, and which of `starts` it is taken from; the first is 0, all rows.
+def fastest(seconds: Seconds, rows: list[int], starts: list[int], gain: float) -> tuple[tuple[str, int], Seconds]:
+    """The way with the greatest gain over all stages together and which of `starts`, in rows, it is taken from; and `seconds`.
 
-    `plain` from 0 on unless another is clearly faster: by `gain` in the median, and in three quarters of the repeats.
+    seconds: of each way, repeat by repeat, for each stage; rows: of the stages; 0 among the starts: all rows. `plain` from 0 on
+    unless another is clearly faster. It is chosen by every other repeat and must prove itself in the rest, since the best of
+    many always looks good: by `gain` in the median, and in three quarters of the repeats.
     """
-    gains: dict[tuple[str, int], list[float]] = {}
-    for way in seconds.keys() - {"plain"}:
-        for i, start in enumerate(starts):
-            pairs = zip(seconds["plain"], seconds[way], strict=True)
-            gains[way, start] = sorted(sum(a) / (sum(a[:i]) + sum(b[i:])) for a, b in pairs)
-    clear = [one for one, each in gains.items() if each[len(each) // 4] > 1 and _middle(each) > gain]
-    return max(clear, key=lambda one: _middle(gains[one]), default=("plain", 0))
+
+    def gains(way: str, start: int, first: int) -> list[float]:
+        pairs = zip(seconds["plain"][first::2], seconds[way][first::2], strict=True)
+        return sorted(sum(a) / sum(y if n >= start else x for n, x, y in zip(rows, a, b, strict=True)) for a, b in pairs)
+
+    several = [(way, start) for way in seconds if way != "plain" for start in starts]
+    if several:
+        best = max(several, key=lambda one: _middle(gains(one[0], one[1], 0)))
+        proof = gains(best[0], best[1], 1)
+        if proof[len(proof) // 4] > 1 and _middle(proof) > gain:
+            return best, seconds
+    return ("plain", 0), seconds
 
 
 def _middle(ascending: list[float]) -> float:
@@ -160,7 +186,7 @@ def measured(layer: nn.Linear, gelu: bool, rows: list[int]) -> Seconds:
     ways: dict[str, Callable[[int], object]] = {"plain": lambda i: plain(inputs[i])}
     with suppress(RuntimeError):  # this processor or build has no such products
         for way in ("packed", "fused") if gelu else ("packed",):
-            packed = Prepacked(weight, rows[-1], FUSED[way])
+            packed = Prepacked(weight, max(rows), FUSED[way])
             packed(inputs[0], bias, gelu)
             ways[way] = lambda i, packed=packed: packed(inputs[i], bias, gelu)  # type: ignore[misc]
     return _in_turn(ways, len(rows)) if len(ways) > 1 else {"plain": [[0.0] * len(rows)]}
@@ -219,7 +245,7 @@ def _read(file: Path) -> tuple[str, int] | None:
     try:
         content = json.loads(file.read_bytes())
         way, least = content["way"], content["least"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (way, least) if way in ("plain", "prepared", *FUSED) and type(least) is int and least >= 0 else None
 
@@ -232,9 +258,11 @@ def _keep(file: Path, content: dict[str, Any]) -> tuple[str, int] | None:
             file.unlink()
         with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False) as made:
             json.dump(content, made, indent=1)
-        with suppress(FileExistsError):
-            os.link(made.name, file)
-        os.unlink(made.name)
+        try:
+            with suppress(FileExistsError):
+                os.link(made.name, file)
+        finally:
+            os.unlink(made.name)
     except OSError as error:
         log.warning("%s: %s; the fastest products are measured anew in every process", file.parent, error.strerror)
         return None

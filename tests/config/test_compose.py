@@ -392,6 +392,40 @@ def test_the_references_arithmetic_is_what_is_said_of_it(words: list[str], arith
 
 
 @pytest.mark.parametrize(
+    ("cells", "reference"),
+    [
+        ("model.target.dtype=bfloat16", "model.autocast=bfloat16"),
+        ("model.autocast=bfloat16", "model.target.dtype=float64"),
+        ("model.execution=compile", "model.target.dtype=int8"),
+        ("model.target.dtype=int8", "model.execution=compile"),
+    ],
+)
+def test_the_reference_keeps_the_rest_where_its_arithmetic_would_not_go_with_that_of_the_cells(
+    cells: str, reference: str
+) -> None:
+    plan = compose(["strategy=draft_only", "cfg_schedule.cfg=3", "sampling.top_k=9", cells, f"reference.{reference}"])
+    assert plan.reference is not None and len(plan.reference.model.arithmetic()) == 1
+    assert (plan.reference.cfg_schedule.params.cfg, plan.reference.sampling.top_k) == (3.0, 9)
+
+
+def test_a_model_that_the_reference_names_has_its_own_arithmetic(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = (
+        Path(__file__).parents[2] / "conf" / "model" / "embedded.yaml"
+    ).read_text() + "target_dtype: bfloat16\nexecution: auto\n"
+    (tmp_path / "model" / "mine.yaml").write_text(text)
+
+    def arithmetic(*words: str) -> dict[str, str]:
+        plan = compose(["--config-dir", str(tmp_path), "strategy=draft_only", *words])
+        assert plan.reference is not None
+        return plan.reference.model.arithmetic()
+
+    own = {"execution": "auto", "target_dtype": "bfloat16"}
+    assert arithmetic("model=mine") == {} and arithmetic("reference.model=mine") == own
+    assert arithmetic("reference.model=mine", "reference.model.execution=eager") == {"target_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
     ("word", "line"),
     [
         ("reference.strategy=test3", "the reference is the target alone, stage by stage; set its"),
@@ -400,6 +434,7 @@ def test_the_references_arithmetic_is_what_is_said_of_it(words: list[str], arith
         ("reference.cfg_schedule=lineer", "unknown cfg_schedule 'lineer'"),
         ("reference.cfg_schedule.strength=2", "reference: unknown key 'cfg_schedule.strength'"),
         ("reference.cfg_schedule.cfg=-1", "cfg"),
+        ("reference.model.execution=auto,eager", "reference.model.execution: the reference is one decode; give one value"),
     ],
 )
 def test_a_wrong_reference_is_one_line(word: str, line: str) -> None:
