@@ -123,10 +123,11 @@ def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple
     rows = []
     for row in _study(name).to_dict("records"):
         name = row["schedule"]
-        alike = name.removesuffix(" draft=late")  # a draft of the same shape
+        alike = ALIKE.sub("", name)
         speed = _between(speeds[alike], "speedup", 2) if alike in speeds else "–"
         measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
-        rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, f"{row['pixel_mae']:.4f}", *measured]))
+        difference = "–" if math.isnan(row["pixel_mae"]) else f"{row['pixel_mae']:.4f}"
+        rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, difference, *measured]))
     return rows
 
 
@@ -154,7 +155,7 @@ def _apart(found: Iterable[Mapping[str, Any]], speeds: Mapping[str, Mapping[str,
     """The rows of a table of paired differences; a star where p < .05."""
     rows = []
     for one in found:
-        alike = [one[key].removesuffix(" draft=late") for key in "ab"]  # a draft of the same shape
+        alike = [ALIKE.sub("", one[key]) for key in "ab"]
         ratio = "–"
         if all(name in speeds for name in alike):
             ratio = f"{speeds[alike[0]]['speedup'] / speeds[alike[1]]['speedup']:.2f}"
@@ -185,15 +186,17 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
+PLACES |= {"front": "front", "half": "half"}
 """Tables of schedules, and whose folder of results/study they show."""
-PAIRED = {"pairs": "fresh", "late_pairs": "fresh_late", "emoji_pairs": "emoji_fresh"}
+ALIKE = re.compile(r" (?:draft=late|cfg=\S+)")  # a draft of the same shape and another strength of guidance take as long
+PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "front", "half")}
 """The same of paired differences."""
 
 
 def study_tables() -> dict[str, str]:
     """The tables of docs/STUDY.md and the README's part of them, by the name of their markers."""
     speeds = {place: _speeds("emoji/times" if place.startswith("emoji") else "times") for place in PLACES.values()}
-    speeds["guidance"] = {}  # nothing was timed
+    speeds |= {"guidance": {}, "half": {}}  # nothing was timed
     rows = {name: _qualities(f"{place}/quality", speeds[place]) for name, place in PLACES.items()}
     seen = {name for name, _ in rows["schedules"]} - {"sequential", "T6 D3 T1"}
     rows["study"] = [(name, row) for name, row in rows["schedules"] if name in HEADLINE]
@@ -208,7 +211,7 @@ def study_tables() -> dict[str, str]:
     judged = _study("passes").set_index("name")
     lossless = [str(row["name"]) for row in cells if chosen(str(row["name"]), SECTIONS["lossless"])]
     passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
-    found = _study("search").to_dict("records")
+    found = _study("search").query("front or schedule == 'sequential'").to_dict("records")
     searched = [[_named(r["schedule"]), *(f"{r[k]:{f}}" for k, f in SEARCHED.items()), "\\*" * r["front"]] for r in found]
     quality, apart = "schedule | rows | speed-up | pixel difference | class accuracy | FD", "first | second | rows | speed"
     return {
