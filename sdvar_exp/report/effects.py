@@ -218,12 +218,12 @@ def _single(one: Config, other: Config, varying: Mapping[tuple[str, str], set[st
 def _level(factor: str, value: Any) -> Level:
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
     text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    return factor, text, number
+    return factor, "usual" if value is None else text, number
 
 
 def _text(group: str, choice: Mapping[str, Any], varying: Mapping[tuple[str, str], set[str]]) -> str:
     name = str(choice.get("name", ""))
-    shown = ", ".join(f"{k}={choice[k]}" for k in sorted(varying.get((group, name), ())))
+    shown = ", ".join(f"{k}={choice[k]}" for k in sorted(varying.get((group, name), ())) if k in choice)
     return f"{name}({shown})" if name and shown else name or shown
 
 

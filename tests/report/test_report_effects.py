@@ -296,3 +296,18 @@ def test_masks_count_images_and_not_rows(material):
     """Two cells of one strategy and mask on the same 24 images."""
     data = masks.frame(material).set_index(["strategy", "mask", "quantity"])
     assert data.loc[("parallel_v1", "block_causal", "pixel_mae"), ["cells", "n"]].tolist() == [2, 24]
+
+
+def test_options_that_only_some_cells_say():
+    """An exit's depth, which other schedules do not have, and a precision that is not the usual one."""
+
+    def schedule(stages: str, **said: object) -> dict:
+        return {"strategy": {"name": "model_schedule", "stages": stages, **said}, "model": {"name": "embedded"}}
+
+    half = {**schedule("T6 D4"), "model": {"name": "embedded", "target_dtype": "bfloat16"}}
+    configs = [schedule("T6 D4"), schedule("T6 e4", exit_depth=4), schedule("T6 e4", exit_depth=5), half]
+    table = effects(small(configs, [0.1, 0.2, 0.3, 0.15]))
+    assert row(table, "4 → 5", "pixel_mae")["factor"] == "strategy.exit_depth"
+    assert row(table, "usual → bfloat16", "pixel_mae")["factor"] == "model.target_dtype"
+    assert "model_schedule(stages=T6 D4) → model_schedule(exit_depth=4, stages=T6 e4)" in set(table["change"])
+    assert interactions(small(configs, [0.1, 0.2, 0.3, 0.15])).empty
