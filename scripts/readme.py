@@ -186,10 +186,10 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
-PLACES |= {"front": "front", "half": "half"}
+PLACES |= {"found": "front", "half": "half"}
 """Tables of schedules, and whose folder of results/study they show."""
 ALIKE = re.compile(r" (?:draft=late|cfg=\S+)")  # a draft of the same shape and another strength of guidance take as long
-PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "front", "half")}
+PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "found", "half")}
 """The same of paired differences."""
 
 
