@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.common import ratio
 from sdvar_exp.cell import Cell, ModelSpec, Unit
 from sdvar_exp.decoding import decode, decode_images, make_noise
 from sdvar_exp.metrics.distribution import frechet
@@ -112,6 +114,31 @@ def test_what_keeps_the_targets_quality(differences: dict[tuple[str, str], dict[
         further = one["fd_real"] + ONE_SIDED * (one["fd_real_high"] - one["fd_real"])
         lower = one["class_accuracy"] - ONE_SIDED * (one["class_accuracy"] - one["class_accuracy_low"])
         assert lower > -0.01 and (further < 0.05 * distance) == within
+
+
+def test_a_sandwich_in_bfloat16_is_fast_and_as_good() -> None:
+    """The second claim: 1.7 times as fast as the target in float32 under `auto`, within 1 point and 5 %; one-sided bounds."""
+    page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    apart = {(one["a"], one["b"]): one for one in page["differences"]("half")}
+    distance = pd.read_csv(KEPT / "half" / "quality.csv").set_index("schedule").loc["sequential", "fd_real"]
+    for name in ("T7 D2 T1 target=bfloat16", "sequential target=bfloat16 B=8"):
+        one = apart[name, "sequential"]
+        assert one["n"] >= 10_000
+        assert one["fd_real"] + ONE_SIDED * (one["fd_real_high"] - one["fd_real"]) < 0.05 * distance
+        assert one["class_accuracy"] - ONE_SIDED * (one["class_accuracy"] - one["class_accuracy_low"]) > -0.01
+    timed = json.loads((ROOT / "benchmarks" / "results" / "arithmetic.json").read_text())
+    seconds = {(t["schedule"], t["dtype"], t["execution"], t["batch"]): np.array(t["s"]) for t in timed}
+    gain = {B: ratio(seconds["T10", "float32", "auto", B], seconds["T7 D2 T1", "bfloat16", "auto", B]) for B in (1, 8)}
+    assert gain[8].low > 1.7 < gain[1].value
+
+
+def test_the_front_of_the_search_holds_on_other_seeds() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    apart = {(one["a"], one["b"]): one for one in page["differences"]("front")}
+    for name, entry in (("T6 D3 T1", 8), ("T6 D3 t1", 7), ("T5 D4 T1", 7)):
+        one = apart[f"{name} cfg=2 draft=late", f"CoDe {entry} cfg=2 draft=late"]
+        assert one["fd_real_high"] < 0 and one["fd_real_p"] < 0.05 and one["class_accuracy"] > 0
+    assert apart["T4 D5 t1 cfg=2 draft=late", "CoDe 6 cfg=2 draft=late"]["fd_real_low"] > 0
 
 
 def test_both_sets_of_seeds_say_the_same() -> None:
