@@ -165,8 +165,6 @@ def tables(kept: Path, pairs: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     if data_set is None:
         raise SystemExit(f"error: {kept} is of another classifier than a shipped pair's: decode its study again")
     labels, n = data["labels"].astype(int), len(data["labels"])
-    if n < (least := 10 * data["features"].shape[2]):
-        raise SystemExit(f"error: {kept} has {n} images a cell, and Fréchet distances need {least}: decode more seeds")
     known = np.isin(data_set[1], labels)
     real = data_set[0][known][in_the_mix_of(labels, data_set[1][known])]
     features = data["features"].astype(np.float32)
@@ -231,6 +229,10 @@ def main(argv: list[str]) -> int:
         return 0
     if asked.action == "keep":
         keep(asked.study, asked.out / "features.npz", asked.first, asked.seeds)
+    with np.load(asked.out / "features.npz") as file:
+        n, least = len(file["labels"]), 10 * file["features"].shape[2]
+    if n < least:
+        raise SystemExit(f"error: {asked.out} has {n} images a cell, and Fréchet distances need {least}: decode more seeds")
     made = (*tables(asked.out / "features.npz"), predicted())
     for name, table in zip(("quality", "differences", "predicted"), made, strict=True):
         table.round(6).to_csv(asked.out / f"{name}.csv", index=False, lineterminator="\n")

@@ -251,7 +251,7 @@ def test_too_few_images_for_a_distance_are_told(tmp_path: Path) -> None:
         }
     np.savez(tmp_path / "features.npz", **few)
     with pytest.raises(SystemExit, match=r"has 100 images a cell, and Fréchet distances need 640: decode more seeds"):
-        runpy.run_path(str(ROOT / "scripts" / "study.py"))["tables"](tmp_path / "features.npz")
+        runpy.run_path(str(ROOT / "scripts" / "study.py"))["main"](["tables", "--out", str(tmp_path)])
 
 
 @pytest.mark.long

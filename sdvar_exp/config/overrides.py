@@ -13,17 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    ChoiceSweep,
-    Glob,
-    Override,
-    OverrideType,
-    Quote,
-    QuotedString,
-    RangeSweep,
-    Sweep,
-    ValueType,
-)
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep, Sweep, ValueType
 from hydra.errors import HydraException
 
 from sdvar_exp import registry
@@ -274,21 +264,18 @@ def expand(override: Override, known: Known, errors: list[str]) -> list[Item]:
 
 
 def for_hydra(texts: Iterable[str], known: Known) -> list[str]:
-    """The same words for a command line that Hydra itself reads: names of choices and words with a ~ in quotes, `++` before
-    settings of the reference, whose keys the config does not have.
-
-    Raises `ConfigErrors` for what cannot be read.
+    """The same words for a command line that Hydra itself reads: names of choices and words with a ~ in quotes, and `++` before
+    settings of the reference, keys that the config lacks. Raises `ConfigErrors` for what cannot be read.
     """
-    errors: list[str] = []
-    out = []
+    errors, out = list[str](), list[str]()
     for override in parse(texts, errors):
         listed = override.value_type in (ValueType.ELEMENT, ValueType.SIMPLE_CHOICE_SWEEP) and override.key_or_group in GROUPS
         items = expand(override, known, errors) if listed else []
         if override.key_or_group == "experiment" and items and items[0].value is None:  # Hydra wants a name
             continue
         values = ",".join(item.text.partition("=")[2] for item in items)
-        added = "++" if override.key_or_group.startswith("reference.") and override.type is OverrideType.CHANGE else ""
-        out.append(f"{override.get_key_element()}={values}" if items else added + _with_tildes(str(override.input_line)))
+        word = f"{override.get_key_element()}={values}" if items else _with_tildes(str(override.input_line))
+        out.append(f"++{word}" if word.startswith("reference.") else word)
     if errors:
         raise ConfigErrors(errors)
     return out
