@@ -128,7 +128,7 @@ _found: dict[str, tuple[str, int]] = {}
 
 
 def _known(what: dict[str, Any], measure: Callable[[], tuple[tuple[str, int], Seconds]]) -> tuple[str, int]:
-    """What was found before, by this process or, in the cache, by any; measured and kept now if nothing was."""
+    """Look a measurement up, in the cache or in this process; make and keep it if nobody has."""
     described = {
         **what,
         "processor": processor(),
