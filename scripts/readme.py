@@ -34,7 +34,6 @@ FIVE = (
     "parallel_v1 exact γ=2",
 )
 """Rows of the study `front` that the README shows."""
-STAGES = 10
 MAKERS = {
     "sequential": "T" * 10,
     "draft_only": "D" * 10,
@@ -71,15 +70,16 @@ def _table(study: str, names: tuple[str, ...] = ()) -> str:
 def drawing() -> str:
     """One row of boxes per strategy."""
     width = max(map(len, MAKERS))
-    rows = [f"{'stage'.ljust(width)}  {' '.join(f' {k} ' for k in range(STAGES))}"]
+    rows = [f"{'stage'.ljust(width)}  {' '.join(f' {k} ' for k in range(10))}"]
     rows += [f"{name.ljust(width)}  {' '.join(f'[{one}]' for one in makers)}" for name, makers in MAKERS.items()]
     key = "[T] target alone   [D] draft alone   [V] proposed by the draft, verified by the target"
     return "\n".join(["<!-- shown: a drawing -->", "```text", *(row.rstrip() for row in rows), "", key, "```"])
 
 
 STUDY = ROOT / "results" / "study"
-MEASURES = ("class_accuracy", "fd_real")
-SEARCHED = {"cfg": "g", "rows": ".3f", "class_accuracy": ".3f", "fd_real": ".2f"}
+MEASURES = {"class_accuracy": 3, "fd_real": 2}
+"""And their decimals."""
+SEARCHED = {"cfg": "g", "target": "", "draft": "", "rows": ".3f"}
 HEADLINE = ("sequential", "T7 o3", "T7 D2 T1", "T6 D3 T1", "CoDe 8", "T5 D4 t1", "CoDe 7", "T4 D5 t1", "CoDe 6", "draft_only")
 """Rows of the study that the README shows."""
 SECTIONS = {
@@ -101,16 +101,13 @@ def schedule(name: str) -> str:
 
 def _named(name: str) -> str:
     """A schedule as tables name it."""
-    name, late, _ = name.partition(" draft=late")
-    if late:
-        return f"{_named(name)}, late draft"
-    name, _, precision = name.partition(" target=")
-    known, _, guidance = name.partition(" ")
-    if known in ("sequential", "draft_only"):
-        name = f"{'target' if known == 'sequential' else 'draft'} alone{guidance and f', guidance {guidance}'}"
-    elif known != "CoDe":
-        name = f"`{name}`"
-    return f"{name}, {precision} target" if precision and known != "sequential" else name + (precision and f", {precision}")
+    alone = {"sequential": "target alone", "draft_only": "draft alone"}
+    parts = re.findall(r" (draft|target)=(.+?)(?= (?:draft|target)=|$)", name)
+    bare = re.sub(r" (?:draft|target)=.*", "", name)
+    known, _, guidance = bare.partition(" ")
+    if known != "CoDe":
+        bare = f"{alone[known]}{guidance and f', guidance {guidance}'}" if known in alone else f"`{bare}`"
+    return ", ".join([bare, *(v if (known, role) == ("sequential", "target") else f"{v} {role}" for role, v in parts)])
 
 
 def _study(name: str) -> pd.DataFrame:
@@ -123,10 +120,9 @@ def _qualities(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> list[tuple
     rows = []
     for row in _study(name).to_dict("records"):
         name = row["schedule"]
-        alike = ALIKE.sub("", name)
-        speed = _between(speeds[alike], "speedup", 2) if alike in speeds else "–"
-        measured = (_between(row, "class_accuracy", 3), _between(row, "fd_real", 2))
+        speed = _between(timed, "speedup", 2) if (timed := _timed(name, speeds)) else "–"
         difference = "–" if math.isnan(row["pixel_mae"]) else f"{row['pixel_mae']:.4f}"
+        measured = [_between(row, key, decimals) for key, decimals in MEASURES.items()]
         rows.append((name, [_named(name), f"{row['rows']:.3f}", speed, difference, *measured]))
     return rows
 
@@ -147,7 +143,7 @@ def differences(place: str = "fresh") -> list[dict[str, Any]]:
             out[-1] |= {key: turn * row[key], f"{key}_low": ends[0], f"{key}_high": ends[1]}
     deviations = [abs(row[key]) / ((row[f"{key}_high"] - row[f"{key}_low"]) / 3.92) for row in out for key in MEASURES]
     for i, p in enumerate(holm([math.erfc(d / math.sqrt(2)) for d in deviations])):
-        out[i // len(MEASURES)][f"{MEASURES[i % len(MEASURES)]}_p"] = p
+        out[i // len(MEASURES)][f"{[*MEASURES][i % len(MEASURES)]}_p"] = p
     return out
 
 
@@ -155,13 +151,10 @@ def _apart(found: Iterable[Mapping[str, Any]], speeds: Mapping[str, Mapping[str,
     """The rows of a table of paired differences; a star where p < .05."""
     rows = []
     for one in found:
-        alike = [ALIKE.sub("", one[key]) for key in "ab"]
-        ratio = "–"
-        if all(name in speeds for name in alike):
-            ratio = f"{speeds[alike[0]]['speedup'] / speeds[alike[1]]['speedup']:.2f}"
+        first, second = (_timed(one[key], speeds) for key in "ab")
+        ratio = f"{first['speedup'] / second['speedup']:.2f}" if first and second else "–"
         measured = [
-            _between(one, key, decimals) + (" \\*" if one[f"{key}_p"] < 0.05 else "")
-            for key, decimals in zip(MEASURES, (3, 2), strict=True)
+            _between(one, key, decimals) + (" \\*" if one[f"{key}_p"] < 0.05 else "") for key, decimals in MEASURES.items()
         ]
         rows.append([_named(one["a"]), _named(one["b"]), f"{one['rows']:+.3f}", ratio, *measured])
     return rows
@@ -170,6 +163,12 @@ def _apart(found: Iterable[Mapping[str, Any]], speeds: Mapping[str, Mapping[str,
 def _speeds(name: str = "times") -> dict[str, dict[str, Any]]:
     """The row of each schedule that was timed."""
     return {row["schedule"]: row for row in _study(name).to_dict("records")}
+
+
+def _timed(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The times of a schedule; another strength of guidance takes as long, and so does a draft of the same shape."""
+    plain = re.sub(r" cfg=\S+", "", name)
+    return speeds.get(plain, speeds.get(plain.replace(" draft=late", "")))
 
 
 def _between(row: Mapping[str, Any], key: str, decimals: int) -> str:
@@ -188,7 +187,6 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
 PLACES |= {"found": "front", "half": "half"}
 """Tables of schedules, and whose folder of results/study they show."""
-ALIKE = re.compile(r" (?:draft=late|cfg=\S+)")  # a draft of the same shape and another strength of guidance take as long
 PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "found", "half")}
 """The same of paired differences."""
 
@@ -209,25 +207,35 @@ def study_tables() -> dict[str, str]:
     columns = " | ".join(f"`{name}`" for name in _study("predicted").columns[3:])
     cells = [row for name in ("ablation", "drafts") for row in _study(name).to_dict("records")]
     judged = _study("passes").set_index("name")
-    lossless = [str(row["name"]) for row in cells if chosen(str(row["name"]), SECTIONS["lossless"])]
-    passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless if name in judged.index]
-    found = _study("search").query("front or schedule == 'sequential'").to_dict("records")
-    searched = [[_named(r["schedule"]), *(f"{r[k]:{f}}" for k, f in SEARCHED.items()), "\\*" * r["front"]] for r in found]
+    sections = {key: [row for row in cells if re.fullmatch(words, str(row["name"]))] for key, words in SECTIONS.items()}
+    lossless = [row["name"] for row in sections["lossless"] if row["name"] in judged.index]
+    passes = [[f"`{name}`", *(f"{p:.2f}" for p in judged.loc[name])] for name in lossless]
     quality, apart = "schedule | rows | speed-up | pixel difference | class accuracy | FD", "first | second | rows | speed"
     return {
         **{name: _markdown(quality, [row for _, row in found]) for name, found in rows.items()},
         **{name: _markdown(f"{apart} | class accuracy | FD", found) for name, found in paired.items()},
         "graphs": _markdown("schedule | depth 16, graphs | depth 8, graphs | depth 8, eager", _launch_bound()),
-        "search": _markdown("schedule | cfg | rows | class accuracy | FD | front", searched),
+        "search": _searched("search"),
+        **({"precisions": _searched("precision/search")} if (STUDY / "precision" / "search.csv").exists() else {}),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
-    } | {
-        name: _markdown(
-            "cell | calls | rows | length | pixel difference",
-            map(_ablated, [r for r in cells if chosen(str(r["name"]), words)]),
-        )
-        for name, words in SECTIONS.items()
+        **{
+            name: _markdown("cell | calls | rows | length | pixel difference", map(_ablated, r)) for name, r in sections.items()
+        },
     }
+
+
+def _searched(name: str) -> str:
+    """The table of a search: its front, and the target alone; a column for each thing that differs."""
+    found = _study(name).query("front or schedule == 'sequential'")
+    given = [key for key in SEARCHED if found[key].nunique() > 1]
+    measured = {key: n for key, n in {"speedup": 2, **MEASURES}.items() if found[key].nunique() > 1}
+    rows = []
+    for r in found.fillna({"draft": "–"}).to_dict("records"):
+        values = [*(f"{r[k]:{SEARCHED[k]}}" for k in given), *(_between(r, k, n) for k, n in measured.items())]
+        rows.append([_named(r["schedule"]), *values, "\\*" * r["front"]])
+    head = " | ".join(["schedule", *given, *measured, "front"])
+    return _markdown(head.replace("fd_real", "FD").replace("_", " ").replace("speedup", "speed-up"), rows)
 
 
 def _launch_bound() -> list[list[str]]:
@@ -239,21 +247,12 @@ def _launch_bound() -> list[list[str]]:
     return [[f"`{name}`", *cells.loc[name, wanted].fillna("–")] for name in order]
 
 
-def chosen(name: str, words: str) -> bool:
-    """Whether a cell of the ablation stands in the section of that pattern."""
-    return re.fullmatch(words, name) is not None
-
-
 def _ablated(row: Mapping[str, Any]) -> list[str]:
     """A cell of the ablation: `*` where every token is as the target would have sampled it."""
-    length = row["mean_acceptance_length"]
-    mark = " *" if row["identical"] == row["compared"] else ""
-    shown = (
-        _between(row, "target_calls", 1),
-        _between(row, "target_token_forwards", 2),
-        f"{length:.2f}" if length > 0 else "–",
-    )
-    return [f"`{row['name']}`{mark}", *shown, _between(row, "pixel_mae", 3)]
+    length = f"{row['mean_acceptance_length']:.2f}" if row["mean_acceptance_length"] > 0 else "–"
+    name = f"`{row['name']}`{' *' if row['identical'] == row['compared'] else ''}"
+    calls, rows = _between(row, "target_calls", 1), _between(row, "target_token_forwards", 2)
+    return [name, calls, rows, length, _between(row, "pixel_mae", 3)]
 
 
 PICTURE = ROOT / "docs" / "figures" / "front.png"

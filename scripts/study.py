@@ -49,8 +49,8 @@ SUMMARISED = ("target_calls", "target_token_forwards", "pixel_mae")
 
 def schedule(name: str) -> str:
     """A cell's name without what all cells of the study share."""
-    plain = re.sub(r" B=\d+| linear| emoji\b", "", name).replace("cfg=off", "off")
-    return plain.replace(" embedded_late", " draft=late").removesuffix(" embedded")
+    plain = re.sub(r" B=\d+| linear| emoji\b| auto\b", "", name).replace("cfg=off", "off")
+    return re.sub(r" embedded_late(.*)", r"\1 draft=late", plain).replace(" embedded ", " ").removesuffix(" embedded")
 
 
 def ablation(study: Path, out: Path) -> None:
@@ -72,15 +72,20 @@ def ablation(study: Path, out: Path) -> None:
 
 def times(study: Path, out: Path) -> None:
     """Write the speed-up of each schedule that was timed, with its interval, number of images and processor."""
+    from sdvar_exp.store.state import read_rows
+
+    table = timed(study).assign(processor=read_rows(study).sessions[-1]["hardware"]["processor"])
+    table.round(6).to_csv(out / "times.csv", index=False, lineterminator="\n")
+
+
+def timed(study: Path) -> pd.DataFrame:
+    """The speed-up of each schedule that was timed, with its interval and number of images."""
     from sdvar_exp.report.summary import summarise
     from sdvar_exp.store import load_tables
-    from sdvar_exp.store.state import read_rows
 
     summary = summarise(load_tables(study, stages=False))
     table = summary.loc[summary["timed"] > 0, ["name", "timed", "speedup", "speedup_low", "speedup_high"]]
-    processor = read_rows(study).sessions[-1]["hardware"]["processor"]
-    table = table.assign(name=table["name"].map(schedule), processor=processor).rename(columns={"name": "schedule"})
-    table.round(6).to_csv(out / "times.csv", index=False, lineterminator="\n")
+    return table.assign(name=table["name"].map(schedule)).rename(columns={"name": "schedule"})
 
 
 def predicted() -> pd.DataFrame:
@@ -197,17 +202,31 @@ def tables(kept: Path, pairs: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def search(study: Path, out: Path, first: int, seeds: int) -> None:
-    """Write rows, distance and class accuracy of each cell of a search, and whether it is on the front of the three."""
+    """Write cost, distance and class accuracy of each cell of a search, and whether it is on the front of the three.
+
+    Cost: the speed-up where the search measured any, else rows. A cell that was not timed is then on no front.
+    """
     with TemporaryDirectory() as folder:
         keep(study, Path(folder) / "features.npz", first, seeds)
         found = tables(Path(folder) / "features.npz", pairs=False)[0]
+    found = found.merge(timed(study).drop(columns="timed").drop_duplicates("schedule"), how="left", on="schedule")
     found["cfg"] = found["schedule"].str.extract(r" cfg=([\d.]+)")[0].fillna("1.5").astype(float)
     found["schedule"] = found["schedule"].str.replace(r" cfg=[\d.]+", "", regex=True)
-    found = found[found["schedule"] != "sequential draft=late"]  # the same target
-    scores = np.column_stack((found["rows"], found["fd_real"], -found["class_accuracy"]))
-    found["front"] = [not ((scores <= one).all(1) & (scores < one).any(1)).any() for one in scores]
-    columns = ["schedule", "cfg", "n", "rows", "fd_real", "class_accuracy", "front"]
-    found.sort_values(["rows", "schedule", "cfg"])[columns].round(5).to_csv(
+    for role in ("target", "draft"):
+        precision = rf" {role}=((?:b?float|int)\d+)"
+        found[role] = found["schedule"].str.extract(precision)[0].fillna("float32")
+        found["schedule"] = found["schedule"].str.replace(precision, "", regex=True)
+    alone = found["schedule"].str.startswith("sequential")  # the same target with every draft
+    found["schedule"] = found["schedule"].mask(alone, "sequential")
+    found["draft"] = found["draft"].mask(alone)
+    found = found.drop_duplicates(["schedule", "cfg", "target", "draft"])
+    cost = found["rows"] if found["speedup"].isna().all() else -found["speedup"]
+    scores = np.column_stack((cost, found["fd_real"], -found["class_accuracy"]))
+    beaten = [((scores <= one).all(1) & (scores < one).any(1)).any() for one in scores]
+    found["front"] = cost.notna() & ~np.array(beaten)
+    measured = [f"{key}{end}" for key in ("speedup", "class_accuracy", "fd_real") for end in ("", "_low", "_high")]
+    columns = ["schedule", "cfg", "target", "draft", "n", "rows", *measured, "front"]
+    found.sort_values(["rows", "schedule", "cfg", "target", "draft"])[columns].round(5).to_csv(
         out / "search.csv", index=False, lineterminator="\n"
     )
 

@@ -224,21 +224,48 @@ def test_verified_beginnings_save_calls_and_no_token() -> None:
         assert ours.counts.target_calls < theirs.counts.target_calls
 
 
+def _searched(tmp_path: Path, names: list[str], scores: dict[str, list[float]], speeds: dict[str, float]) -> pd.DataFrame:
+    """What `study.py search` writes of cells of these names."""
+    study = runpy.run_path(str(ROOT / "scripts" / "study.py"))
+    ends = {f"{key}{end}": scores[key] for key in ("fd_real", "class_accuracy") for end in ("_low", "_high")}
+    found = pd.DataFrame({"schedule": names, "n": 640, **scores, **ends})
+    timed = pd.DataFrame({"schedule": speeds.keys(), **{f"speedup{end}": speeds.values() for end in ("", "_low", "_high")}})
+    read = {"keep": lambda *_: None, "tables": lambda *_, **__: (found, None), "timed": lambda _: timed.assign(timed=20)}
+    study["search"].__globals__.update(read)
+    study["search"](tmp_path, tmp_path, 0, 64)
+    return pd.read_csv(tmp_path / "search.csv")
+
+
 def test_the_front_of_a_search(tmp_path: Path) -> None:
     """Fewer rows, a smaller distance, more images of the right class; the target of both drafts is one."""
-    study = runpy.run_path(str(ROOT / "scripts" / "study.py"))
     names = ["sequential", "sequential draft=late", "T7 D3 cfg=2", "T7 D3 draft=late", "T6 D4", "T6 D4 cfg=1.25"]
     scores = {
         "rows": [1, 1, 0.4, 0.4, 0.2, 0.2],
         "fd_real": [3, 3, 4, 4, 5, 6],
         "class_accuracy": [0.9, 0.9, 0.8, 0.7, 0.9, 0.8],
     }
-    found = pd.DataFrame({"schedule": names, "n": 640, **scores})
-    study["search"].__globals__.update(keep=lambda *_: None, tables=lambda *_, **__: (found, None))
-    study["search"](tmp_path, tmp_path, 0, 64)
-    rows = pd.read_csv(tmp_path / "search.csv")
+    rows = _searched(tmp_path, names, scores, {})
     assert rows["schedule"].tolist() == ["T6 D4", "T6 D4", "T7 D3", "T7 D3 draft=late", "sequential"]
     assert rows["cfg"].tolist() == [1.25, 1.5, 2.0, 1.5, 1.5] and rows["front"].tolist() == [False, True, True, False, True]
+    assert rows["speedup"].isna().all() and (rows["target"] == "float32").all()
+
+
+def test_the_front_of_a_search_that_measures_time(tmp_path: Path) -> None:
+    """Faster in place of fewer rows, with a precision for each model; a cell that was not timed is on no front."""
+    half = " draft=bfloat16 target=bfloat16 draft=late"
+    names = [
+        "sequential draft=late",
+        f"sequential cfg=2{half}",
+        "T7 D3 cfg=2 draft=late",
+        f"T7 D3 cfg=2{half}",
+        "T6 D4 draft=late",
+    ]
+    scores = {"rows": [1, 1, 0.4, 0.4, 0.2], "fd_real": [3, 3, 4, 4, 2], "class_accuracy": [0.9, 0.8, 0.8, 0.8, 0.9]}
+    rows = _searched(tmp_path, names, scores, dict(zip(names[:4], (1.0, 1.4, 1.6, 1.5), strict=True)))
+    assert rows["schedule"].tolist() == ["T6 D4 draft=late", *["T7 D3 draft=late"] * 2, "sequential", "sequential"]
+    assert rows["target"].tolist() == ["float32", "bfloat16", "float32", "float32", "bfloat16"]
+    assert rows["draft"].fillna("").tolist() == ["float32", "bfloat16", "float32", "", ""]
+    assert rows["front"].tolist() == [False, False, True, True, True]
 
 
 def test_too_few_images_for_a_distance_are_told(tmp_path: Path) -> None:
