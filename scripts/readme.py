@@ -168,7 +168,7 @@ def _speeds(name: str = "times") -> dict[str, dict[str, Any]]:
 def _timed(name: str, speeds: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The times of a schedule; another strength of guidance takes as long, and so does a draft of the same shape."""
     plain = re.sub(r" cfg=\S+", "", name)
-    return speeds.get(plain, speeds.get(plain.replace(" draft=late", "")))
+    return speeds.get(name, speeds.get(plain, speeds.get(plain.replace(" draft=late", ""))))
 
 
 def _between(row: Mapping[str, Any], key: str, decimals: int) -> str:
@@ -185,16 +185,16 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
-PLACES |= {"found": "front", "half": "half"}
+PLACES |= {"found": "front", "half": "half", "precise": "precision"}
 """Tables of schedules, and whose folder of results/study they show."""
-PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "found", "half")}
+PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "found", "half", "precise")}
 """The same of paired differences."""
 
 
 def study_tables() -> dict[str, str]:
     """The tables of docs/STUDY.md and the README's part of them, by the name of their markers."""
     speeds = {place: _speeds("emoji/times" if place.startswith("emoji") else "times") for place in PLACES.values()}
-    speeds |= {"guidance": {}, "half": {}}  # nothing was timed
+    speeds |= {"guidance": {}, "half": {}, "precision": _speeds("precision/times")}  # nothing was timed in the first two
     rows = {name: _qualities(f"{place}/quality", speeds[place]) for name, place in PLACES.items()}
     seen = {name for name, _ in rows["schedules"]} - {"sequential", "T6 D3 T1"}
     rows["study"] = [(name, row) for name, row in rows["schedules"] if name in HEADLINE]
@@ -216,7 +216,7 @@ def study_tables() -> dict[str, str]:
         **{name: _markdown(f"{apart} | class accuracy | FD", found) for name, found in paired.items()},
         "graphs": _markdown("schedule | depth 16, graphs | depth 8, graphs | depth 8, eager", _launch_bound()),
         "search": _searched("search"),
-        **({"precisions": _searched("precision/search")} if (STUDY / "precision" / "search.csv").exists() else {}),
+        "precisions": _searched("precision/search"),
         "predicted": _markdown(f"device | pair | target ms | {columns}", derived),
         "passes": _markdown(" | ".join(["rule", *(f"stage {k}" for k in judged.columns)]), passes),
         **{

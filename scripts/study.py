@@ -1,7 +1,7 @@
 """Tables of docs/STUDY.md: quality of each schedule's images, and paired differences between schedules.
 
     python scripts/study.py keep results/sandwich          # the features of its images, into results/study/features.npz
-    python scripts/study.py times results/sandwich-time    # its speed-ups, into times.csv
+    python scripts/study.py times results/sandwich-time …  # speed-ups of one study or more, into times.csv
     python scripts/study.py ablation results/ablation      # ablation.csv by cell, and passes.csv by rule and stage
     python scripts/study.py search results/search          # search.csv: the cells of a search and their front
     python scripts/study.py tables                         # quality.csv, differences.csv and predicted.csv of what was kept
@@ -70,12 +70,12 @@ def ablation(study: Path, out: Path) -> None:
     passed.round(4).to_csv(out / "passes.csv", index=False, lineterminator="\n")
 
 
-def times(study: Path, out: Path) -> None:
+def times(studies: list[Path], out: Path) -> None:
     """Write the speed-up of each schedule that was timed, with its interval, number of images and processor."""
     from sdvar_exp.store.state import read_rows
 
-    table = timed(study).assign(processor=read_rows(study).sessions[-1]["hardware"]["processor"])
-    table.round(6).to_csv(out / "times.csv", index=False, lineterminator="\n")
+    tables = [timed(one).assign(processor=read_rows(one).sessions[-1]["hardware"]["processor"]) for one in studies]
+    pd.concat(tables).round(6).to_csv(out / "times.csv", index=False, lineterminator="\n")
 
 
 def timed(study: Path) -> pd.DataFrame:
@@ -235,19 +235,25 @@ def main(argv: list[str]) -> int:
     """Run one of the actions; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("keep", "times", "ablation", "search", "tables"))
-    parser.add_argument("study", nargs="?", type=Path, default=Path("results/sandwich"))
+    parser.add_argument("studies", nargs="*", type=Path, default=[Path("results/sandwich")], metavar="study")
     parser.add_argument("--first", type=int, default=20_000, help="first seed (default: 20000)")
     parser.add_argument("--seeds", type=int, default=100, help="seeds a label (default: 100)")
     parser.add_argument("--out", type=Path, default=KEPT, help="folder of the kept tables")
     asked = parser.parse_args(argv)
-    if asked.action in ("times", "ablation"):
-        {"times": times, "ablation": ablation}[asked.action](asked.study, asked.out)
+    if asked.action == "times":
+        times(asked.studies, asked.out)
+        return 0
+    if len(asked.studies) != 1:
+        parser.error(f"{asked.action} takes one study")
+    study = asked.studies[0]
+    if asked.action == "ablation":
+        ablation(study, asked.out)
         return 0
     if asked.action == "search":
-        search(asked.study, asked.out, asked.first, asked.seeds)
+        search(study, asked.out, asked.first, asked.seeds)
         return 0
     if asked.action == "keep":
-        keep(asked.study, asked.out / "features.npz", asked.first, asked.seeds)
+        keep(study, asked.out / "features.npz", asked.first, asked.seeds)
     with np.load(asked.out / "features.npz") as file:
         n, least = len(file["labels"]), 10 * file["features"].shape[2]
     if n < least:

@@ -43,6 +43,7 @@ def differences() -> dict[tuple[str, str], dict[str, float]]:
 def test_a_faster_sandwich_is_nearer_to_the_data_than_codes_order(differences: dict[tuple[str, str], dict[str, float]]) -> None:
     """At the entries 6, 7 and 8: faster, a smaller distance after Holm's correction, a class accuracy that is no lower."""
     speed = pd.read_csv(KEPT / "times.csv").set_index("schedule")
+    assert speed["processor"].nunique() == 1
     for sandwich, entry, more_accurate in (("T4 D5 t1", 6, False), ("T5 D4 t1", 7, True), ("T6 D3 T1", 8, True)):
         one = differences[sandwich, f"CoDe {entry}"]
         ours, theirs = speed.loc[f"model_schedule {sandwich}"], speed.loc[f"collaborative N={entry}"]
@@ -65,6 +66,14 @@ def test_a_draft_for_the_late_stages_takes_half_of_the_lead(differences: dict[tu
         assert one["class_accuracy"] > 0 and (one["class_accuracy_p"] < 0.05) == more_accurate
     for sandwich, entry in (("T4 D5 t1", 6), ("T3 D6 t1", 5)):
         assert apart[f"{sandwich} draft=late", f"CoDe {entry} draft=late"]["fd_real_low"] > 0
+
+
+def test_verifying_the_early_stages_gives_codes_tokens_sooner() -> None:
+    """The third claim, for the embedded pair: `hybrid` until 3 against CoDe 3, whose tokens it gives in fewer calls."""
+    speed = pd.read_csv(KEPT / "times.csv").set_index("schedule")
+    assert speed.loc["hybrid until=3 exact γ=3", "speedup_low"] > speed.loc["collaborative N=3", "speedup_high"]
+    against_the_target = speed.loc["model_schedule V3 T7 exact γ=3"]
+    assert against_the_target["speedup_low"] < 1 < against_the_target["speedup_high"]
 
 
 def test_where_launches_cost_only_the_deepest_sandwich_keeps_its_lead() -> None:
@@ -129,7 +138,7 @@ def test_a_sandwich_in_bfloat16_is_fast_and_as_good() -> None:
     timed = json.loads((ROOT / "benchmarks" / "results" / "arithmetic.json").read_text())
     seconds = {(t["schedule"], t["dtype"], t["execution"], t["batch"]): np.array(t["s"]) for t in timed}
     gain = {B: ratio(seconds["T10", "float32", "auto", B], seconds["T7 D2 T1", "bfloat16", "auto", B]) for B in (1, 8)}
-    assert gain[8].low > 1.7 < gain[1].value
+    assert gain[8].low > 1.7 and gain[1].low < 1.7  # one image at a time it is not shown
 
 
 def test_the_front_of_the_search_holds_on_other_seeds() -> None:
@@ -137,8 +146,21 @@ def test_the_front_of_the_search_holds_on_other_seeds() -> None:
     apart = {(one["a"], one["b"]): one for one in page["differences"]("front")}
     for name, entry in (("T6 D3 T1", 8), ("T6 D3 t1", 7), ("T5 D4 T1", 7)):
         one = apart[f"{name} cfg=2 draft=late", f"CoDe {entry} cfg=2 draft=late"]
-        assert one["fd_real_high"] < 0 and one["fd_real_p"] < 0.05 and one["class_accuracy"] > 0
+        assert one["n"] >= 10_000 and one["fd_real_high"] < 0 and one["fd_real_p"] < 0.05 and one["class_accuracy"] > 0
     assert apart["T4 D5 t1 cfg=2 draft=late", "CoDe 6 cfg=2 draft=late"]["fd_real_low"] > 0
+
+
+def test_the_search_by_time_finds_no_setting_for_one_image() -> None:
+    """Its `T6 D3 T1` is 1.7 times as fast and as accurate; on other seeds its distance is not within 5 % of the target's."""
+    page = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
+    (one,) = page["differences"]("precision")
+    speed = pd.read_csv(KEPT / "precision" / "times.csv").set_index("schedule")
+    distance = pd.read_csv(KEPT / "precision" / "quality.csv").set_index("schedule").loc["sequential draft=late", "fd_real"]
+    assert speed.loc[f"model_schedule {one['a']}", "speedup_low"] > 1.7
+    assert one["n"] >= 10_000 and one["class_accuracy_low"] > -0.01
+    assert one["fd_real"] + ONE_SIDED * (one["fd_real_high"] - one["fd_real"]) > 0.05 * distance
+    front = pd.read_csv(KEPT / "precision" / "search.csv").query("front")
+    assert (front["target"] == "bfloat16").all()
 
 
 def test_both_sets_of_seeds_say_the_same() -> None:

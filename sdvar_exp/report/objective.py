@@ -39,6 +39,8 @@ def _of_summary(plan: Plan, names: list[str]) -> dict[str, float]:
         values = pd.to_numeric(summary[name]).astype(float)
         if values.empty or values.isna().any():
             hint = "; time some units: timing.units=8" if metric(name).timed else ""
+            if hint and summary["contended"].any():
+                hint = ": images were timed only beside another process of this project; the same command measures them again"
             raise UserError(f"objective={name} has no value in {plan.folder}{hint}")
         out[name] = float(values.mean())
     return out

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -13,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 
 from sdvar_exp.cli import main
 from sdvar_exp.config import compose, multirun
+from sdvar_exp.errors import UserError
 from sdvar_exp.metrics.quantities import objectives
 from sdvar_exp.plan import Plan
 from sdvar_exp.report.objective import objective_of
@@ -171,3 +173,22 @@ def test_objectives_are_columns_of_the_summary(lines: Callable[..., list[str]]) 
     assert set(objectives()) <= set(columns())
     assert lines("objective=pixel_mea") == ["unknown objective 'pixel_mea'; did you mean 'pixel_mae'?"]
     assert objective_of(compose([])) is None
+
+
+@pytest.mark.parametrize(
+    ("contended", "says"),
+    [
+        (0, "has no value in .*; time some units: timing.units=8$"),
+        (3, "has no value in .*: images were timed only beside another process"),
+    ],
+)
+def test_a_speed_up_that_is_missing_says_why(monkeypatch: pytest.MonkeyPatch, contended: int, says: str) -> None:
+    """A search by time beside another run is not told to time units, which it did."""
+    from sdvar_exp.report import objective
+
+    row = pd.DataFrame({"speedup": [None], "contended": [contended]})
+    monkeypatch.setattr(objective, "summarise", lambda _: row)
+    monkeypatch.setattr(objective, "own_rows", lambda *_: None)
+    monkeypatch.setattr("sdvar_exp.store.load_tables", lambda *_, **__: None)
+    with pytest.raises(UserError, match=says):
+        objective_of(compose(["objective=speedup", "timing.units=3"]))
