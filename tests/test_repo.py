@@ -183,7 +183,7 @@ def test_the_readmes_tables_are_those_of_the_kept_studies() -> None:
     for page in script["PAGES"]:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert script["render"](text) == text, f"run python scripts/readme.py ({page})"
-    assert all(len(makers) == script["STAGES"] for makers in script["MAKERS"].values())
+    assert {len(makers) for makers in script["MAKERS"].values()} == {10}
 
 
 @pytest.mark.long
