@@ -187,7 +187,7 @@ def _markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 PLACES = {"schedules": "fresh", "late": "fresh_late", "emoji": "emoji_fresh", "low": "low", "guidance_strength": "guidance"}
 PLACES |= {"found": "front", "half": "half", "precise": "precision"}
 """Tables of schedules, and whose folder of results/study they show."""
-PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "emoji", "found", "half", "precise")}
+PAIRED = {"pairs": "fresh"} | {f"{name}_pairs": PLACES[name] for name in ("late", "low", "emoji", "found", "half", "precise")}
 """The same of paired differences."""
 
 
